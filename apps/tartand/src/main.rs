@@ -1,2 +1,81 @@
-//! 
-fn main() {}
+//! `tartand`, the agent of each node: facts in, one decision, rows out to the kernel, and shutdown.
+
+mod cluster;
+mod config;
+mod entry;
+mod identity;
+mod input;
+mod records;
+mod ring;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use anyhow::Context;
+use tartan_kernel::{Kernel, Marks};
+use tartan_store::{Sqlite, Store};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::identity::{Identity, Lock};
+use crate::input::Inbox;
+use crate::records::Records;
+use crate::ring::Ring;
+use crate::serve::Service;
+
+/// The exit code where the configuration or the place is wrong, and where the store cannot be reached.
+const WRONG: u8 = 2;
+const UNREACHABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(refused) => return refused.exit(),
+    };
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            eprintln!("tartand: {error:#}");
+            let unreachable = error.chain().any(|cause| cause.is::<tartan_store::StoreError>());
+            let held = error.chain().any(|cause| cause.is::<identity::NameHeld>());
+            ExitCode::from(if unreachable && !held { UNREACHABLE } else { WRONG })
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    // Signals are read from a descriptor by the ring: blocked before any thread is made, so that none gets them.
+    let signals = ring::block_signals()?;
+    let _lock = Lock::take(&config)?;
+    let identity = Identity::load_or_make(&config)?;
+    let store = Arc::new(Sqlite::open(config.store.path())?);
+    // A connection of its own, so that a write that waits for another agent does not hold up what comes in.
+    let watched: Arc<dyn Store> = Arc::new(Sqlite::open(config.store.path())?);
+    identity.register(store.as_ref(), config.take_over)?;
+    let records = Records::open(&config.state_dir)?;
+    let mut kernel = Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
+    kernel.save_settings_in(config.state_dir.join("sysctls.json"));
+
+    let (sender, receiver) = mpsc::channel();
+    let inbox = Inbox::new(sender)?;
+    let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
+    let server = tartan_rpc::Server::bind(&config.socket())?;
+    let mut ring = Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver)?;
+    let server = server.serve(Arc::new(Service::new(inbox, store.clone())));
+    info!("node {} ({}) serves {}", identity.name, identity.id, config.socket().display());
+    let outcome = ring.run(&signals);
+    // The kernel keeps forwarding; only the name is given back.
+    drop(server);
+    if let Err(error) = store.release_lease(identity.name.as_str(), &identity.id.to_string()) {
+        error!("cannot give back the node's name: {error}");
+    }
+    outcome
+}

@@ -1,1 +1,18 @@
-//! 
+//! The one decision: what this node knows ([`World`]), how it comes to know it ([`World::learn`]), what follows
+//! from it ([`World::decide`]) and what that means for the kernel ([`lower`]).
+
+mod choice;
+mod conflict;
+mod decide;
+mod fact;
+mod learn;
+mod lower;
+mod report;
+mod world;
+
+pub use choice::{Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach};
+pub use conflict::Conflict;
+pub use fact::{Attach, Fact, Learned, Record, Refused};
+pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
+pub use report::added;
+pub use world::{Attached, Phase, Scope, World};

@@ -1,1 +1,23 @@
-//! 
+//! The kernel as data.
+//!
+//! What we want in a kernel and what a kernel has are both sets of [`Row`]s. [`diff`] compares them and gives a
+//! plan of [`Step`]s, [`guard`] refuses those that would touch what is not ours, and [`Host::act`] is a kernel made
+//! of data that takes the same steps as the real one: the laws are proven on it, and the twin test holds it
+//! against the real kernel.
+
+mod act;
+mod diff;
+mod effect;
+mod guard;
+mod host;
+mod row;
+mod step;
+
+pub use diff::{diff, diff_keys};
+pub use guard::{Realm, Refusal, RefusalReason, guard};
+pub use host::{ForeignLink, Host, Notice};
+pub use row::{
+    Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Scope,
+    Sysctl, SysctlKey,
+};
+pub use step::{Step, StepError};

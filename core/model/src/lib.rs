@@ -1,1 +1,13 @@
-//! 
+//! The nouns of Tartan. Each is parsed once, at the edge, and cannot be built wrong after that.
+//!
+//! Nothing here does I/O, and nothing here decides anything.
+
+mod address;
+mod name;
+mod node;
+mod pool;
+
+pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
+pub use name::{ContainerId, IfName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
+pub use node::{Attachment, AttachmentKey, Endpoint, Node, NotServed, Path, Uplink};
+pub use pool::{MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError};

@@ -1,1 +1,64 @@
-//! 
+//! The hand that touches the kernel: rtnetlink, sysctl files and network namespaces.
+//!
+//! It makes no choices. It takes [`tartan_host::Step`]s, tells what the kernel has as [`tartan_host::Row`]s, and knows
+//! ours from others by their [`Marks`]. It starts no program and needs no async runtime: all sockets block but the one
+//! for notices.
+
+mod apply;
+mod kernel;
+mod marks;
+mod message;
+pub mod netns;
+mod notices;
+mod plain;
+mod read;
+mod rtnl;
+mod sysctl;
+mod tables;
+mod uplink;
+mod write;
+
+use std::io;
+
+use thiserror::Error;
+
+pub use kernel::Kernel;
+pub use marks::{Marks, PROTOCOL};
+pub use netns::NetnsError;
+pub use notices::Notices;
+pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
+pub use uplink::UplinkChoice;
+
+/// Why the kernel could not be talked to or read. What it says to single steps is a [`tartan_host::StepError`].
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] io::Error),
+    /// Sending or receiving failed.
+    #[error("cannot talk to the kernel by netlink")]
+    Talk(#[source] io::Error),
+    /// The kernel said no.
+    #[error("the kernel refused to {action} {object}")]
+    Refused {
+        /// What was asked.
+        action: &'static str,
+        /// Of what.
+        object: String,
+        /// What it said.
+        #[source]
+        source: Refused,
+    },
+    /// A dump was interrupted by changes each time.
+    #[error("the kernel's tables change too fast to be read")]
+    Restless,
+    /// The kernel's answer makes no sense.
+    #[error("the kernel's answer about a {what} cannot be read")]
+    Garbled {
+        /// What it was about.
+        what: &'static str,
+    },
+    /// A namespace cannot be had.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}

@@ -1,0 +1,253 @@
+//! The store's side of the ring: one thread listens to it, another writes to it and keeps the node's name.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use tartan_decide::{Claim, Fact};
+use tartan_model::{Cidr, NetworkName, Node, NodeId};
+use tartan_store::{Change, Durability, Entry, Expect, Revision, Store, StoreError};
+use tracing::{error, warn};
+
+use crate::entry::{EntryKey, Owner};
+use crate::identity::{Identity, LEASE};
+use crate::input::{Inbox, Input};
+
+/// How long to wait after the store failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A wake-up is lost when its writer is killed between its commit and the call; what it wrote is seen by then.
+const LOOK: u16 = 30_000;
+
+/// Something to write to the store.
+pub(crate) enum Write {
+    /// Claim a block.
+    Claim(Claim),
+    /// Give a block back.
+    Return(NetworkName, Cidr),
+    /// Publish this node.
+    Publish(Node),
+}
+
+/// The way to the writing thread.
+pub(crate) struct Cluster {
+    writes: Sender<Write>,
+}
+
+impl Cluster {
+    /// Starts both threads.
+    pub(crate) fn start(
+        identity: &Identity,
+        store: Arc<dyn Store>,
+        watched: Arc<dyn Store>,
+        inbox: Inbox,
+    ) -> anyhow::Result<Cluster> {
+        let (writes, commands) = channel();
+        let writer = Writer { identity: identity.clone(), store, inbox: inbox.clone(), waiting: Vec::new() };
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
+        let listener = Listener { store: watched, inbox, known: BTreeSet::new() };
+        named("store-watch").spawn(move || listener.run()).context("cannot start a thread")?;
+        Ok(Cluster { writes })
+    }
+
+    /// Has something written, some time soon.
+    pub(crate) fn write(&self, write: Write) {
+        if self.writes.send(write).is_err() {
+            error!("the thread that writes to the store has ended");
+        }
+    }
+}
+
+/// The thread that turns the store's changes into facts.
+struct Listener {
+    store: Arc<dyn Store>,
+    inbox: Inbox,
+    /// Keys that were told as facts: what is not listed any more after a gap is gone.
+    known: BTreeSet<String>,
+}
+
+impl Listener {
+    fn run(mut self) {
+        loop {
+            let error = match self.follow() {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            if !matches!(error, StoreError::Compacted) {
+                warn!("the store: {error}");
+                if !self.inbox.put(Input::Store(Err(error.to_string()))) {
+                    return;
+                }
+                thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Lists everything, then tells every change; returns when the ring has ended.
+    fn follow(&mut self) -> Result<(), StoreError> {
+        let listing = self.store.list("")?;
+        let mut watch = self.store.watch("", listing.revision)?;
+        if !self.tell_listing(listing.entries) {
+            return Ok(());
+        }
+        loop {
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            // An interrupted wait looks once too often, which is harmless.
+            let _ = poll(&mut fds, PollTimeout::from(LOOK));
+            for change in watch.changes()? {
+                if !self.tell_change(change) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn tell_listing(&mut self, entries: Vec<Entry>) -> bool {
+        let listed: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+        let gone: Vec<String> = self.known.difference(&listed).cloned().collect();
+        entries.into_iter().all(|entry| self.tell_change(Change::Put(entry)))
+            && gone.into_iter().all(|key| self.tell_change(Change::Delete { key, revision: Revision(0) }))
+            && self.inbox.put(Input::Store(Ok(())))
+            && self.inbox.put(Input::Fact(Fact::InSync))
+    }
+
+    fn tell_change(&mut self, change: Change) -> bool {
+        let (key, value) = match &change {
+            Change::Put(entry) => (&entry.key, Some(entry.value.as_slice())),
+            Change::Delete { key, .. } => (key, None),
+        };
+        match value {
+            Some(_) => self.known.insert(key.clone()),
+            None => self.known.remove(key),
+        };
+        let Some(parsed) = EntryKey::parse(key) else { return true };
+        match parsed.fact(value) {
+            Ok(fact) => self.inbox.put(Input::Fact(fact)),
+            Err(error) => {
+                // What was known of it before stays known: a spoilt entry takes nothing away.
+                warn!("{error}");
+                true
+            }
+        }
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    identity: Identity,
+    store: Arc<dyn Store>,
+    inbox: Inbox,
+    /// What the store did not take yet.
+    waiting: Vec<Write>,
+}
+
+impl Writer {
+    fn run(mut self, commands: &Receiver<Write>) {
+        let mut renew_at = Instant::now() + LEASE / 3;
+        loop {
+            let pause = if self.waiting.is_empty() { LEASE } else { PAUSE };
+            let wait = renew_at.saturating_duration_since(Instant::now()).min(pause);
+            match commands.recv_timeout(wait) {
+                Ok(write) => self.waiting.push(write),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.write_all();
+            if Instant::now() >= renew_at {
+                self.renew();
+                renew_at = Instant::now() + LEASE / 3;
+            }
+        }
+    }
+
+    fn write_all(&mut self) {
+        for write in std::mem::take(&mut self.waiting) {
+            if let Err(error) = self.write(&write) {
+                warn!("cannot write to the store, trying again: {error}");
+                self.inbox.put(Input::Store(Err(error.to_string())));
+                self.waiting.push(write);
+            }
+        }
+    }
+
+    fn write(&self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Claim(claim) => self.claim(claim),
+            Write::Return(network, block) => self.give_back(network, *block),
+            Write::Publish(node) => self.publish(node),
+        }
+    }
+
+    fn claim(&self, claim: &Claim) -> Result<(), StoreError> {
+        let key = EntryKey::Block(claim.network.clone(), claim.block);
+        let mine = encode(&Owner { node: self.identity.id });
+        match self.store.put(&key.to_string(), &mine, Expect::Absent, Durability::Power) {
+            Ok(_) => {
+                let fact = Fact::Block(claim.network.clone(), claim.block, Some(self.identity.id));
+                self.inbox.put(Input::Fact(fact));
+            }
+            Err(StoreError::Conflict { .. }) => self.lost(claim, key)?,
+            Err(error) => return Err(error),
+        }
+        self.inbox.put(Input::Claimed(claim.clone()));
+        Ok(())
+    }
+
+    /// Tells whose the block is, so that the next claim is for another.
+    fn lost(&self, claim: &Claim, key: EntryKey) -> Result<(), StoreError> {
+        let entry = self.store.get(&key.to_string())?;
+        if let Ok(fact) = key.fact(entry.as_ref().map(|entry| entry.value.as_slice())) {
+            self.inbox.put(Input::Fact(fact));
+        }
+        self.inbox.put(Input::Fact(Fact::ClaimLost(claim.network.clone())));
+        Ok(())
+    }
+
+    fn give_back(&self, network: &NetworkName, block: Cidr) -> Result<(), StoreError> {
+        let key = EntryKey::Block(network.clone(), block).to_string();
+        let Some(entry) = self.store.get(&key)? else { return Ok(()) };
+        match owner(&entry) {
+            Some(id) if id == self.identity.id => match self.store.delete(&key, Expect::Revision(entry.revision)) {
+                Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn publish(&self, node: &Node) -> Result<(), StoreError> {
+        let key = EntryKey::Node(node.id).to_string();
+        let text = encode(node);
+        // The same again would wake every node for nothing.
+        if self.store.get(&key)?.is_none_or(|entry| entry.value != text) {
+            self.store.put(&key, &text, Expect::Any, Durability::Crash)?;
+        }
+        Ok(())
+    }
+
+    fn renew(&self) {
+        let (name, holder) = (self.identity.name.as_str(), self.identity.id.to_string());
+        let outcome = match self.store.renew_lease(name, &holder, LEASE) {
+            Err(StoreError::LeaseLost { .. }) => self.store.take_lease(name, &holder, LEASE, false),
+            outcome => outcome,
+        };
+        if let Err(error) = &outcome {
+            warn!("cannot renew the node's name: {error}");
+        }
+        self.inbox.put(Input::Store(outcome.map_err(|error| error.to_string())));
+    }
+}
+
+fn owner(entry: &Entry) -> Option<NodeId> {
+    serde_json::from_slice::<Owner>(&entry.value).ok().map(|owner| owner.node)
+}
+
+/// Our own types become JSON without fail: their keys are texts.
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,225 @@
+//! The node's configuration: a file, over it the environment, over that flags.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::Parser;
+use serde::Deserialize;
+use tartan_kernel::UplinkChoice;
+use tartan_model::{Cidr, NodeName};
+
+use crate::WRONG;
+
+/// The longest configuration file: 64 KiB.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The Tartan node agent.
+///
+/// It gives the pods of this node their addresses, links and routes, and keeps them so. It runs in the foreground
+/// and logs to its standard error.
+///
+/// Example: tartand --node-name n1 --interface eth1
+#[derive(Debug, Parser)]
+#[command(name = "tartand", version, verbatim_doc_comment)]
+struct Flags {
+    /// The configuration file; its keys are the flags below with `_` for `-`
+    #[arg(long, env = "TARTAN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The node's name, unique in the cluster [default: the host name]
+    #[arg(long, env = "TARTAN_NODE_NAME")]
+    node_name: Option<NodeName>,
+    /// Where the cluster's state is [default: sqlite:///var/lib/tartan/tartan.db]
+    #[arg(long, env = "TARTAN_STORE", value_name = "URL")]
+    store: Option<StoreUrl>,
+    /// The interface to the other nodes: its name, or a range that its address is in [default: that of the default route]
+    #[arg(long, env = "TARTAN_INTERFACE", value_name = "NAME|CIDR")]
+    interface: Option<Interface>,
+    /// The node's address to the other nodes [default: the best one of the interface]
+    #[arg(long, env = "TARTAN_ADDRESS")]
+    address: Option<IpAddr>,
+    /// What must outlive a reboot: the node's id and its pods' records [default: /var/lib/tartan]
+    #[arg(long, env = "TARTAN_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the agent's socket, tartand.sock, is [default: /run/tartan]
+    #[arg(long, env = "TARTAN_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug or trace [default: info]
+    #[arg(long, env = "TARTAN_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+    /// Take the node's name and blocks over from another node that still holds them
+    #[arg(long)]
+    take_over: bool,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node_name: Option<NodeName>,
+    store: Option<StoreUrl>,
+    interface: Option<Interface>,
+    address: Option<IpAddr>,
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    log: Option<String>,
+}
+
+/// What the agent goes by.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) node_name: NodeName,
+    pub(crate) store: StoreUrl,
+    pub(crate) interface: UplinkChoice,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log: String,
+    pub(crate) take_over: bool,
+}
+
+/// Why there is no configuration.
+pub(crate) enum Refused {
+    /// The command line is wrong, or asked for help.
+    Usage(clap::Error),
+    /// The file or the place is wrong.
+    Wrong(String),
+}
+
+impl Refused {
+    pub(crate) fn exit(self) -> ExitCode {
+        match self {
+            Refused::Usage(error) => error.exit(),
+            Refused::Wrong(message) => {
+                eprintln!("tartand: {message}");
+                ExitCode::from(WRONG)
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads flags, environment and file.
+    pub(crate) fn load() -> Result<Config, Refused> {
+        let flags = Flags::try_parse().map_err(Refused::Usage)?;
+        let file = match &flags.config {
+            Some(path) => File::read(path).map_err(Refused::Wrong)?,
+            None => File::default(),
+        };
+        Config::merge(flags, file).map_err(Refused::Wrong)
+    }
+
+    /// Where the agent listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir.join("tartand.sock")
+    }
+
+    fn merge(flags: Flags, file: File) -> Result<Config, String> {
+        let node_name = match flags.node_name.or(file.node_name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        let log = flags.log.or(file.log).unwrap_or_else(|| "info".into());
+        if !["error", "warn", "info", "debug", "trace"].contains(&log.as_str()) {
+            return Err(format!("log = {log:?} is no level; use error, warn, info, debug or trace"));
+        }
+        Ok(Config {
+            node_name,
+            store: flags.store.or(file.store).unwrap_or_else(|| StoreUrl("/var/lib/tartan/tartan.db".into())),
+            interface: flags.interface.or(file.interface).map_or(UplinkChoice::DefaultRoute, |i| i.0),
+            address: flags.address.or(file.address),
+            state_dir: flags.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/tartan".into()),
+            run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/tartan".into()),
+            log,
+            take_over: flags.take_over,
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<File, String> {
+        let cannot = |error: std::io::Error| {
+            format!("cannot read {}: {error}; name another file with --config", path.display())
+        };
+        if std::fs::metadata(path).map_err(cannot)?.len() > MAX_FILE {
+            return Err(format!("{}: longer than {MAX_FILE} bytes; this is no configuration file", path.display()));
+        }
+        let text = std::fs::read_to_string(path).map_err(cannot)?;
+        toml::from_str(&text).map_err(|error| {
+            let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
+            format!("{}:{line}:{column}: {}", path.display(), error.message().replace('\n', "; "))
+        })
+    }
+}
+
+/// Line and column, from 1, of a byte offset.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    (line, before.chars().rev().take_while(|c| *c != '\n').count() + 1)
+}
+
+fn host_name() -> Result<NodeName, String> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    name.to_ascii_lowercase().parse().map_err(|error| format!("the host name: {error}; set node_name"))
+}
+
+/// The store's URL: `sqlite:///PATH`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct StoreUrl(PathBuf);
+
+impl StoreUrl {
+    /// The database file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("sqlite://") {
+            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(StoreUrl(path.into())),
+            _ => Err(format!("{text:?} is no store that this release serves; write sqlite:///PATH")),
+        }
+    }
+}
+
+impl TryFrom<String> for StoreUrl {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite://{}", self.0.display())
+    }
+}
+
+/// How the uplink is named.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Interface(UplinkChoice);
+
+impl FromStr for Interface {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            let range: Cidr = text.parse().map_err(|error| format!("{error}"))?;
+            return Ok(Interface(UplinkChoice::Holding(range)));
+        }
+        text.parse().map(|name| Interface(UplinkChoice::Named(name))).map_err(|error| error.to_string())
+    }
+}
+
+impl TryFrom<String> for Interface {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}

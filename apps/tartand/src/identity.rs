@@ -1,0 +1,157 @@
+//! Who this node is: an id kept on disk, a name held in the store, and a lock so that it is that only once.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use serde::{Deserialize, Serialize};
+use tartan_model::{Node, NodeId, NodeName};
+use tartan_store::{Durability, Expect, Store, StoreError};
+use thiserror::Error;
+use tracing::info;
+
+use crate::config::Config;
+use crate::entry::{BLOCKS, EntryKey, NODES, Owner};
+
+/// How long a node is thought alive after its last renewal.
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// This node's id and name.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) id: NodeId,
+    pub(crate) name: NodeName,
+}
+
+/// The name is another live node's.
+#[derive(Debug, Error)]
+#[error(
+    "the name {name} is held by a live node with id {holder}; choose another node_name, or take it over with --take-over"
+)]
+pub(crate) struct NameHeld {
+    name: NodeName,
+    holder: String,
+    #[source]
+    source: StoreError,
+}
+
+/// As long as this lives, no second agent runs on this node.
+pub(crate) struct Lock {
+    _state: Flock<File>,
+    _namespace: OwnedFd,
+}
+
+impl Lock {
+    /// Locks the state folder and, by a name in the abstract socket space, the network namespace.
+    pub(crate) fn take(config: &Config) -> anyhow::Result<Lock> {
+        let taken = |what: String| {
+            anyhow!("another tartand runs on this node: it holds {what}; stop it first, or look at it: tartan status")
+        };
+        fs::create_dir_all(&config.state_dir)
+            .with_context(|| format!("cannot make the state folder {}", config.state_dir.display()))?;
+        let path = config.state_dir.join("tartand.lock");
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let state = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| taken(path.display().to_string()))?;
+        let namespace = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        use std::os::fd::AsRawFd;
+        bind(namespace.as_raw_fd(), &UnixAddr::new_abstract(b"tartand")?)
+            .map_err(|_| taken("this network namespace".into()))?;
+        Ok(Lock { _state: state, _namespace: namespace })
+    }
+}
+
+/// The id as it is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    id: NodeId,
+}
+
+impl Identity {
+    /// The id on disk, or a new one that is on disk before it is used.
+    pub(crate) fn load_or_make(config: &Config) -> anyhow::Result<Identity> {
+        let path = config.state_dir.join("node.json");
+        let id = match fs::read(&path) {
+            Ok(text) => {
+                let kept: Kept = serde_json::from_slice(&text).with_context(|| {
+                    format!("{}: not a node id; move the file away to become a new node", path.display())
+                })?;
+                kept.id
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => make(&path)?,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        Ok(Identity { id, name: config.node_name.clone() })
+    }
+
+    /// Takes the name's lease; what a node of that name with another id left is taken over.
+    pub(crate) fn register(&self, store: &dyn Store, force: bool) -> anyhow::Result<()> {
+        let holder = self.id.to_string();
+        match store.take_lease(self.name.as_str(), &holder, LEASE, force) {
+            Ok(()) => {}
+            Err(StoreError::Held { name, holder, expires_in }) => {
+                let source = StoreError::Held { name, holder: holder.clone(), expires_in };
+                return Err(NameHeld { name: self.name.clone(), holder, source }.into());
+            }
+            Err(error) => return Err(error).context("cannot take the node's name in the store"),
+        }
+        self.inherit(store).context("cannot take over what the node of this name had")
+    }
+
+    /// Blocks of the nodes that had this name before become this node's; their entries go.
+    fn inherit(&self, store: &dyn Store) -> anyhow::Result<()> {
+        for entry in store.list(NODES)?.entries {
+            let Ok(node) = serde_json::from_slice::<Node>(&entry.value) else { continue };
+            if node.name != self.name || node.id == self.id {
+                continue;
+            }
+            info!("taking over from node {} of the same name", node.id);
+            self.inherit_blocks(store, node.id)?;
+            store.delete(&EntryKey::Node(node.id).to_string(), Expect::Any)?;
+        }
+        Ok(())
+    }
+
+    fn inherit_blocks(&self, store: &dyn Store, from: NodeId) -> anyhow::Result<()> {
+        let mine = serde_json::to_vec(&Owner { node: self.id })?;
+        for entry in store.list(BLOCKS)?.entries {
+            let Ok(owner) = serde_json::from_slice::<Owner>(&entry.value) else { continue };
+            if owner.node == from {
+                store.put(&entry.key, &mine, Expect::Revision(entry.revision), Durability::Power)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make(path: &Path) -> anyhow::Result<NodeId> {
+    let mut bytes = [0; 16];
+    random(&mut bytes)?;
+    let kept = Kept { id: NodeId::from_bytes(bytes) };
+    write_durably(path, &serde_json::to_vec(&kept)?)
+        .with_context(|| format!("cannot keep the node's id in {}", path.display()))?;
+    Ok(kept.id)
+}
+
+/// Fills the bytes with chance.
+pub(crate) fn random(bytes: &mut [u8]) -> anyhow::Result<()> {
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(bytes)).context("cannot read /dev/urandom")
+}
+
+/// Writes a file so that after a loss of power it is there whole or not at all.
+fn write_durably(path: &Path, text: &[u8]) -> anyhow::Result<()> {
+    let Some(folder) = path.parent() else { bail!("{} is no file", path.display()) };
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! What comes to the ring from other threads.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, SyncSender};
+
+use anyhow::Context;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tartan_api::network::Network;
+use tartan_api::rpc::{Answer, Request};
+use tartan_decide::{Claim, Fact};
+use tartan_store::Lease;
+
+/// One thing for the ring to do.
+pub(crate) enum Input {
+    /// Something was learned.
+    Fact(Fact),
+    /// A claim was answered, whatever the answer.
+    Claimed(Claim),
+    /// The store answers, or does not and why.
+    Store(Result<(), String>),
+    /// Somebody asks.
+    Ask(Ask),
+}
+
+/// A question, and where its answer goes.
+pub(crate) struct Ask {
+    pub(crate) question: Question,
+    pub(crate) reply: SyncSender<Answer>,
+}
+
+/// What only the ring can answer.
+pub(crate) enum Question {
+    /// A request of the socket, with what came beside it.
+    Request { request: Request, netns: Option<OwnedFd>, leases: Option<Vec<Lease>> },
+    /// Whether these networks could be served, together with those there are.
+    Check(Vec<Network>),
+}
+
+/// Where other threads put what they have for the ring.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: Sender<Input>,
+    bell: Arc<EventFd>,
+}
+
+impl Inbox {
+    pub(crate) fn new(sender: Sender<Input>) -> anyhow::Result<Inbox> {
+        let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .context("cannot make an event descriptor")?;
+        Ok(Inbox { sender, bell: Arc::new(bell) })
+    }
+
+    /// Puts something in; false if the ring has ended.
+    pub(crate) fn put(&self, input: Input) -> bool {
+        // The bell only fails to ring when it has rung 2^64 times unheard.
+        self.sender.send(input).is_ok() && self.bell.write(1).is_ok()
+    }
+
+    /// Readable when something is in.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// The bell was heard.
+    pub(crate) fn hush(&self) {
+        // Nothing to read means that it has not rung, which is as good.
+        let _ = self.bell.read();
+    }
+}

@@ -1,0 +1,516 @@
+//! The ring: facts are learned, what is dirty is decided, the kernel is brought there, and whoever asked is told.
+//! One thread, one writer; it sleeps until something comes in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tartan_api::cni::{Add, Del};
+use tartan_api::rpc::{Answer, FailureCode, Request};
+use tartan_decide::{
+    Attach, Choice, Conflict, Decision, EndpointChoice, Fact, Learned, Note, Phase, Scope, World, added, inside, lower,
+};
+use tartan_host::{NetnsToken, Realm};
+use tartan_kernel::{Kernel, Marks, UplinkChoice};
+use tartan_model::{AttachmentKey, Cidr, Mac, NetworkName, Node, NodeId, Uplink};
+use tartan_reconcile::{Reconciler, Sweep};
+use tracing::{error, info, warn};
+
+use crate::cluster::{Cluster, Write};
+use crate::config::Config;
+use crate::identity::{Identity, random};
+use crate::input::{Ask, Inbox, Input, Question};
+use crate::records::Records;
+use crate::serve::{failure, ok};
+
+/// How long removed links are gathered.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long until what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often the kernel is read anew although it told nothing: the net below its notifications.
+const READ_ANEW: Duration = Duration::from_secs(600);
+
+/// Everything the agent's one thread has in hand.
+pub(crate) struct Ring {
+    pub(crate) world: World,
+    pub(crate) loop_: Reconciler<Scope, Kernel>,
+    pub(crate) notes: BTreeMap<Scope, Vec<Note>>,
+    pub(crate) store: Result<(), String>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) started: SystemTime,
+    /// The way to each peer, and since when.
+    pub(crate) ways: BTreeMap<NodeId, (Choice, SystemTime)>,
+    records: Records,
+    cluster: Cluster,
+    inbox: Inbox,
+    inputs: Receiver<Input>,
+    interface: UplinkChoice,
+    address: Option<IpAddr>,
+    claiming: BTreeSet<(NetworkName, Cidr)>,
+    returning: BTreeSet<(NetworkName, Cidr)>,
+    published: Option<Node>,
+    dirty: BTreeSet<Scope>,
+    sweep_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    read_at: Instant,
+}
+
+/// An ADD on its way.
+struct Adding {
+    key: AttachmentKey,
+    netns: NetnsToken,
+    reply: SyncSender<Answer>,
+}
+
+/// A DEL on its way.
+struct Deleting {
+    key: AttachmentKey,
+    reply: Option<SyncSender<Answer>>,
+}
+
+/// What came in at once and is answered when the kernel has settled.
+#[derive(Default)]
+struct Batch {
+    adding: Vec<Adding>,
+    deleting: Vec<Deleting>,
+    asks: Vec<Ask>,
+}
+
+/// Blocks the signals that end the agent and gives the descriptor that tells of them.
+pub(crate) fn block_signals() -> anyhow::Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().context("cannot block signals")?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot read signals")
+}
+
+impl Ring {
+    #[allow(clippy::too_many_arguments, reason = "the agent is wired together in one place")]
+    pub(crate) fn new(
+        config: &Config,
+        identity: &Identity,
+        records: Records,
+        kernel: Kernel,
+        cluster: Cluster,
+        inbox: Inbox,
+        inputs: Receiver<Input>,
+    ) -> anyhow::Result<Ring> {
+        let mut ring = Ring {
+            world: World::new(identity.id, identity.name.clone()),
+            loop_: Reconciler::new(kernel, Realm::Node),
+            notes: BTreeMap::new(),
+            store: Err("not heard of yet".into()),
+            last_error: None,
+            started: SystemTime::now(),
+            ways: BTreeMap::new(),
+            records,
+            cluster,
+            inbox,
+            inputs,
+            interface: config.interface.clone(),
+            address: config.address,
+            claiming: BTreeSet::new(),
+            returning: BTreeSet::new(),
+            published: None,
+            dirty: BTreeSet::new(),
+            sweep_at: None,
+            retry_at: None,
+            read_at: Instant::now() + READ_ANEW,
+        };
+        for fact in ring.records.facts()? {
+            ring.learn(fact);
+        }
+        ring.look_at_uplink();
+        Ok(ring)
+    }
+
+    /// Runs until a signal ends it.
+    pub(crate) fn run(&mut self, signals: &SignalFd) -> anyhow::Result<()> {
+        loop {
+            if self.wait(signals)? {
+                info!("stopping; what is in the kernel stays");
+                return Ok(());
+            }
+            self.inbox.hush();
+            self.turn();
+        }
+    }
+
+    /// Sleeps until something comes in or is due; true when a signal says to stop.
+    fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
+        let due = [self.sweep_at, self.retry_at].into_iter().flatten().fold(self.read_at, Instant::min);
+        let left = due.saturating_duration_since(Instant::now());
+        // Rounded up, so as not to wake just before.
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let mut fds = [
+            PollFd::new(self.inbox.bell(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ]
+        .to_vec();
+        let kernel = self.loop_.kernel_ref().notices_fd();
+        fds.push(PollFd::new(kernel, PollFlags::POLLIN));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait"),
+        }
+        Ok(fds.get(1).is_some_and(|fd| fd.any() == Some(true)))
+    }
+
+    /// One turn: everything that is in, once round.
+    fn turn(&mut self) {
+        let batch = self.take_inputs();
+        self.hear();
+        let sweep = self.due();
+        self.decide();
+        self.settle(sweep);
+        self.finish_adds(batch.adding);
+        self.finish_dels(batch.deleting);
+        for ask in batch.asks {
+            self.answer(ask);
+        }
+        self.set_timers();
+    }
+
+    fn take_inputs(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while let Ok(input) = self.inputs.try_recv() {
+            match input {
+                Input::Fact(fact) => self.learn(fact),
+                Input::Claimed(claim) => {
+                    self.claiming.remove(&(claim.network.clone(), claim.block));
+                    self.dirty.insert(Scope::Network(claim.network));
+                }
+                Input::Store(state) => {
+                    if let Err(error) = &state {
+                        self.last_error = Some(format!("the store: {error}"));
+                    }
+                    self.store = state;
+                }
+                Input::Ask(ask) => self.take_ask(ask, &mut batch),
+            }
+        }
+        batch
+    }
+
+    fn take_ask(&mut self, ask: Ask, batch: &mut Batch) {
+        let Ask { question, reply } = ask;
+        match question {
+            Question::Request { request: Request::Add(add), netns, .. } => match self.begin_add(add, netns) {
+                Ok((key, netns)) => batch.adding.push(Adding { key, netns, reply }),
+                Err(refusal) => give(&reply, refusal),
+            },
+            Question::Request { request: Request::Del(Del { key }), .. } => {
+                self.learn(Fact::Detach(key.clone()));
+                batch.deleting.push(Deleting { key, reply: Some(reply) });
+            }
+            question => batch.asks.push(Ask { question, reply }),
+        }
+    }
+
+    fn begin_add(&mut self, add: Add, netns: Option<OwnedFd>) -> Result<(AttachmentKey, NetnsToken), Answer> {
+        let Some(netns) = netns else {
+            return Err(failure(FailureCode::Invalid, format!("pod {}: no network namespace was given", add.pod)));
+        };
+        let pod = add.pod.clone();
+        let mut chance = [0; 12];
+        random(&mut chance).map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
+        let [a, b, c, d, e, f, mac @ ..] = chance;
+        let link = format!("tt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}");
+        let link = link.parse().map_err(|error| failure(FailureCode::Kernel, format!("pod {pod}: {error}")))?;
+        let attach = Attach {
+            key: add.key.clone(),
+            pod: add.pod,
+            network: add.network,
+            labels: add.labels,
+            link,
+            mac: Mac::local(mac),
+        };
+        match self.world.learn(Fact::Attach(attach)) {
+            Ok(learned) => {
+                self.keep(learned);
+                Ok((add.key, self.loop_.kernel().adopt(netns)))
+            }
+            Err(refused) => {
+                let code = if refused.is_temporary() { FailureCode::TryAgain } else { FailureCode::Invalid };
+                Err(failure(code, format!("pod {pod}: {refused}")))
+            }
+        }
+    }
+
+    /// Learns what cannot be refused.
+    fn learn(&mut self, fact: Fact) {
+        match self.world.learn(fact) {
+            Ok(learned) => self.keep(learned),
+            Err(refused) => self.went_wrong(refused.to_string()),
+        }
+    }
+
+    fn keep(&mut self, learned: Learned) {
+        for record in &learned.records {
+            if let Err(error) = self.records.keep(record) {
+                self.went_wrong(format!("cannot keep a record: {error:#}"));
+            }
+        }
+        self.dirty.extend(learned.dirty);
+    }
+
+    fn hear(&mut self) {
+        if let Err(error) = self.loop_.hear() {
+            self.went_wrong(format!("cannot read the kernel: {error}"));
+        }
+        if self.loop_.take_underlay_changed() {
+            self.look_at_uplink();
+        }
+    }
+
+    fn look_at_uplink(&mut self) {
+        let choice = self.interface.clone();
+        match self.loop_.kernel().uplink(&choice) {
+            Ok(uplink) => {
+                let uplink = uplink.map(|uplink| narrow(uplink, self.address));
+                self.learn(Fact::Uplink(uplink));
+            }
+            Err(error) => self.went_wrong(format!("cannot find the uplink: {error}")),
+        }
+    }
+
+    /// What is due by time.
+    fn due(&mut self) -> Sweep {
+        let now = Instant::now();
+        if now >= self.read_at {
+            self.loop_.distrust();
+            self.read_at = now + READ_ANEW;
+        }
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.loop_.retry();
+            self.retry_at = None;
+        }
+        match self.sweep_at {
+            Some(at) if now >= at => {
+                self.sweep_at = None;
+                Sweep::Now
+            }
+            _ => Sweep::Later,
+        }
+    }
+
+    fn decide(&mut self) {
+        for scope in std::mem::take(&mut self.dirty) {
+            let decision = self.world.decide(&scope);
+            self.want(&scope, &decision, None);
+            self.note_way(&scope, &decision);
+            self.write_to_store(decision.claims, decision.returns, decision.publish);
+            self.notes.remove(&scope);
+            if !decision.notes.is_empty() {
+                self.notes.insert(scope, decision.notes);
+            }
+        }
+    }
+
+    fn want(&mut self, scope: &Scope, decision: &Decision, netns: Option<NetnsToken>) {
+        let rows = decision.choice.as_ref().map(|choice| lower(choice, netns)).unwrap_or_default();
+        self.loop_.want(scope, rows);
+    }
+
+    fn note_way(&mut self, scope: &Scope, decision: &Decision) {
+        let Scope::Peer(id) = scope else { return };
+        match &decision.choice {
+            Some(choice) if self.ways.get(id).is_some_and(|(old, _)| old == choice) => {}
+            Some(choice) => {
+                self.ways.insert(*id, (choice.clone(), SystemTime::now()));
+            }
+            None => {
+                self.ways.remove(id);
+            }
+        }
+    }
+
+    fn write_to_store(
+        &mut self,
+        claims: Vec<tartan_decide::Claim>,
+        returns: Vec<(NetworkName, Cidr)>,
+        publish: Option<Node>,
+    ) {
+        for claim in claims {
+            if self.claiming.insert((claim.network.clone(), claim.block)) {
+                self.cluster.write(Write::Claim(claim));
+            }
+        }
+        for (network, block) in returns {
+            if self.returning.insert((network.clone(), block)) {
+                self.cluster.write(Write::Return(network, block));
+            }
+        }
+        if publish.is_some() && publish != self.published {
+            self.published.clone_from(&publish);
+            if let Some(node) = publish {
+                self.cluster.write(Write::Publish(node));
+            }
+        }
+    }
+
+    fn settle(&mut self, sweep: Sweep) {
+        if self.world.in_sync() && self.world.own_node().is_some() {
+            self.loop_.allow_removal();
+        }
+        if let Err(error) = self.loop_.settle(sweep) {
+            self.went_wrong(format!("cannot read the kernel: {error}"));
+        }
+    }
+
+    fn finish_adds(&mut self, adding: Vec<Adding>) {
+        // The other end of each link goes to a namespace that only the request brought along.
+        for add in &adding {
+            let scope = Scope::Endpoint(add.key.clone());
+            let decision = self.world.decide(&scope);
+            self.want(&scope, &decision, Some(add.netns));
+        }
+        if !adding.is_empty() {
+            self.settle(Sweep::Later);
+        }
+        for add in adding {
+            let answer = self.finish_add(&add);
+            self.loop_.kernel().release(add.netns);
+            give(&add.reply, answer);
+        }
+    }
+
+    fn finish_add(&mut self, add: &Adding) -> Answer {
+        let scope = Scope::Endpoint(add.key.clone());
+        let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice else {
+            return failure(FailureCode::TryAgain, format!("{} was deleted before it was added", add.key));
+        };
+        let pod = &choice.endpoint.pod;
+        let failed = self.loop_.unsettled(&scope).into_iter().next().map(|missing| {
+            let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
+            format!("pod {pod}: {}: {reason}", missing.row)
+        });
+        match failed.map_or_else(|| self.set_up_inside(&choice, add.netns), Err) {
+            Ok(()) => ok(&added(&choice)),
+            Err(message) => {
+                self.went_wrong(message.clone());
+                self.give_up(add.key.clone());
+                failure(FailureCode::Kernel, message)
+            }
+        }
+    }
+
+    /// A pod's namespace is a kernel like the node's, with rows of its own.
+    fn set_up_inside(&mut self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
+        let pod = &choice.endpoint.pod;
+        let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
+        let interface = choice.endpoint.key.interface.clone();
+        let fd = self.loop_.kernel_ref().netns(netns).ok_or_else(|| wrong("it is gone".into()))?;
+        let kernel = Kernel::open_in(fd, Marks::Pod(interface)).map_err(|error| wrong(error.to_string()))?;
+        let mut pod_loop = Reconciler::new(kernel, Realm::Pod);
+        pod_loop.want(&(), inside(choice).iter().cloned().collect());
+        pod_loop.settle(Sweep::Now).map_err(|error| wrong(error.to_string()))?;
+        match pod_loop.all_unsettled().next() {
+            None => Ok(()),
+            Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
+        }
+    }
+
+    /// Takes back an ADD that failed.
+    fn give_up(&mut self, key: AttachmentKey) {
+        self.learn(Fact::Detach(key.clone()));
+        self.decide();
+        self.settle(Sweep::Later);
+        self.finish_dels(vec![Deleting { key, reply: None }]);
+    }
+
+    fn finish_dels(&mut self, deleting: Vec<Deleting>) {
+        for del in deleting {
+            let answer = self.finish_del(&del.key);
+            if let Some(reply) = del.reply {
+                give(&reply, answer);
+            }
+        }
+        self.decide();
+        self.settle(Sweep::Later);
+    }
+
+    /// A pod is shut when its link is down or gone; only then its addresses are free.
+    fn finish_del(&mut self, key: &AttachmentKey) -> Answer {
+        let scope = Scope::Endpoint(key.clone());
+        let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving) else {
+            return ok(&());
+        };
+        let (pod, link) = (attached.endpoint.pod.clone(), attached.endpoint.link.clone());
+        let gone = self.loop_.mirror().rows.link(&link).is_none();
+        let missing = self.loop_.unsettled(&scope).into_iter().next();
+        match missing {
+            Some(missing) if !gone => {
+                let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
+                failure(FailureCode::Kernel, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
+            }
+            _ => {
+                self.learn(Fact::Shut(key.clone()));
+                ok(&())
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let answer = match ask.question {
+            Question::Check(networks) => match self.conflict(networks) {
+                Some((network, conflict)) => {
+                    failure(FailureCode::Invalid, format!("ClusterNetwork {network}: {conflict}"))
+                }
+                None => ok(&()),
+            },
+            Question::Request { request, leases, .. } => self.answer_request(request, leases.as_deref()),
+        };
+        give(&ask.reply, answer);
+    }
+
+    /// The first network that could not be served if all of these were there.
+    fn conflict(&self, networks: Vec<tartan_api::network::Network>) -> Option<(NetworkName, Conflict)> {
+        let mut world = self.world.clone();
+        for network in &networks {
+            // Cannot be refused: only an attachment can.
+            let _ = world.learn(Fact::Network(network.name.clone(), Some(network.clone())));
+        }
+        networks.iter().find_map(|network| Some((network.name.clone(), world.conflict(network)?)))
+    }
+
+    fn set_timers(&mut self) {
+        let now = Instant::now();
+        if self.sweep_at.is_none() && self.loop_.has_leftovers() {
+            self.sweep_at = Some(now + GATHER);
+        }
+        if self.retry_at.is_none() && self.loop_.has_failed() {
+            self.retry_at = Some(now + RETRY);
+        }
+        if !self.dirty.is_empty() {
+            // Something was learned while answering.
+            self.retry_at = Some(now);
+        }
+    }
+
+    pub(crate) fn went_wrong(&mut self, message: String) {
+        error!("{message}");
+        self.last_error = Some(message);
+    }
+}
+
+/// The uplink with only the address that the configuration names.
+fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Uplink {
+    if let Some(address) = address {
+        uplink.addresses.retain(|candidate| candidate.address() == address);
+        if uplink.addresses.is_empty() {
+            warn!("{} has not the configured address {address}", uplink.name);
+        }
+    }
+    uplink
+}
+
+/// Whoever asked may have gone away, which is theirs to decide.
+fn give(reply: &SyncSender<Answer>, answer: Answer) {
+    let _ = reply.try_send(answer);
+}

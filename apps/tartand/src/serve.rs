@@ -1,0 +1,140 @@
+//! What the socket asks for: objects are written to the store from here, everything else is asked of the ring.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use serde::Serialize;
+use tartan_api::network::{ClusterNetwork, Network};
+use tartan_api::object::{Object, ObjectKind};
+use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
+use tartan_api::verb::{Action, Applied};
+use tartan_rpc::Handler;
+use tartan_store::{Durability, Expect, Store, StoreError};
+
+use crate::entry::NETWORKS;
+use crate::input::{Ask, Inbox, Input, Question};
+
+/// How long the ring may take; the plugin gives up after 30 s.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Serves the agent's socket.
+pub(crate) struct Service {
+    inbox: Inbox,
+    store: Arc<dyn Store>,
+}
+
+impl Handler for Service {
+    fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+        let outcome = match request {
+            Request::Apply { objects } => self.apply(&objects),
+            Request::Get { kind, name } => self.get(kind, name.as_deref()),
+            Request::Delete { kind, name } => self.delete(kind, &name),
+            request => return self.ask_request(request, netns),
+        };
+        outcome.unwrap_or_else(Answer::Error)
+    }
+}
+
+impl Service {
+    pub(crate) fn new(inbox: Inbox, store: Arc<dyn Store>) -> Service {
+        Service { inbox, store }
+    }
+
+    fn ask_request(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+        // Only these tell who is alive, and the ring does not wait for the store.
+        let wants_leases = matches!(request, Request::Status | Request::Nodes | Request::Peers);
+        let leases = if wants_leases { self.store.leases().ok() } else { None };
+        self.ask(Question::Request { request, netns, leases })
+    }
+
+    fn ask(&self, question: Question) -> Answer {
+        let (reply, answer) = sync_channel(1);
+        if !self.inbox.put(Input::Ask(Ask { question, reply })) {
+            return failure(FailureCode::TryAgain, "the agent is stopping; try again when it is back");
+        }
+        answer
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log"))
+    }
+
+    fn apply(&self, objects: &[Object]) -> Result<Answer, Failure> {
+        let networks: Vec<Network> = objects.iter().map(resolve).collect::<Result<_, _>>()?;
+        if let Answer::Error(failure) = self.ask(Question::Check(networks)) {
+            return Err(failure);
+        }
+        let applied: Vec<Applied> = objects.iter().map(|object| self.put(object)).collect::<Result<_, _>>()?;
+        Ok(ok(&applied))
+    }
+
+    fn put(&self, object: &Object) -> Result<Applied, Failure> {
+        let key = format!("{NETWORKS}{}", object.name());
+        let text = serde_json::to_vec(object).map_err(|error| invalid(error.to_string()))?;
+        let old = self.store.get(&key).map_err(store)?;
+        let action = match old {
+            Some(old) if old.value == text => Action::Unchanged,
+            Some(_) => Action::Configured,
+            None => Action::Created,
+        };
+        if action != Action::Unchanged {
+            self.store.put(&key, &text, Expect::Any, Durability::Power).map_err(store)?;
+        }
+        Ok(Applied { kind: object.kind(), name: object.name().into(), action })
+    }
+
+    fn get(&self, kind: ObjectKind, name: Option<&str>) -> Result<Answer, Failure> {
+        let entries = self.store.list(NETWORKS).map_err(store)?.entries;
+        let objects = entries.iter().filter_map(|entry| serde_json::from_slice::<ClusterNetwork>(&entry.value).ok());
+        let objects: Vec<Object> = objects.map(Object::ClusterNetwork).collect();
+        match name {
+            None => Ok(ok(&objects)),
+            Some(name) => {
+                let found: Vec<&Object> = objects.iter().filter(|object| object.name() == name).collect();
+                if found.is_empty() { Err(not_found(kind, name)) } else { Ok(ok(&found)) }
+            }
+        }
+    }
+
+    fn delete(&self, kind: ObjectKind, name: &str) -> Result<Answer, Failure> {
+        let gone = self.store.delete(&format!("{NETWORKS}{name}"), Expect::Any);
+        match gone {
+            Ok(Some(_)) => Ok(ok(&Applied { kind, name: name.into(), action: Action::Deleted })),
+            Ok(None) | Err(StoreError::BadKey { .. }) => Err(not_found(kind, name)),
+            Err(error) => Err(store(error)),
+        }
+    }
+}
+
+fn resolve(object: &Object) -> Result<Network, Failure> {
+    let Object::ClusterNetwork(network) = object;
+    network.resolve().map_err(|error| invalid(format!("ClusterNetwork {}: {error}", object.name())))
+}
+
+fn not_found(kind: ObjectKind, name: &str) -> Failure {
+    Failure {
+        code: FailureCode::NotFound,
+        message: format!("there is no {kind} {name:?}; see those there are: tartan get {kind}"),
+    }
+}
+
+fn invalid(message: String) -> Failure {
+    Failure { code: FailureCode::Invalid, message }
+}
+
+fn store(error: StoreError) -> Failure {
+    Failure { code: FailureCode::Store, message: format!("the store: {error}") }
+}
+
+/// An answer that is not what was asked for.
+pub(crate) fn failure(code: FailureCode, message: impl Into<String>) -> Answer {
+    Answer::Error(Failure { code, message: message.into() })
+}
+
+/// An answer that is.
+pub(crate) fn ok<T: Serialize>(value: &T) -> Answer {
+    match serde_json::to_value(value) {
+        Ok(value) => Answer::Ok(value),
+        Err(error) => failure(FailureCode::Kernel, format!("cannot write the answer down: {error}")),
+    }
+}

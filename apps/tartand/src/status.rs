@@ -1,0 +1,135 @@
+//! What the ring answers to those who only want to know.
+
+use tartan_api::VERSION;
+use tartan_api::object::Object;
+use tartan_api::rpc::{Answer, FailureCode, Request};
+use tartan_api::verb::{PeerCount, Plan, Status, StoreStatus};
+use tartan_decide::{Choice, Fact, Scope};
+use tartan_host::Row;
+use tartan_model::{NetworkName, NodeId};
+use tartan_store::Lease;
+
+use crate::ring::Ring;
+use crate::serve::{failure, ok};
+
+impl Ring {
+    pub(crate) fn answer_request(&self, request: Request, leases: Option<&[Lease]>) -> Answer {
+        match request {
+            Request::Status => ok(&self.status(leases)),
+            Request::Nodes => ok(&self.world.report_nodes(|id| is_alive(leases, id))),
+            Request::Peers => ok(&self.world.report_peers(|id| self.since(id))),
+            Request::Endpoints => {
+                ok(&self.world.report_endpoints(|key| self.is_settled(&Scope::Endpoint(key.clone()))))
+            }
+            Request::Ipam => ok(&self.world.report_ipam()),
+            Request::Routes => ok(&self.world.report_routes(|row| self.is_installed(row))),
+            Request::Plan { objects } => self.plan(&objects),
+            Request::Ready { network } => self.ready(&network),
+            _ => failure(FailureCode::Invalid, "this request is not for the ring"),
+        }
+    }
+
+    fn status(&self, leases: Option<&[Lease]>) -> Status {
+        let reasons = self.reasons();
+        Status {
+            node: self.world.name().clone(),
+            id: self.world.this(),
+            version: VERSION.into(),
+            healthy: reasons.is_empty(),
+            reasons,
+            store: StoreStatus { kind: "sqlite".into(), connected: self.store.is_ok() && leases.is_some() },
+            fabric: self.fabric(),
+            uplink: self.world.report_uplink(),
+            peers: self.count_peers(leases),
+            endpoints: self.world.endpoints().count(),
+            policies: 0,
+            networks: self.world.report_networks(),
+            last_error: self.last_error.clone(),
+            since: humantime::format_rfc3339_seconds(self.started).to_string(),
+        }
+    }
+
+    /// Why this node is not healthy. A pod that cannot be served is the pod's trouble, shown with the endpoints.
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = Vec::new();
+        if let Err(error) = &self.store {
+            reasons.push(format!("the store: {error}"));
+        }
+        if !self.world.in_sync() {
+            reasons.push("the store has not told everything yet".into());
+        } else if self.world.networks().next().is_none() {
+            reasons.push("there is no network; write a ClusterNetwork and apply it: tartan apply -f FILE".into());
+        }
+        let scopes = self.world.scopes().into_iter().filter(|scope| !matches!(scope, Scope::Endpoint(_)));
+        for scope in scopes {
+            reasons.extend(self.notes.get(&scope).into_iter().flatten().map(ToString::to_string));
+            reasons.extend(self.loop_.unsettled(&scope).into_iter().map(|missing| {
+                let reason = missing.reason.unwrap_or_else(|| "not there yet".into());
+                format!("{}: {reason}", missing.row)
+            }));
+        }
+        reasons
+    }
+
+    fn fabric(&self) -> String {
+        let names: std::collections::BTreeSet<String> = self
+            .world
+            .networks()
+            .filter_map(|network| Some(serde_json::to_value(network.fabric).ok()?.as_str()?.to_string()))
+            .collect();
+        if names.is_empty() { "none".into() } else { names.into_iter().collect::<Vec<_>>().join(",") }
+    }
+
+    fn count_peers(&self, leases: Option<&[Lease]>) -> PeerCount {
+        let up = self.world.peers().filter(|peer| is_alive(leases, &peer.id) && self.is_reached(&peer.id));
+        PeerCount { up: up.count(), total: self.world.peers().count() }
+    }
+
+    /// Whether the way to a peer is in the kernel, in every network.
+    fn is_reached(&self, id: &NodeId) -> bool {
+        let networks = self.world.networks().count();
+        let ways = match self.ways.get(id) {
+            Some((Choice::Peer(peer), _)) => peer.reach.len(),
+            _ => 0,
+        };
+        networks > 0 && ways == networks && self.is_settled(&Scope::Peer(*id))
+    }
+
+    fn since(&self, id: &NodeId) -> Option<String> {
+        self.ways.get(id).map(|(_, since)| humantime::format_rfc3339_seconds(*since).to_string())
+    }
+
+    fn is_settled(&self, scope: &Scope) -> bool {
+        self.loop_.unsettled(scope).is_empty()
+    }
+
+    fn is_installed(&self, row: &Row) -> bool {
+        self.loop_.mirror().rows.get(&row.key()).is_some_and(|found| row.matches(found))
+    }
+
+    fn plan(&self, objects: &[Object]) -> Answer {
+        let mut world = self.world.clone();
+        for Object::ClusterNetwork(network) in objects {
+            match network.resolve() {
+                // Cannot be refused: only an attachment can.
+                Ok(network) => drop(world.learn(Fact::Network(network.name.clone(), Some(network)))),
+                Err(error) => return failure(FailureCode::Invalid, error.to_string()),
+            }
+        }
+        let (rows, notes) = world.wanted();
+        ok(&Plan { steps: self.loop_.plan(&rows).iter().map(ToString::to_string).collect(), notes })
+    }
+
+    /// Whether an ADD could be served now.
+    fn ready(&self, network: &NetworkName) -> Answer {
+        match self.world.admits(network) {
+            Ok(()) => ok(&()),
+            Err(refused) => failure(FailureCode::TryAgain, refused.to_string()),
+        }
+    }
+}
+
+fn is_alive(leases: Option<&[Lease]>, id: &NodeId) -> bool {
+    let id = id.to_string();
+    leases.unwrap_or_default().iter().any(|lease| lease.holder == id && lease.expires_in.is_some())
+}

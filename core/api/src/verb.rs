@@ -1,0 +1,222 @@
+//! The JSON of every verb. Times are RFC 3339 in UTC.
+
+use serde::{Deserialize, Serialize};
+use tartan_model::{
+    Attachment, Cidr, ContainerId, IfName, InterfaceAddress, Mac, Mtu, NetworkName, NodeId, NodeName, Path,
+    PodName,
+};
+
+use crate::object::ObjectKind;
+
+/// `tartan status`: this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: NodeName,
+    /// Its stable id.
+    pub id: NodeId,
+    /// The agent's version.
+    pub version: String,
+    /// Whether everything wanted is in the kernel and pods can be added.
+    pub healthy: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// The store.
+    pub store: StoreStatus,
+    /// The fabrics of its networks; `none` without a network.
+    pub fabric: String,
+    /// The interface to the other nodes.
+    pub uplink: Option<UplinkStatus>,
+    /// The other nodes.
+    pub peers: PeerCount,
+    /// How many pod interfaces this node has.
+    pub endpoints: usize,
+    /// How many policies are enforced.
+    pub policies: usize,
+    /// The networks.
+    pub networks: Vec<NetworkStatus>,
+    /// The last thing that went wrong, also if it is right again.
+    pub last_error: Option<String>,
+    /// When the agent was started.
+    pub since: String,
+}
+
+/// The store as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Which driver.
+    pub kind: String,
+    /// Whether it answers.
+    pub connected: bool,
+}
+
+/// The uplink as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// The interface.
+    pub interface: IfName,
+    /// Its MTU in bytes.
+    pub mtu: Mtu,
+    /// The node's addresses on it.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// How many peers there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerCount {
+    /// Peers that are alive and whose rows are all in the kernel.
+    pub up: usize,
+    /// All peers.
+    pub total: usize,
+}
+
+/// A network as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name.
+    pub name: NetworkName,
+    /// How new pods are attached.
+    pub attachment: Attachment,
+    /// The pods' MTU in bytes.
+    pub mtu: Option<Mtu>,
+    /// The blocks that this node holds.
+    pub blocks: Vec<Cidr>,
+}
+
+/// A row of `tartan nodes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: NodeName,
+    /// Its stable id.
+    pub id: NodeId,
+    /// Its underlay addresses.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Whether its agent renews its lease.
+    pub alive: bool,
+    /// Whether it is the node that answers.
+    pub this: bool,
+    /// Its blocks.
+    pub blocks: Vec<Cidr>,
+}
+
+/// A row of `tartan peers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Its name.
+    pub node: NodeName,
+    /// The underlay address in use.
+    pub address: Option<std::net::IpAddr>,
+    /// The path in use; none if there is no way.
+    pub path: Option<Path>,
+    /// Whether traffic to it is encrypted.
+    pub sealed: bool,
+    /// The largest packet that a pod can send to it, in bytes.
+    pub mtu: Option<Mtu>,
+    /// Round trip in milliseconds; none while not measured.
+    pub rtt_ms: Option<f64>,
+    /// Since when the path is in use.
+    pub since: Option<String>,
+    /// Why not a better path, or no path.
+    pub blocked: Vec<Blocked>,
+    /// Its blocks.
+    pub blocks: Vec<Cidr>,
+}
+
+/// A path that is not in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Which.
+    pub path: Path,
+    /// Why.
+    pub reason: String,
+}
+
+/// A row of `tartan endpoints`: a pod's interface on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// The pod.
+    pub pod: PodName,
+    /// The network.
+    pub network: NetworkName,
+    /// Its addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// The pod's MAC address.
+    pub mac: Mac,
+    /// How it is attached.
+    pub attachment: Attachment,
+    /// The host's end.
+    pub link: IfName,
+    /// The container.
+    pub container: ContainerId,
+    /// The interface inside.
+    pub interface: IfName,
+    /// Whether everything of it is in the kernel.
+    pub ready: bool,
+}
+
+/// A row of `tartan ipam`: a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamRow {
+    /// The network.
+    pub network: NetworkName,
+    /// The pool that the block is from.
+    pub pool: Cidr,
+    /// The block.
+    pub block: Cidr,
+    /// The name of its owner, or its id if the node is not known.
+    pub node: String,
+    /// Addresses in use; known only for this node's blocks.
+    pub used: Option<u64>,
+    /// Addresses that pods can have, 2^64-1 at most.
+    pub capacity: u64,
+}
+
+/// A row of `tartan routes`: one of our routes on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// The destination.
+    pub dst: Cidr,
+    /// The next hop.
+    pub via: Option<std::net::IpAddr>,
+    /// The link.
+    pub dev: Option<IfName>,
+    /// What it is for: `peer NODE`, `pod NAMESPACE/NAME` or `block`.
+    pub purpose: String,
+    /// Whether it is in the kernel.
+    pub installed: bool,
+}
+
+/// `tartan plan`: what would be changed in this node's kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The steps in order, as `+ row`, `~ row -> row`, `- row`.
+    pub steps: Vec<String>,
+    /// What cannot be done, and why.
+    pub notes: Vec<String>,
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub action: Action,
+}
+
+/// What `apply` and `delete` do to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It was not there before.
+    Created,
+    /// It was there and different.
+    Configured,
+    /// It was there and the same.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}

@@ -1,0 +1,168 @@
+//! Choices: what a scope comes to, before any dataplane is thought of.
+
+use std::net::IpAddr;
+
+use tartan_fabric::Underlay;
+use tartan_model::{Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, PodName, Vni};
+use thiserror::Error;
+
+use crate::Conflict;
+
+/// What was decided for one scope.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What the dataplane shall do; None if nothing.
+    pub choice: Option<Choice>,
+    /// Blocks to claim in the store.
+    pub claims: Vec<Claim>,
+    /// Own blocks that no pool covers any more and nobody uses, to be given back in the store.
+    pub returns: Vec<(NetworkName, Cidr)>,
+    /// What this node shall publish of itself in the store.
+    pub publish: Option<Node>,
+    /// What cannot be done, and why.
+    pub notes: Vec<Note>,
+}
+
+/// A block to claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The network.
+    pub network: NetworkName,
+    /// The block.
+    pub block: Cidr,
+}
+
+/// What the dataplane shall do for one scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// The node's own part.
+    Node(NodeChoice),
+    /// A network's devices.
+    Network(NetworkChoice),
+    /// The way to a peer.
+    Peer(PeerChoice),
+    /// A pod's interface.
+    Endpoint(EndpointChoice),
+}
+
+/// The node's own part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeChoice {
+    /// Families that are forwarded.
+    pub forward: Vec<Family>,
+    /// The link that keeps taking its default route from router advertisements although it forwards.
+    pub accept_ra: Option<IfName>,
+}
+
+/// A network's devices on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkChoice {
+    /// The network.
+    pub network: NetworkName,
+    /// VXLAN's identifier.
+    pub vni: Vni,
+    /// VXLAN's UDP port.
+    pub port: u16,
+    /// The MTU of pods and devices.
+    pub mtu: Mtu,
+    /// The MAC address of the VXLAN devices.
+    pub mac: Mac,
+    /// This node's underlay addresses, one VXLAN device each.
+    pub locals: Vec<IpAddr>,
+    /// This node's blocks.
+    pub blocks: Vec<Cidr>,
+    /// The bridge, where pods are attached to one.
+    pub bridge: Option<Bridge>,
+}
+
+/// A network's bridge on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub name: IfName,
+    /// Its MAC address.
+    pub mac: Mac,
+}
+
+/// The way to a peer, in each network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerChoice {
+    /// The peer.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub reach: Vec<Reach>,
+}
+
+/// The way to a peer in one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The VXLAN identifier.
+    pub vni: Vni,
+    /// Both ends on the underlay.
+    pub underlay: Underlay,
+    /// The peer's blocks, each with this node's source address for its own traffic.
+    pub blocks: Vec<(Cidr, Option<IpAddr>)>,
+}
+
+/// A pod's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointChoice {
+    /// The choices made when it was added.
+    pub endpoint: Endpoint,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Whether it shall carry traffic.
+    pub open: bool,
+    /// The bridge that it is a port of; None where it is routed.
+    pub bridge: Option<IfName>,
+    /// This node's source addresses for its own traffic to the pod, by family as far as there is one.
+    pub sources: Vec<IpAddr>,
+}
+
+/// Something that cannot be done, for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Note {
+    /// A network is not served.
+    #[error("network {network} is not served: {conflict}")]
+    Unserved {
+        /// The network.
+        network: NetworkName,
+        /// Why.
+        conflict: Conflict,
+    },
+    /// No interface to the other nodes.
+    #[error("no uplink: no interface with an address was found; bring it up or name it in tartand.toml (interface = …)")]
+    NoUplink,
+    /// No block of a pool's family is held yet.
+    #[error("network {network}: no {family} block held yet")]
+    NoBlock {
+        /// The network.
+        network: NetworkName,
+        /// The family.
+        family: Family,
+    },
+    /// Every block of every pool is taken.
+    #[error("network {network}: its {family} pools have no free block; add a pool, or remove nodes that are gone")]
+    PoolExhausted {
+        /// The network.
+        network: NetworkName,
+        /// The family.
+        family: Family,
+    },
+    /// No way to a peer.
+    #[error("no path to {node}: {reason}")]
+    NoPath {
+        /// The peer.
+        node: NodeName,
+        /// Why.
+        reason: String,
+    },
+    /// A pod's network is gone or not served.
+    #[error("pod {pod} is shut: its network {network} is gone or not served")]
+    NetworkGone {
+        /// The pod.
+        pod: PodName,
+        /// The network.
+        network: NetworkName,
+    },
+}

@@ -1,0 +1,183 @@
+//! Deciding: from what is known to what shall be, for one scope at a time. Total and pure.
+
+use tartan_api::network::Network;
+use tartan_fabric::{Reached, Way};
+use tartan_model::{
+    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId,
+};
+
+use crate::{
+    Attached, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Phase,
+    Reach, Scope, World,
+};
+
+impl World {
+    /// What shall be for this scope. A scope that there is nothing known of comes to nothing.
+    pub fn decide(&self, scope: &Scope) -> Decision {
+        match scope {
+            Scope::Node => self.decide_node(),
+            Scope::Network(name) => self.decide_network(name),
+            Scope::Peer(id) => self.decide_peer(id),
+            Scope::Endpoint(key) => self.decide_endpoint(key),
+        }
+    }
+
+    fn decide_node(&self) -> Decision {
+        let Some(own) = self.own_node() else {
+            return Decision { notes: vec![Note::NoUplink], ..Decision::default() };
+        };
+        let served = |family: &Family| self.networks.values().any(|network| network.has_family(*family));
+        let forward: Vec<Family> = Family::ALL.into_iter().filter(served).collect();
+        // Forwarding turns a host into a router, which takes no route from advertisements unless told to
+        // (ip-sysctl: accept_ra).
+        let advertised = self.uplink.as_ref().filter(|uplink| uplink.router_advertised);
+        let accept_ra = advertised.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
+        Decision {
+            choice: Some(Choice::Node(NodeChoice { forward, accept_ra })),
+            publish: Some(own),
+            notes: if self.uplink_up { Vec::new() } else { vec![Note::NoUplink] },
+            ..Decision::default()
+        }
+    }
+
+    fn decide_network(&self, name: &NetworkName) -> Decision {
+        let (Some(network), Some(own)) = (self.networks.get(name), self.own_node()) else {
+            return Decision::default();
+        };
+        if let Some(conflict) = self.unserved(network) {
+            let note = Note::Unserved { network: name.clone(), conflict };
+            return Decision { notes: vec![note], ..Decision::default() };
+        }
+        let mut decision = Decision {
+            choice: Some(Choice::Network(self.network_choice(network, &own))),
+            returns: self.returns(network),
+            ..Decision::default()
+        };
+        for family in Family::ALL {
+            self.decide_block(network, family, &mut decision);
+        }
+        decision
+    }
+
+    fn network_choice(&self, network: &Network, own: &Node) -> NetworkChoice {
+        let bridged = network.attachment == Attachment::Bridge
+            || self.endpoints.values().any(|attached| {
+                attached.endpoint.network == network.name && attached.endpoint.attachment == Attachment::Bridge
+            });
+        NetworkChoice {
+            network: network.name.clone(),
+            vni: network.vxlan.vni,
+            port: network.vxlan.port.get(),
+            mtu: self.pod_mtu(network).unwrap_or(own.mtu),
+            mac: Mac::of_node(&self.this),
+            locals: own.addresses.iter().map(|address| address.address()).collect(),
+            blocks: self.blocks_of(&network.name, &self.this).collect(),
+            bridge: if bridged { self.bridge(&network.name) } else { None },
+        }
+    }
+
+    fn bridge(&self, network: &NetworkName) -> Option<Bridge> {
+        let name = self.bridge_name(network)?;
+        let number = self.bridges.get(network)?.to_be_bytes();
+        let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *self.this.bytes();
+        // A stable address, so that pods keep their neighbour entry for the gateway over a new bridge.
+        let mac = Mac::local([a, b, c, d ^ number[1], e ^ number[2], f ^ number[3]]);
+        Some(Bridge { name, mac })
+    }
+
+    fn bridge_name(&self, network: &NetworkName) -> Option<IfName> {
+        format!("tartan{}", self.bridges.get(network)?).parse().ok()
+    }
+
+    /// Claims a block of a family, or says that there is none.
+    fn decide_block(&self, network: &Network, family: Family, decision: &mut Decision) {
+        let name = &network.name;
+        if !self.needs_block(name, family) {
+            return;
+        }
+        let mut pools = network.pools.iter().filter(|pool| pool.family() == family);
+        let claim = self.in_sync.then(|| pools.find_map(|pool| self.choose_block(name, pool)));
+        match claim {
+            Some(Some(block)) => decision.claims.push(Claim { network: name.clone(), block }),
+            Some(None) => decision.notes.push(Note::PoolExhausted { network: name.clone(), family }),
+            None => {}
+        }
+        if self.usable_blocks(name, family).is_empty() && !matches!(claim, Some(None)) {
+            decision.notes.push(Note::NoBlock { network: name.clone(), family });
+        }
+    }
+
+    fn choose_block(&self, network: &NetworkName, pool: &tartan_model::Pool) -> Option<Cidr> {
+        let taken = self.blocks.get(network).into_iter().flatten().map(|(block, _)| *block).collect();
+        let attempt = self.lost_claims.get(network).copied().unwrap_or(0);
+        let [.., a, b, c, d, e, f, g, h] = *self.this.bytes();
+        tartan_ipam::choose_block(pool, &taken, u64::from_be_bytes([a, b, c, d, e, f, g, h]), attempt)
+    }
+
+    /// Own blocks that no pool covers any more and nobody uses.
+    fn returns(&self, network: &Network) -> Vec<(NetworkName, Cidr)> {
+        let mine = self.blocks_of(&network.name, &self.this);
+        let stale = mine.filter(|block| !network.pools.iter().any(|pool| pool.has_block(block)));
+        let unused = stale.filter(|block| self.used(&network.name, block).unwrap_or(0) == 0);
+        unused.map(|block| (network.name.clone(), block)).collect()
+    }
+
+    fn decide_peer(&self, id: &NodeId) -> Decision {
+        let (Some(peer), Some(own)) = (self.nodes.get(id).filter(|node| node.id != self.this), self.own_node())
+        else {
+            return Decision::default();
+        };
+        let mut decision = Decision::default();
+        let mut reach = Vec::new();
+        for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
+            match tartan_fabric::choose(&own, peer, &network.paths) {
+                Way::Through(Reached { underlay, .. }) => reach.push(self.reach(network, id, underlay)),
+                Way::None(blocked) => decision.notes.extend(blocked.into_iter().map(|blocked| Note::NoPath {
+                    node: peer.name.clone(),
+                    reason: format!("{}: {}", blocked.path, blocked.reason),
+                })),
+            }
+        }
+        reach.retain(|reach| !reach.blocks.is_empty());
+        decision.choice = Some(Choice::Peer(PeerChoice { id: *id, reach }));
+        decision
+    }
+
+    fn reach(&self, network: &Network, peer: &NodeId, underlay: tartan_fabric::Underlay) -> Reach {
+        let blocks = self.blocks_of(&network.name, peer);
+        let with_source = blocks.map(|block| (block, self.source(&network.name, block.family())));
+        Reach { vni: network.vxlan.vni, underlay, blocks: with_source.collect() }
+    }
+
+    fn decide_endpoint(&self, key: &AttachmentKey) -> Decision {
+        let Some(Attached { endpoint, phase }) = self.endpoints.get(key) else { return Decision::default() };
+        let served = self.networks.get(&endpoint.network).filter(|network| self.unserved(network).is_none());
+        let leaving = *phase == Phase::Leaving;
+        if !leaving && (self.uplink.is_none() || (served.is_none() && !self.in_sync)) {
+            // What is not known yet may only not have been told yet: what is in the kernel stays as it is.
+            return Decision::default();
+        }
+        let mut notes = Vec::new();
+        if served.is_none() {
+            notes.push(Note::NetworkGone { pod: endpoint.pod.clone(), network: endpoint.network.clone() });
+        }
+        let mtu = served.and_then(|network| self.pod_mtu(network));
+        // A link that is shut carries nothing of any size.
+        let choice = self.endpoint_choice(
+            endpoint.clone(),
+            mtu.unwrap_or(Mtu::IPV6_MIN),
+            mtu.is_some() && !leaving,
+        );
+        Decision { choice: Some(Choice::Endpoint(choice)), notes, ..Decision::default() }
+    }
+
+    fn endpoint_choice(&self, endpoint: Endpoint, mtu: Mtu, open: bool) -> EndpointChoice {
+        let bridge = match endpoint.attachment {
+            Attachment::Bridge => self.bridge_name(&endpoint.network),
+            Attachment::Routed => None,
+        };
+        let sources =
+            Family::ALL.into_iter().filter_map(|family| self.source(&endpoint.network, family)).collect();
+        EndpointChoice { endpoint, mtu, open, bridge, sources }
+    }
+}

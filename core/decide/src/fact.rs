@@ -1,0 +1,120 @@
+//! Facts: what comes in, and what learning one of them gives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tartan_api::network::Network;
+use tartan_model::{
+    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetworkName, Node, NodeId, PodName, Uplink,
+};
+use thiserror::Error;
+
+use crate::Scope;
+
+/// Something about the world; never about our own kernel rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// The interface to the other nodes, or that there is none.
+    Uplink(Option<Uplink>),
+    /// A node in the store, or that it is gone.
+    Node(NodeId, Option<Node>),
+    /// A network in the store, or that it is gone.
+    Network(NetworkName, Option<Network>),
+    /// Who owns a block, or that nobody does.
+    Block(NetworkName, Cidr, Option<NodeId>),
+    /// Another node was quicker to claim a block.
+    ClaimLost(NetworkName),
+    /// The store has told all it knows.
+    InSync,
+    /// A pod's interface of before a restart, from this node's own records.
+    Restored(Endpoint),
+    /// An address that was released before a restart, from this node's own records; the oldest first.
+    Released(NetworkName, Cidr, IpAddr),
+    /// The number of a network's bridge, from this node's own records.
+    Bridge(NetworkName, u32),
+    /// The runtime wants an interface for a pod.
+    Attach(Attach),
+    /// The runtime is done with a pod's interface.
+    Detach(AttachmentKey),
+    /// The kernel has shut a leaving pod's interface, or it never came to be.
+    Shut(AttachmentKey),
+}
+
+/// What the runtime wants for a pod, with the chance that its choices need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// The runtime's name for it.
+    pub key: AttachmentKey,
+    /// The pod.
+    pub pod: PodName,
+    /// The network.
+    pub network: NetworkName,
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The name of the host's end: never used before.
+    pub link: IfName,
+    /// The pod's MAC address: never used before.
+    pub mac: Mac,
+}
+
+/// What learning a fact gives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// What has to be decided anew.
+    pub dirty: BTreeSet<Scope>,
+    /// Choices made, to be durable before any row uses them.
+    pub records: Vec<Record>,
+}
+
+/// A choice to be kept in this node's own records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A pod's interface.
+    Endpoint(Endpoint),
+    /// A pod's interface is gone.
+    EndpointGone(AttachmentKey),
+    /// An address was released just now.
+    Released(NetworkName, Cidr, IpAddr),
+    /// The number of a network's bridge.
+    Bridge(NetworkName, u32),
+}
+
+/// Why a pod cannot be attached.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// No such network.
+    #[error("there is no ClusterNetwork {0:?}; write one and apply it: tartan apply -f FILE")]
+    NoNetwork(NetworkName),
+    /// The network cannot be served here.
+    #[error("network {network}: {reason}")]
+    NotServed {
+        /// The network.
+        network: NetworkName,
+        /// Why.
+        reason: crate::Conflict,
+    },
+    /// No interface to the other nodes.
+    #[error("this node has no uplink yet: no interface with an address was found")]
+    NoUplink,
+    /// No block with a free address.
+    #[error("this node holds no block of network {network} with a free {family} address yet")]
+    NoAddress {
+        /// The network.
+        network: NetworkName,
+        /// The family.
+        family: Family,
+    },
+    /// The interface exists.
+    #[error("container {} has interface {} already; delete it first", key.container, key.interface)]
+    Exists {
+        /// The interface.
+        key: AttachmentKey,
+    },
+}
+
+impl Refused {
+    /// Whether waiting may help.
+    pub fn is_temporary(&self) -> bool {
+        !matches!(self, Refused::Exists { .. })
+    }
+}

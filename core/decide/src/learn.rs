@@ -1,0 +1,284 @@
+//! Learning: the one writer of the [`World`]. Choices that need memory are made here.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use tartan_api::network::Network;
+use tartan_ipam::BlockAddresses;
+use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
+
+use crate::{Attach, Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
+
+impl World {
+    /// Takes in a fact, and tells what has to be decided anew and what must be kept.
+    ///
+    /// # Errors
+    /// Only an [`Fact::Attach`] can be refused; the world is then as it was.
+    pub fn learn(&mut self, fact: Fact) -> Result<Learned, Refused> {
+        Ok(match fact {
+            Fact::Attach(attach) => return self.attach(attach),
+            Fact::Uplink(uplink) => self.learn_uplink(uplink),
+            Fact::Node(id, node) => self.learn_node(id, node),
+            Fact::Network(name, network) => self.learn_network(name, network),
+            Fact::Block(network, block, owner) => self.learn_block(network, block, owner),
+            Fact::ClaimLost(network) => {
+                *self.lost_claims.entry(network.clone()).or_default() += 1;
+                dirty([Scope::Network(network)])
+            }
+            Fact::InSync => {
+                let changed = !self.in_sync;
+                self.in_sync = true;
+                self.everything_if(changed)
+            }
+            Fact::Restored(endpoint) => self.restore(endpoint),
+            Fact::Released(network, block, address) => self.restore_released(network, block, address),
+            Fact::Bridge(network, number) => {
+                self.bridges.insert(network.clone(), number);
+                self.network_and_endpoints(&network)
+            }
+            Fact::Detach(key) => self.detach(key),
+            Fact::Shut(key) => self.shut(key),
+        })
+    }
+
+    /// An uplink that is gone for a while keeps its place: what stands on it is not torn down.
+    fn learn_uplink(&mut self, uplink: Option<Uplink>) -> Learned {
+        let found = uplink.filter(|uplink| !uplink.addresses.is_empty());
+        let was_up = std::mem::replace(&mut self.uplink_up, found.is_some());
+        let changed = was_up != self.uplink_up || (found.is_some() && found != self.uplink);
+        if found.is_some() {
+            self.uplink = found;
+        }
+        self.everything_if(changed)
+    }
+
+    fn everything_if(&self, changed: bool) -> Learned {
+        if changed { Learned { dirty: self.scopes(), ..Learned::default() } } else { Learned::default() }
+    }
+
+    fn learn_node(&mut self, id: NodeId, node: Option<Node>) -> Learned {
+        let old = match node.clone() {
+            Some(node) => self.nodes.insert(id, node),
+            None => self.nodes.remove(&id),
+        };
+        if old == node {
+            return Learned::default();
+        }
+        // A node's place on the underlay may contradict a pool, which concerns all of its network.
+        let mut learned = self.everything_if(places(&old) != places(&node));
+        learned.dirty.insert(if id == self.this { Scope::Node } else { Scope::Peer(id) });
+        learned
+    }
+
+    fn learn_network(&mut self, name: NetworkName, network: Option<Network>) -> Learned {
+        let old = match network.clone() {
+            Some(network) => self.networks.insert(name.clone(), network),
+            None => self.networks.remove(&name),
+        };
+        if old == network {
+            return Learned::default();
+        }
+        // What one network may use depends on the others, and every peer is reached in it.
+        let mut learned = self.everything_if(true);
+        learned.dirty.insert(Scope::Network(name.clone()));
+        if network.is_some() {
+            self.number_bridge(name, &mut learned);
+        }
+        learned
+    }
+
+    /// Gives a network's bridge the lowest free number, once.
+    fn number_bridge(&mut self, name: NetworkName, learned: &mut Learned) {
+        if self.bridges.contains_key(&name) {
+            return;
+        }
+        let taken: BTreeSet<u32> = self.bridges.values().copied().collect();
+        if let Some(number) = (0..).find(|number| !taken.contains(number)) {
+            self.bridges.insert(name.clone(), number);
+            learned.records.push(Record::Bridge(name, number));
+        }
+    }
+
+    fn learn_block(&mut self, network: NetworkName, block: Cidr, owner: Option<NodeId>) -> Learned {
+        let blocks = self.blocks.entry(network.clone()).or_default();
+        let old = match owner {
+            Some(id) => blocks.insert(block, id),
+            None => blocks.remove(&block),
+        };
+        if old == owner {
+            return Learned::default();
+        }
+        let mut scopes: BTreeSet<Scope> = old.iter().chain(&owner).map(|id| Scope::Peer(*id)).collect();
+        scopes.insert(Scope::Network(network.clone()));
+        if owner == Some(self.this) {
+            self.lost_claims.remove(&network);
+            self.addresses_of(&network, block);
+        }
+        if old == Some(self.this) || owner == Some(self.this) {
+            // This node's source address in every route may be another now.
+            scopes = self.scopes();
+        }
+        dirty(scopes)
+    }
+
+    fn addresses_of(&mut self, network: &NetworkName, block: Cidr) -> &mut BlockAddresses {
+        self.addresses.entry((network.clone(), block)).or_insert_with(|| BlockAddresses::new(block))
+    }
+
+    fn restore(&mut self, endpoint: Endpoint) -> Learned {
+        for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {
+            // A record twice would be the same record: the key is the same.
+            let _ = self.addresses_of(&endpoint.network, *block).claim(*address);
+        }
+        let scopes = [Scope::Endpoint(endpoint.key.clone()), Scope::Network(endpoint.network.clone())];
+        self.endpoints.insert(endpoint.key.clone(), Attached { endpoint, phase: Phase::Wanted });
+        dirty(scopes)
+    }
+
+    fn restore_released(&mut self, network: NetworkName, block: Cidr, address: IpAddr) -> Learned {
+        let addresses = self.addresses_of(&network, block);
+        if addresses.claim(address).is_ok() {
+            addresses.release(address);
+        }
+        Learned::default()
+    }
+
+    fn network_and_endpoints(&self, network: &NetworkName) -> Learned {
+        let mine = self.endpoints.values().filter(|attached| attached.endpoint.network == *network);
+        let mut scopes: BTreeSet<Scope> =
+            mine.map(|attached| Scope::Endpoint(attached.endpoint.key.clone())).collect();
+        scopes.insert(Scope::Network(network.clone()));
+        dirty(scopes)
+    }
+
+    fn attach(&mut self, attach: Attach) -> Result<Learned, Refused> {
+        let network = self.admit(&attach)?;
+        let families: Vec<Family> = Family::ALL.into_iter().filter(|f| network.has_family(*f)).collect();
+        let attachment = network.attachment;
+        let given = self.allocate(&attach.network, &families)?;
+        let (addresses, blocks) = given.into_iter().unzip();
+        let endpoint = Endpoint {
+            key: attach.key.clone(),
+            pod: attach.pod,
+            network: attach.network.clone(),
+            attachment,
+            addresses,
+            blocks,
+            mac: attach.mac,
+            link: attach.link,
+            labels: attach.labels,
+        };
+        self.endpoints.insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
+        let mut learned = dirty([Scope::Endpoint(attach.key)]);
+        if attachment == Attachment::Bridge || self.is_short_of_addresses(&attach.network) {
+            learned.dirty.insert(Scope::Network(attach.network));
+        }
+        learned.records.push(Record::Endpoint(endpoint));
+        Ok(learned)
+    }
+
+    /// Whether a pod could be attached to a network now.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn admits(&self, network: &NetworkName) -> Result<(), Refused> {
+        let served = self.served(network)?;
+        let mut families = Family::ALL.into_iter().filter(|family| served.has_family(*family));
+        match families.find(|family| self.needs_block(network, *family)) {
+            Some(family) => Err(Refused::NoAddress { network: network.clone(), family }),
+            None => Ok(()),
+        }
+    }
+
+    fn admit(&self, attach: &Attach) -> Result<&Network, Refused> {
+        if self.endpoints.contains_key(&attach.key) {
+            return Err(Refused::Exists { key: attach.key.clone() });
+        }
+        self.served(&attach.network)
+    }
+
+    fn served(&self, name: &NetworkName) -> Result<&Network, Refused> {
+        if self.own_node().is_none() {
+            return Err(Refused::NoUplink);
+        }
+        let network = self.networks.get(name).ok_or_else(|| Refused::NoNetwork(name.clone()))?;
+        match self.unserved(network) {
+            Some(reason) => Err(Refused::NotServed { network: name.clone(), reason }),
+            None => Ok(network),
+        }
+    }
+
+    /// An address of each family from this node's own blocks, or none at all.
+    fn allocate(&mut self, network: &NetworkName, families: &[Family]) -> Result<Vec<(IpAddr, Cidr)>, Refused> {
+        let mut given = Vec::new();
+        for family in families {
+            match self.allocate_one(network, *family) {
+                Some(address) => given.push(address),
+                None => {
+                    for (address, block) in given {
+                        self.addresses_of(network, block).release(address);
+                    }
+                    return Err(Refused::NoAddress { network: network.clone(), family: *family });
+                }
+            }
+        }
+        Ok(given)
+    }
+
+    fn allocate_one(&mut self, network: &NetworkName, family: Family) -> Option<(IpAddr, Cidr)> {
+        let blocks = self.usable_blocks(network, family);
+        blocks.into_iter().find_map(|block| Some((self.addresses_of(network, block).allocate()?, block)))
+    }
+
+    /// This node's blocks that new pods may have addresses from.
+    pub(crate) fn usable_blocks(&self, network: &NetworkName, family: Family) -> Vec<Cidr> {
+        let Some(spec) = self.networks.get(network) else { return Vec::new() };
+        let own = self.blocks_of(network, &self.this).filter(|block| block.family() == family);
+        own.filter(|block| spec.pools.iter().any(|pool| pool.has_block(block))).collect()
+    }
+
+    /// Whether some family of a network has no block with a free address on this node.
+    pub(crate) fn is_short_of_addresses(&self, network: &NetworkName) -> bool {
+        Family::ALL.into_iter().any(|family| self.needs_block(network, family))
+    }
+
+    /// Whether pods of this family cannot be added for want of a block with a free address.
+    pub(crate) fn needs_block(&self, network: &NetworkName, family: Family) -> bool {
+        let wanted = self.networks.get(network).is_some_and(|spec| spec.has_family(family));
+        wanted && !self.usable_blocks(network, family).iter().any(|block| self.has_free(network, block))
+    }
+
+    fn has_free(&self, network: &NetworkName, block: &Cidr) -> bool {
+        let used = self.used(network, block).unwrap_or(0);
+        (used as u128) < tartan_ipam::capacity(block)
+    }
+
+    fn detach(&mut self, key: AttachmentKey) -> Learned {
+        match self.endpoints.get_mut(&key) {
+            Some(attached) => {
+                attached.phase = Phase::Leaving;
+                dirty([Scope::Endpoint(key)])
+            }
+            None => Learned::default(),
+        }
+    }
+
+    fn shut(&mut self, key: AttachmentKey) -> Learned {
+        let Some(Attached { endpoint, .. }) = self.endpoints.remove(&key) else { return Learned::default() };
+        let mut learned = dirty([Scope::Endpoint(key.clone()), Scope::Network(endpoint.network.clone())]);
+        learned.records.push(Record::EndpointGone(key));
+        for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {
+            self.addresses_of(&endpoint.network, *block).release(*address);
+            learned.records.push(Record::Released(endpoint.network.clone(), *block, *address));
+        }
+        learned
+    }
+}
+
+fn dirty(scopes: impl IntoIterator<Item = Scope>) -> Learned {
+    Learned { dirty: scopes.into_iter().collect(), records: Vec::new() }
+}
+
+fn places(node: &Option<Node>) -> Option<BTreeSet<Cidr>> {
+    node.as_ref().map(|node| node.addresses.iter().map(|address| address.network()).collect())
+}

@@ -1,0 +1,198 @@
+//! Lowering: choices written down as rows of the kernel's tables.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tartan_fabric::vxlan_device;
+use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Sysctl, SysctlKey};
+use tartan_host::Scope as AddressScope;
+use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu};
+
+use crate::{Choice, EndpointChoice, NetworkChoice, NodeChoice, PeerChoice, Reach};
+
+/// The gateway of every routed pod for IPv4: an address of the host's end (link-local, RFC 3927).
+pub const GATEWAY_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+/// The gateway of every routed pod for IPv6: an address of the host's end.
+pub const GATEWAY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// The metric of the routes that catch a block's unused addresses: behind every route to a pod.
+const CATCH_METRIC: u32 = 8400;
+
+/// The rows of a choice. `netns` is where the pod's end of an interface goes that is still to be made.
+pub fn lower(choice: &Choice, netns: Option<NetnsToken>) -> Vec<Row> {
+    match choice {
+        Choice::Node(node) => lower_node(node),
+        Choice::Network(network) => lower_network(network),
+        Choice::Peer(peer) => lower_peer(peer),
+        Choice::Endpoint(endpoint) => lower_endpoint(endpoint, netns),
+    }
+}
+
+/// The rows inside a pod's namespace.
+pub fn inside(choice: &EndpointChoice) -> Rows {
+    let endpoint = &choice.endpoint;
+    let link = endpoint.key.interface.clone();
+    let end = Link {
+        name: link.clone(),
+        kind: LinkKind::Veth,
+        mac: endpoint.mac,
+        mtu: choice.mtu,
+        up: true,
+        master: None,
+        alias: String::new(),
+        peer: None,
+    };
+    let mut rows = Rows::from_iter([Row::Link(end)]);
+    for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {
+        rows.extend(inside_address(endpoint, &link, *address, block));
+    }
+    rows
+}
+
+/// The next hop of a pod's default route.
+pub fn gateway(attachment: Attachment, block: &Cidr) -> IpAddr {
+    match (attachment, block.family()) {
+        (Attachment::Bridge, _) => tartan_ipam::gateway(block),
+        (Attachment::Routed, Family::Ipv4) => GATEWAY_IPV4,
+        (Attachment::Routed, Family::Ipv6) => GATEWAY_IPV6,
+    }
+}
+
+/// The address as the pod's interface carries it.
+pub(crate) fn pod_address(attachment: Attachment, address: IpAddr, block: &Cidr) -> InterfaceAddress {
+    match attachment {
+        Attachment::Routed => InterfaceAddress::host(address),
+        Attachment::Bridge => {
+            InterfaceAddress::new(address, block.length()).unwrap_or_else(|| InterfaceAddress::host(address))
+        }
+    }
+}
+
+fn inside_address(endpoint: &Endpoint, link: &IfName, address: IpAddr, block: &Cidr) -> Vec<Row> {
+    let gateway = gateway(endpoint.attachment, block);
+    let address = pod_address(endpoint.attachment, address, block);
+    let everything = Cidr::everything(block.family());
+    let mut rows = vec![
+        Row::Address(Address { link: link.clone(), address, scope: AddressScope::Global }),
+        via(everything, gateway, link, None),
+    ];
+    if endpoint.attachment == Attachment::Routed {
+        // The host's end is known: no packet waits for its first resolution.
+        rows.push(Row::Neighbor(Neighbor { link: link.clone(), address: gateway, mac: host_mac(endpoint.mac) }));
+    }
+    rows
+}
+
+fn lower_node(node: &NodeChoice) -> Vec<Row> {
+    let forward = node.forward.iter().map(|family| match family {
+        Family::Ipv4 => SysctlKey::Ipv4Forward,
+        Family::Ipv6 => SysctlKey::Ipv6Forward,
+    });
+    let accept = node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
+    accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl).collect()
+}
+
+fn lower_network(network: &NetworkChoice) -> Vec<Row> {
+    let mut rows: Vec<Row> = network.locals.iter().map(|local| Row::Link(vxlan(network, *local))).collect();
+    // One device holds the node's addresses; routes by the other name them as their source.
+    if let Some(first) = network.locals.first() {
+        let device = vxlan_device(network.vni, Family::of(*first));
+        rows.extend(network.blocks.iter().map(|block| {
+            let own = InterfaceAddress::host(tartan_ipam::own_address(block));
+            Row::Address(Address { link: device.clone(), address: own, scope: AddressScope::Global })
+        }));
+    }
+    rows.extend(network.blocks.iter().map(|block| Row::Route(catch(*block))));
+    if let Some(bridge) = &network.bridge {
+        let alias = format!("tartan network {}", network.network);
+        rows.push(Row::Link(link(&bridge.name, LinkKind::Bridge, bridge.mac, network.mtu, alias)));
+        rows.extend(network.blocks.iter().filter_map(|block| bridge_address(&bridge.name, block)));
+    }
+    rows
+}
+
+fn vxlan(network: &NetworkChoice, local: IpAddr) -> Link {
+    let kind = LinkKind::Vxlan { vni: network.vni, local, port: network.port };
+    let alias = format!("tartan network {}", network.network);
+    link(&vxlan_device(network.vni, Family::of(local)), kind, network.mac, network.mtu, alias)
+}
+
+fn link(name: &IfName, kind: LinkKind, mac: Mac, mtu: Mtu, alias: String) -> Link {
+    Link { name: name.clone(), kind, mac, mtu, up: true, master: None, alias, peer: None }
+}
+
+fn bridge_address(bridge: &IfName, block: &Cidr) -> Option<Row> {
+    let address = InterfaceAddress::new(tartan_ipam::gateway(block), block.length())?;
+    Some(Row::Address(Address { link: bridge.clone(), address, scope: AddressScope::Global }))
+}
+
+/// Packets to an own block's unused addresses end here instead of following the default route out and back.
+fn catch(block: Cidr) -> Route {
+    Route { dst: block, metric: CATCH_METRIC, kind: RouteKind::Blackhole, source: None }
+}
+
+fn lower_peer(peer: &PeerChoice) -> Vec<Row> {
+    peer.reach.iter().flat_map(|reach| lower_reach(reach, Mac::of_node(&peer.id))).collect()
+}
+
+fn lower_reach(reach: &Reach, mac: Mac) -> Vec<Row> {
+    let device = vxlan_device(reach.vni, reach.underlay.family);
+    let mut rows = vec![Row::Fdb(Fdb { link: device.clone(), mac, dst: reach.underlay.remote })];
+    for (block, source) in &reach.blocks {
+        let next_hop = tartan_ipam::own_address(block);
+        rows.push(Row::Neighbor(Neighbor { link: device.clone(), address: next_hop, mac }));
+        rows.push(via(*block, next_hop, &device, *source));
+    }
+    rows
+}
+
+fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Row {
+    let kind = RouteKind::Via { gateway, link: link.clone() };
+    Row::Route(Route { dst, metric: Route::usual_metric(dst.family()), kind, source })
+}
+
+fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row> {
+    let endpoint = &choice.endpoint;
+    let peer =
+        netns.map(|netns| Peer { netns, name: endpoint.key.interface.clone(), mac: endpoint.mac });
+    let end = Link {
+        name: endpoint.link.clone(),
+        kind: LinkKind::Veth,
+        mac: host_mac(endpoint.mac),
+        mtu: choice.mtu,
+        up: choice.open,
+        master: choice.bridge.clone().filter(|_| choice.open),
+        alias: format!("tartan pod {}", endpoint.pod),
+        peer,
+    };
+    let mut rows = vec![Row::Link(end)];
+    if choice.open && endpoint.attachment == Attachment::Routed {
+        rows.extend(endpoint.addresses.iter().flat_map(|address| lower_routed(choice, *address)));
+    }
+    rows
+}
+
+fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {
+    let family = Family::of(address);
+    let link = &choice.endpoint.link;
+    let (gateway, scope) = match family {
+        Family::Ipv4 => (InterfaceAddress::host(GATEWAY_IPV4), AddressScope::Link),
+        Family::Ipv6 => (InterfaceAddress::host(GATEWAY_IPV6), AddressScope::Link),
+    };
+    let route = Route {
+        dst: Cidr::host(address),
+        metric: Route::usual_metric(family),
+        kind: RouteKind::Link { link: link.clone() },
+        source: choice.sources.iter().copied().find(|source| Family::of(*source) == family),
+    };
+    [
+        Row::Address(Address { link: link.clone(), address: gateway, scope }),
+        Row::Neighbor(Neighbor { link: link.clone(), address, mac: choice.endpoint.mac }),
+        Row::Route(route),
+    ]
+}
+
+/// The MAC address of the host's end: the pod's with its last bit turned.
+pub(crate) fn host_mac(pod: Mac) -> Mac {
+    let [a, b, c, d, e, f] = pod.bytes();
+    Mac::from_bytes([a, b, c, d, e, f ^ 1])
+}

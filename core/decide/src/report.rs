@@ -1,0 +1,203 @@
+//! What a node tells people of what it knows.
+
+use std::net::IpAddr;
+
+use tartan_api::cni::{Added, AddedIp, AddedRoute, Interface};
+use tartan_api::verb::{
+    Blocked, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerRow, RouteRow, UplinkStatus,
+};
+use tartan_fabric::Way;
+use tartan_host::{Route, RouteKind, Row, Rows};
+use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, NetworkName, Node, NodeId};
+
+use crate::lower::{gateway, host_mac, pod_address};
+use crate::{Choice, EndpointChoice, World};
+
+impl World {
+    /// `tartan nodes`; `alive` tells whose lease is renewed.
+    pub fn report_nodes(&self, alive: impl Fn(&NodeId) -> bool) -> Vec<NodeRow> {
+        let row = |node: &Node| NodeRow {
+            name: node.name.clone(),
+            id: node.id,
+            addresses: node.addresses.clone(),
+            alive: alive(&node.id),
+            this: node.id == self.this,
+            blocks: self.all_blocks_of(&node.id),
+        };
+        sorted(self.nodes().map(row).collect(), |row: &NodeRow| row.name.clone())
+    }
+
+    /// `tartan peers`; `since` tells since when a peer's path is in use.
+    pub fn report_peers(&self, since: impl Fn(&NodeId) -> Option<String>) -> Vec<PeerRow> {
+        let own = self.own_node();
+        let rows = self.peers().map(|peer| self.report_peer(own.as_ref(), peer, since(&peer.id)));
+        sorted(rows.collect(), |row: &PeerRow| row.node.clone())
+    }
+
+    fn report_peer(&self, own: Option<&Node>, peer: &Node, since: Option<String>) -> PeerRow {
+        let ways = own.into_iter().flat_map(|own| {
+            self.networks().map(move |network| tartan_fabric::choose(own, peer, &network.paths))
+        });
+        let mut row = PeerRow {
+            node: peer.name.clone(),
+            address: None,
+            path: None,
+            sealed: false,
+            mtu: None,
+            rtt_ms: None,
+            since: None,
+            blocked: Vec::new(),
+            blocks: self.all_blocks_of(&peer.id),
+        };
+        for way in ways {
+            match way {
+                Way::Through(reached) if row.path.is_none() => {
+                    row.path = Some(reached.path);
+                    row.address = Some(reached.underlay.remote);
+                    row.mtu = own.map(|own| tartan_fabric::path_mtu(own, peer, reached.underlay.family));
+                    row.since = since.clone();
+                }
+                Way::Through(_) => {}
+                Way::None(blocked) => row.blocked.extend(
+                    blocked.into_iter().map(|b| Blocked { path: b.path, reason: b.reason.to_string() }),
+                ),
+            }
+        }
+        row.blocked.dedup();
+        row
+    }
+
+    /// `tartan endpoints`; `ready` tells whether everything of one is in the kernel.
+    pub fn report_endpoints(&self, ready: impl Fn(&AttachmentKey) -> bool) -> Vec<EndpointRow> {
+        let row = |endpoint: &Endpoint| EndpointRow {
+            pod: endpoint.pod.clone(),
+            network: endpoint.network.clone(),
+            addresses: endpoint.addresses.clone(),
+            mac: endpoint.mac,
+            attachment: endpoint.attachment,
+            link: endpoint.link.clone(),
+            container: endpoint.key.container.clone(),
+            interface: endpoint.key.interface.clone(),
+            ready: ready(&endpoint.key),
+        };
+        let rows = self.endpoints().map(|attached| row(&attached.endpoint)).collect();
+        sorted(rows, |row: &EndpointRow| row.pod.clone())
+    }
+
+    /// `tartan ipam`.
+    pub fn report_ipam(&self) -> Vec<IpamRow> {
+        let row = |(network, block, owner): (&NetworkName, &Cidr, &NodeId)| IpamRow {
+            network: network.clone(),
+            pool: self.pool_of(network, block),
+            block: *block,
+            node: self.node(owner).map_or_else(|| owner.to_string(), |node| node.name.to_string()),
+            used: self.used(network, block).filter(|_| *owner == self.this).map(|used| used as u64),
+            capacity: u64::try_from(tartan_ipam::capacity(block)).unwrap_or(u64::MAX),
+        };
+        self.blocks().map(row).collect()
+    }
+
+    /// `tartan routes`: the routes that are wanted, with what they are for and whether the kernel has them.
+    pub fn report_routes(&self, installed: impl Fn(&Row) -> bool) -> Vec<RouteRow> {
+        let mut rows = Vec::new();
+        for scope in self.scopes() {
+            let Some(choice) = self.decide(&scope).choice else { continue };
+            let purpose = self.purpose(&choice);
+            for row in crate::lower(&choice, None) {
+                if let Row::Route(route) = &row {
+                    rows.push(route_row(route, &purpose, installed(&row)));
+                }
+            }
+        }
+        sorted(rows, |row: &RouteRow| row.dst)
+    }
+
+    fn purpose(&self, choice: &Choice) -> String {
+        match choice {
+            Choice::Node(_) => "node".into(),
+            Choice::Network(_) => "block".into(),
+            Choice::Peer(peer) => {
+                let name = self.node(&peer.id).map_or_else(|| peer.id.to_string(), |node| node.name.to_string());
+                format!("peer {name}")
+            }
+            Choice::Endpoint(endpoint) => format!("pod {}", endpoint.endpoint.pod),
+        }
+    }
+
+    /// The networks as `tartan status` shows them.
+    pub fn report_networks(&self) -> Vec<NetworkStatus> {
+        self.networks()
+            .map(|network| NetworkStatus {
+                name: network.name.clone(),
+                attachment: network.attachment,
+                mtu: self.pod_mtu(network),
+                blocks: self.blocks_of(&network.name, &self.this).collect(),
+            })
+            .collect()
+    }
+
+    /// The uplink as `tartan status` shows it.
+    pub fn report_uplink(&self) -> Option<UplinkStatus> {
+        self.uplink().map(|uplink| UplinkStatus {
+            interface: uplink.name.clone(),
+            mtu: uplink.mtu,
+            addresses: uplink.addresses.clone(),
+        })
+    }
+
+    /// Everything that is wanted now, and every note.
+    pub fn wanted(&self) -> (Rows, Vec<String>) {
+        let mut rows = Rows::default();
+        let mut notes = Vec::new();
+        for scope in self.scopes() {
+            let decision = self.decide(&scope);
+            rows.extend(decision.choice.iter().flat_map(|choice| crate::lower(choice, None)));
+            notes.extend(decision.notes.iter().map(ToString::to_string));
+        }
+        (rows, notes)
+    }
+
+    fn all_blocks_of(&self, id: &NodeId) -> Vec<Cidr> {
+        self.blocks().filter(|(_, _, owner)| *owner == id).map(|(_, block, _)| *block).collect()
+    }
+
+    fn pool_of(&self, network: &NetworkName, block: &Cidr) -> Cidr {
+        let pools = self.network(network).map(|network| network.pools.as_slice()).unwrap_or_default();
+        pools.iter().map(|pool| pool.cidr()).find(|pool| pool.covers(block)).unwrap_or(*block)
+    }
+}
+
+/// The answer to the runtime for an interface that is in the kernel.
+pub fn added(choice: &EndpointChoice) -> Added {
+    let endpoint = &choice.endpoint;
+    let pairs = || endpoint.addresses.iter().copied().zip(&endpoint.blocks);
+    Added {
+        host: Interface { name: endpoint.link.clone(), mac: host_mac(endpoint.mac) },
+        container: Interface { name: endpoint.key.interface.clone(), mac: endpoint.mac },
+        mtu: choice.mtu,
+        ips: pairs().map(|(address, block)| added_ip(endpoint.attachment, address, block)).collect(),
+        routes: pairs()
+            .map(|(_, block)| AddedRoute {
+                dst: Cidr::everything(block.family()),
+                gw: gateway(endpoint.attachment, block),
+            })
+            .collect(),
+    }
+}
+
+fn added_ip(attachment: Attachment, address: IpAddr, block: &Cidr) -> AddedIp {
+    AddedIp { address: pod_address(attachment, address, block), gateway: gateway(attachment, block) }
+}
+
+fn route_row(route: &Route, purpose: &str, installed: bool) -> RouteRow {
+    let via = match &route.kind {
+        RouteKind::Via { gateway, .. } => Some(*gateway),
+        RouteKind::Link { .. } | RouteKind::Blackhole => None,
+    };
+    RouteRow { dst: route.dst, via, dev: route.link().cloned(), purpose: purpose.into(), installed }
+}
+
+fn sorted<T, K: Ord>(mut rows: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    rows.sort_by_key(key);
+    rows
+}

@@ -1,0 +1,200 @@
+//! What a node knows. It depends on current knowledge only, never on how that was come by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use tartan_api::network::{MtuChoice, Network};
+use tartan_ipam::BlockAddresses;
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, Mtu, NetworkName, Node, NodeId, NodeName, Uplink};
+
+/// What is decided at once, and what a row belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The node itself: its settings and what it publishes.
+    Node,
+    /// A network on this node: its devices, blocks and bridge.
+    Network(NetworkName),
+    /// Another node.
+    Peer(NodeId),
+    /// A pod's interface on this node.
+    Endpoint(AttachmentKey),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::Node => write!(f, "node"),
+            Scope::Network(name) => write!(f, "network {name}"),
+            Scope::Peer(id) => write!(f, "peer {id}"),
+            Scope::Endpoint(key) => write!(f, "endpoint {key}"),
+        }
+    }
+}
+
+/// A pod's interface and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The choices made for it.
+    pub endpoint: Endpoint,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+/// How far a pod's interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It shall work.
+    Wanted,
+    /// It shall be shut; its addresses are still its own.
+    Leaving,
+}
+
+/// Everything that this node knows of the world. [`World::learn`] is its only writer.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub(crate) this: NodeId,
+    pub(crate) name: NodeName,
+    /// The uplink as it was last seen with an address.
+    pub(crate) uplink: Option<Uplink>,
+    /// Whether it is there now.
+    pub(crate) uplink_up: bool,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) networks: BTreeMap<NetworkName, Network>,
+    pub(crate) blocks: BTreeMap<NetworkName, BTreeMap<Cidr, NodeId>>,
+    pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
+    /// The number in each bridge's name: given once, kept.
+    pub(crate) bridges: BTreeMap<NetworkName, u32>,
+    /// The addresses of this node's own blocks. Outlives the knowledge of who owns the block, so that an
+    /// address in use is never given twice.
+    pub(crate) addresses: BTreeMap<(NetworkName, Cidr), BlockAddresses>,
+    /// How often in a row a block was lost to another node.
+    pub(crate) lost_claims: BTreeMap<NetworkName, u32>,
+    pub(crate) in_sync: bool,
+}
+
+impl World {
+    /// The world of a node that knows nothing but itself.
+    pub fn new(this: NodeId, name: NodeName) -> World {
+        World {
+            this,
+            name,
+            uplink: None,
+            uplink_up: false,
+            nodes: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            lost_claims: BTreeMap::new(),
+            in_sync: false,
+        }
+    }
+
+    /// This node's id.
+    pub fn this(&self) -> NodeId {
+        self.this
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// The interface to the other nodes.
+    pub fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// Whether the store has told all it knows.
+    pub fn in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// This node as the others shall see it; None as long as no uplink was ever seen.
+    pub fn own_node(&self) -> Option<Node> {
+        let uplink = self.uplink.as_ref()?;
+        Some(Node {
+            id: self.this,
+            name: self.name.clone(),
+            addresses: uplink.addresses.clone(),
+            mtu: uplink.mtu,
+        })
+    }
+
+    /// Every node in the store, this one included.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The other nodes in the store.
+    pub fn peers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.id != self.this)
+    }
+
+    /// The node with this id.
+    pub fn node(&self, id: &NodeId) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values()
+    }
+
+    /// The network of this name.
+    pub fn network(&self, name: &NetworkName) -> Option<&Network> {
+        self.networks.get(name)
+    }
+
+    /// Every block that is owned: its network, range and owner.
+    pub fn blocks(&self) -> impl Iterator<Item = (&NetworkName, &Cidr, &NodeId)> {
+        self.blocks.iter().flat_map(|(name, blocks)| blocks.iter().map(move |(block, id)| (name, block, id)))
+    }
+
+    /// The blocks of a network that a node owns, in order.
+    pub fn blocks_of(&self, network: &NetworkName, owner: &NodeId) -> impl Iterator<Item = Cidr> {
+        let blocks = self.blocks.get(network).into_iter().flatten();
+        blocks.filter(move |(_, id)| *id == owner).map(|(block, _)| *block)
+    }
+
+    /// The pods' interfaces on this node.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Attached> {
+        self.endpoints.values()
+    }
+
+    /// The pod's interface that the runtime knows by this key.
+    pub fn endpoint(&self, key: &AttachmentKey) -> Option<&Attached> {
+        self.endpoints.get(key)
+    }
+
+    /// How many addresses of an own block are in use.
+    pub fn used(&self, network: &NetworkName, block: &Cidr) -> Option<usize> {
+        self.addresses.get(&(network.clone(), *block)).map(BlockAddresses::used)
+    }
+
+    /// The MTU of a network's pods; None without an uplink.
+    pub fn pod_mtu(&self, network: &Network) -> Option<Mtu> {
+        let fixed = match network.mtu {
+            MtuChoice::Auto => None,
+            MtuChoice::Bytes(mtu) => Some(mtu),
+        };
+        self.own_node().map(|own| tartan_fabric::pod_mtu(&own, fixed))
+    }
+
+    /// The source address of traffic that this node itself sends to pods of a network: its own in its first block.
+    pub(crate) fn source(&self, network: &NetworkName, family: Family) -> Option<IpAddr> {
+        let mut blocks = self.blocks_of(network, &self.this);
+        blocks.find(|block| block.family() == family).map(|block| tartan_ipam::own_address(&block))
+    }
+
+    /// Every scope that there is something to decide for.
+    pub fn scopes(&self) -> BTreeSet<Scope> {
+        let mut scopes = BTreeSet::from([Scope::Node]);
+        scopes.extend(self.networks.keys().cloned().map(Scope::Network));
+        scopes.extend(self.peers().map(|node| Scope::Peer(node.id)));
+        scopes.extend(self.endpoints.keys().cloned().map(Scope::Endpoint));
+        scopes
+    }
+}

@@ -1,0 +1,289 @@
+//! Laws of the one decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use tartan_api::network::{ClusterNetwork, Network};
+use tartan_api::object::{Object, parse};
+use tartan_decide::{Attach, Decision, Fact, Phase, Record, Scope, World, lower};
+use tartan_host::{Key, Row};
+use tartan_model::{
+    AttachmentKey, Cidr, Endpoint, InterfaceAddress, Mac, Mtu, NetworkName, Node, NodeId, Uplink,
+};
+
+const THIS: u8 = 1;
+
+fn id(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 16])
+}
+
+fn world() -> World {
+    World::new(id(THIS), "n1".parse().unwrap())
+}
+
+fn address(n: u8, family: u8) -> InterfaceAddress {
+    let text = if family == 4 { format!("172.30.0.{n}/16") } else { format!("fd00:30::{n}/64") };
+    text.parse().unwrap()
+}
+
+fn node(n: u8, families: &[u8]) -> Node {
+    Node {
+        id: id(n),
+        name: format!("n{n}").parse().unwrap(),
+        addresses: families.iter().map(|family| address(n, *family)).collect(),
+        mtu: Mtu::try_from(1500).unwrap(),
+    }
+}
+
+fn uplink(families: &[u8], mtu: u32) -> Uplink {
+    Uplink {
+        name: "eth0".parse().unwrap(),
+        mtu: Mtu::try_from(mtu).unwrap(),
+        addresses: families.iter().map(|family| address(THIS, *family)).collect(),
+        router_advertised: families.contains(&6) && mtu == 9000,
+    }
+}
+
+fn network(name: &str, pools: &str, vni: u32, attachment: &str) -> Network {
+    let text = format!(
+        "{{apiVersion: tartan.dev/v1alpha1, kind: ClusterNetwork, metadata: {{name: {name}}}, \
+         spec: {{pools: [{pools}], vxlan: {{vni: {vni}}}, attachment: {attachment}}}}}"
+    );
+    let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0);
+    ClusterNetwork::resolve(&object).unwrap()
+}
+
+fn block(network: usize, family: u8, n: u8) -> Cidr {
+    match family {
+        4 => format!("10.{}.{n}.0/29", 10 + network),
+        _ => format!("fd00:{}:0:{n}::/64", 10 + network),
+    }
+    .parse()
+    .unwrap()
+}
+
+fn name(network: usize) -> NetworkName {
+    ["blue", "red"][network].parse().unwrap()
+}
+
+fn key(n: u8) -> AttachmentKey {
+    AttachmentKey { container: format!("c{n}").parse().unwrap(), interface: "eth0".parse().unwrap() }
+}
+
+fn attach(n: u8, network: usize, link: u32) -> Fact {
+    Fact::Attach(Attach {
+        key: key(n),
+        pod: format!("default/p{n}").parse().unwrap(),
+        network: name(network),
+        labels: BTreeMap::new(),
+        link: format!("tt{link:012x}").parse().unwrap(),
+        mac: Mac::local([0, 0, 0, 0, link as u8, n]),
+    })
+}
+
+fn networks(at: usize, pools: u8, attachment: &str) -> Network {
+    let v4 = format!("{{cidr: 10.{}.0.0/16, blockSize: 29}}", 10 + at);
+    let v6 = format!("{{cidr: \"fd00:{}::/48\", blockSize: 64}}", 10 + at);
+    let pools = match pools {
+        0 => v4,
+        1 => v6,
+        2 => format!("{v4}, {v6}"),
+        // Meets the underlay.
+        _ => "{cidr: 172.16.0.0/12, blockSize: 24}".into(),
+    };
+    network(["blue", "red"][at], &pools, 1 + at as u32, attachment)
+}
+
+fn families() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![Just(vec![4]), Just(vec![6]), Just(vec![4, 6])]
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    prop_oneof![
+        1 => Just(Fact::Uplink(None)),
+        3 => (families(), prop_oneof![Just(1500u32), Just(9000)]).prop_map(|(f, m)| Fact::Uplink(Some(uplink(&f, m)))),
+        3 => (2u8..5, families()).prop_map(|(n, f)| Fact::Node(id(n), Some(node(n, &f)))),
+        1 => (2u8..5).prop_map(|n| Fact::Node(id(n), None)),
+        4 => (0usize..2, 0u8..4, prop_oneof![Just("routed"), Just("bridge")])
+            .prop_map(|(at, pools, how)| Fact::Network(name(at), Some(networks(at, pools, how)))),
+        1 => (0usize..2).prop_map(|at| Fact::Network(name(at), None)),
+        6 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4, 1u8..5)
+            .prop_map(|(at, f, n, owner)| Fact::Block(name(at), block(at, f, n), Some(id(owner)))),
+        1 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4)
+            .prop_map(|(at, f, n)| Fact::Block(name(at), block(at, f, n), None)),
+        1 => (0usize..2).prop_map(|at| Fact::ClaimLost(name(at))),
+        1 => Just(Fact::InSync),
+        6 => (0u8..6, 0usize..2, any::<u32>()).prop_map(|(n, at, link)| attach(n, at, link)),
+        2 => (0u8..6).prop_map(|n| Fact::Detach(key(n))),
+        2 => (0u8..6).prop_map(|n| Fact::Shut(key(n))),
+    ]
+}
+
+/// Facts as they come, most often behind a start that lets pods be attached.
+fn facts(most: usize) -> impl Strategy<Value = Vec<Fact>> {
+    let start = (families(), 0u8..3, prop_oneof![Just("routed"), Just("bridge")]).prop_map(|(f, pools, how)| {
+        let blocks = [4, 6].map(|family| Fact::Block(name(0), block(0, family, 3), Some(id(THIS))));
+        let mut facts = vec![
+            Fact::Uplink(Some(uplink(&f, 1500))),
+            Fact::Network(name(0), Some(networks(0, pools, how))),
+            Fact::InSync,
+        ];
+        facts.extend(blocks);
+        facts
+    });
+    let start = prop_oneof![1 => Just(Vec::new()), 3 => start];
+    (start, prop::collection::vec(fact(), 1..most)).prop_map(|(mut start, rest)| {
+        start.extend(rest);
+        start
+    })
+}
+
+fn everything(world: &World) -> BTreeMap<Scope, Decision> {
+    let all = world.scopes().into_iter().map(|scope| (scope.clone(), world.decide(&scope)));
+    all.filter(|(_, decision)| *decision != Decision::default()).collect()
+}
+
+/// Addresses of all endpoints of a world, with their networks.
+fn given(world: &World) -> Vec<(NetworkName, IpAddr)> {
+    let of = |endpoint: &Endpoint| {
+        let network = endpoint.network.clone();
+        endpoint.addresses.iter().map(move |address| (network.clone(), *address)).collect::<Vec<_>>()
+    };
+    world.endpoints().flat_map(|attached| of(&attached.endpoint)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deciding_what_is_dirty_equals_deciding_everything(facts in facts(40)) {
+        let mut world = world();
+        let mut kept: BTreeMap<Scope, Decision> = everything(&world);
+        for fact in facts {
+            let Ok(learned) = world.learn(fact) else { continue };
+            for scope in learned.dirty {
+                match world.decide(&scope) {
+                    decision if decision == Decision::default() => { kept.remove(&scope); }
+                    decision => { kept.insert(scope, decision); }
+                }
+            }
+            prop_assert_eq!(&kept, &everything(&world));
+        }
+    }
+
+    #[test]
+    fn an_address_is_never_given_twice(facts in facts(80)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            let all = given(&world);
+            let distinct: BTreeSet<_> = all.iter().cloned().collect();
+            prop_assert_eq!(all.len(), distinct.len());
+        }
+    }
+
+    #[test]
+    fn a_refused_attachment_changes_nothing(facts in facts(40)) {
+        let mut world = world();
+        for fact in facts {
+            let before = everything(&world);
+            let used = given(&world);
+            if world.learn(fact).is_err() {
+                prop_assert_eq!(&before, &everything(&world));
+                prop_assert_eq!(used, given(&world));
+            }
+        }
+    }
+
+    #[test]
+    fn a_detour_leaves_no_trace(facts in facts(25), n in 6u8..9, f in families()) {
+        let mut straight = world();
+        let mut detour = world();
+        for fact in facts {
+            let _ = straight.learn(fact.clone());
+            let _ = detour.learn(fact);
+            let _ = detour.learn(Fact::Node(id(n), Some(node(n, &f))));
+            let _ = detour.learn(Fact::Block(name(0), block(0, 4, n), Some(id(n))));
+            let _ = detour.learn(Fact::Block(name(0), block(0, 4, n), None));
+            let _ = detour.learn(Fact::Node(id(n), None));
+        }
+        prop_assert_eq!(everything(&straight), everything(&detour));
+    }
+
+    /// What was recorded is enough: the next agent gives every pod the same again and no address twice.
+    #[test]
+    fn a_restart_from_the_records_decides_the_same(facts in facts(60)) {
+        let mut first = world();
+        let mut told = Vec::new();
+        let mut records = Vec::new();
+        for fact in facts {
+            let durable = !matches!(fact, Fact::Attach(_) | Fact::Detach(_) | Fact::Shut(_) | Fact::ClaimLost(_));
+            if let Ok(learned) = first.learn(fact.clone()) {
+                records.extend(learned.records);
+                if durable { told.push(fact); }
+            }
+        }
+        let leaving = first.endpoints().filter(|attached| attached.phase == Phase::Leaving).count();
+        prop_assume!(leaving == 0);
+        let mut second = world();
+        restored(&records).into_iter().chain(told).for_each(|fact| { let _ = second.learn(fact); });
+        let choices = |world: &World| -> BTreeMap<Scope, _> {
+            everything(world).into_iter().filter(|(scope, _)| !matches!(scope, Scope::Network(_)))
+                .map(|(scope, decision)| (scope, decision.choice)).collect()
+        };
+        prop_assert_eq!(choices(&first), choices(&second));
+        let _ = second.learn(attach(99, 0, 1));
+        let all = given(&second);
+        prop_assert_eq!(all.len(), all.iter().cloned().collect::<BTreeSet<_>>().len());
+    }
+
+    #[test]
+    fn no_two_scopes_want_the_same_row(facts in facts(60)) {
+        let mut world = world();
+        facts.into_iter().for_each(|fact| { let _ = world.learn(fact); });
+        let mut seen: BTreeMap<Key, Scope> = BTreeMap::new();
+        for (scope, decision) in everything(&world) {
+            for row in decision.choice.iter().flat_map(|choice| lower(choice, None)) {
+                let other = seen.insert(row.key(), scope.clone());
+                prop_assert!(other.is_none() || other == Some(scope.clone()), "{row}: {other:?} and {scope}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_stand_only_on_links_that_are_wanted(facts in facts(60)) {
+        let mut world = world();
+        facts.into_iter().for_each(|fact| { let _ = world.learn(fact); });
+        let (rows, _) = world.wanted();
+        for row in rows.iter() {
+            if let Some(link) = row.on() {
+                prop_assert!(rows.link(link).is_some(), "{row} stands on nothing");
+            }
+            if let Row::Link(link) = row {
+                prop_assert!(link.master.as_ref().is_none_or(|master| rows.link(master).is_some()), "{row}");
+            }
+        }
+    }
+}
+
+/// What the records come to: the last word on each thing, releases in the order in which they were made.
+fn restored(records: &[Record]) -> Vec<Fact> {
+    let mut facts: Vec<Fact> = Vec::new();
+    let mut endpoints: BTreeMap<AttachmentKey, Endpoint> = BTreeMap::new();
+    let mut released = Vec::new();
+    for record in records {
+        match record.clone() {
+            Record::Endpoint(endpoint) => { endpoints.insert(endpoint.key.clone(), endpoint); }
+            Record::EndpointGone(key) => { endpoints.remove(&key); }
+            Record::Released(network, block, address) => {
+                released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
+                released.push(Fact::Released(network, block, address));
+            }
+            Record::Bridge(network, number) => facts.push(Fact::Bridge(network, number)),
+        }
+    }
+    facts.extend(endpoints.into_values().map(Fact::Restored));
+    facts.extend(released);
+    facts
+}

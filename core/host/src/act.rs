@@ -1,0 +1,237 @@
+//! A kernel made of data: it takes the same steps as Linux, with the same side effects and the same errors.
+//!
+//! Every rule here was seen on Linux 6.18 with iproute2 in a scratch namespace; the functions of the kernel's source
+//! that make it so are named beside it. The order of checks is the kernel's: link, link up, gateway, source, exists.
+//!
+//! Left out, so plans that lean on it are not judged: which of two IPv4 addresses in one network of one link is the
+//! primary one (removing it removes the others unless `promote_secondaries` is set), a bridge whose MTU follows its
+//! ports until it is set apart from them, and what the other end of a veth has in its namespace.
+
+use std::net::IpAddr;
+
+use tartan_model::{Family, IfName, Mtu};
+
+use crate::{
+    Address, Fdb, Host, Key, Link, LinkKind, Neighbor, Route, RouteKind, Row, Step, StepError, Sysctl,
+    SysctlKey,
+};
+
+/// `EAFNOSUPPORT` (errno(3)).
+const ADDRESS_FAMILY: i32 = 97;
+/// `ELOOP` (errno(3)).
+const LOOP: i32 = 40;
+
+impl Host {
+    /// Takes one step, with everything that Linux does along with it.
+    ///
+    /// # Errors
+    /// As Linux does; the host is then as before, but for an IPv6 route that was to be changed, which is gone.
+    pub fn act(&mut self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::Create { row: Row::Route(route) } => self.create_route(route),
+            Step::Create { row: Row::Link(link) } => self.create_link(link),
+            Step::Change { from, to: Row::Route(route) } => self.change_route(&from.key(), route),
+            Step::Change { to: Row::Link(link), .. } => self.change_link(link),
+            Step::Create { row } | Step::Change { to: row, .. } => self.put(row),
+            Step::Remove { row } => {
+                self.take_away(&row.key());
+                Ok(())
+            }
+        }
+    }
+
+    /// The tables whose entries are made and replaced in one way (NLM_F_CREATE | NLM_F_REPLACE).
+    fn put(&mut self, row: &Row) -> Result<(), StepError> {
+        match row {
+            Row::Sysctl(sysctl) => self.set(sysctl),
+            Row::Address(address) => self.put_address(address),
+            Row::Fdb(fdb) => self.put_fdb(fdb),
+            Row::Neighbor(neighbor) => self.put_neighbor(neighbor),
+            Row::Link(link) => self.create_link(link),
+            Row::Route(route) => self.create_route(route),
+        }
+    }
+
+    /// A setting of a link is a file that comes and goes with the link.
+    fn set(&mut self, sysctl: &Sysctl) -> Result<(), StepError> {
+        if let SysctlKey::AcceptRa(link) = &sysctl.key {
+            self.link_up(link)?;
+        }
+        self.rows.insert(Row::Sysctl(sysctl.clone()));
+        Ok(())
+    }
+
+    fn create_link(&mut self, link: &Link) -> Result<(), StepError> {
+        let taken = self.rows.link(&link.name).is_some() || self.foreign.contains_key(&link.name);
+        if taken || self.has_vxlan_like(&link.kind) {
+            return Err(StepError::Exists);
+        }
+        if link.kind == LinkKind::Veth && link.peer.is_none() {
+            return Err(StepError::NoNamespace);
+        }
+        self.check_master(link)?;
+        self.rows.insert(Row::Link(Link { peer: None, ..link.clone() }));
+        Ok(())
+    }
+
+    /// One network id, port and underlay family belong to one device, whatever its local address (`vxlan_config_validate`).
+    fn has_vxlan_like(&self, kind: &LinkKind) -> bool {
+        let LinkKind::Vxlan { vni, local, port } = kind else { return false };
+        self.links().any(|other| match &other.kind {
+            LinkKind::Vxlan { vni: v, local: l, port: p } => {
+                (v, p, Family::of(*l)) == (vni, port, Family::of(*local))
+            }
+            _ => false,
+        })
+    }
+
+    /// Only a bridge takes ports, and no bridge as a port (`do_set_master`, `br_add_if`). What a foreign link is, is
+    /// not known.
+    fn check_master(&self, link: &Link) -> Result<(), StepError> {
+        let Some(master) = &link.master else { return Ok(()) };
+        match self.rows.link(master).map(|master| &master.kind) {
+            Some(LinkKind::Bridge) if link.kind == LinkKind::Bridge => {
+                Err(StepError::Kernel { errno: LOOP, text: "Can not enslave a bridge to a bridge".into() })
+            }
+            Some(LinkKind::Bridge) => Ok(()),
+            None if self.foreign.contains_key(master) => Ok(()),
+            _ => Err(StepError::NoLink),
+        }
+    }
+
+    /// What a link is cannot be changed, so it stays.
+    fn change_link(&mut self, to: &Link) -> Result<(), StepError> {
+        let from = self.rows.link(&to.name).ok_or(StepError::Gone)?.clone();
+        let to = Link { kind: from.kind.clone(), peer: None, ..to.clone() };
+        self.check_master(&to)?;
+        self.link_changed(&from, &to);
+        self.rows.insert(Row::Link(to));
+        Ok(())
+    }
+
+    /// An address that is there already keeps its scope, and an IPv6 address its length: a replacement only changes
+    /// lifetimes, flags and metric (`inet_rtm_newaddr`, `inet6_addr_modify`).
+    fn put_address(&mut self, address: &Address) -> Result<(), StepError> {
+        let family = address.address.family();
+        self.link_up_for(&address.link, family)?;
+        let same = |found: &Address| {
+            found.link == address.link
+                && found.address.address() == address.address.address()
+                && (family == Family::Ipv6 || found.address == address.address)
+        };
+        if !self.addresses().any(same) {
+            self.rows.insert(Row::Address(address.clone()));
+        }
+        Ok(())
+    }
+
+    /// On what is not a VXLAN device the kernel takes the entry, but without a destination (`ndo_dflt_fdb_add`): no
+    /// row of ours.
+    fn put_fdb(&mut self, fdb: &Fdb) -> Result<(), StepError> {
+        self.link_up(&fdb.link)?;
+        match self.rows.link(&fdb.link).map(|link| &link.kind) {
+            Some(LinkKind::Vxlan { local, .. }) if Family::of(*local) != Family::of(fdb.dst) => {
+                Err(StepError::Kernel {
+                    errno: ADDRESS_FAMILY,
+                    text: "Address family not supported by protocol".into(),
+                })
+            }
+            Some(LinkKind::Vxlan { .. }) => {
+                self.rows.insert(Row::Fdb(fdb.clone()));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A permanent neighbour may be made on a link that is down.
+    fn put_neighbor(&mut self, neighbor: &Neighbor) -> Result<(), StepError> {
+        self.link_up_for(&neighbor.link, Family::of(neighbor.address))?;
+        self.rows.insert(Row::Neighbor(neighbor.clone()));
+        Ok(())
+    }
+
+    fn create_route(&mut self, route: &Route) -> Result<(), StepError> {
+        self.check_route(route)?;
+        if self.rows.get(&Key::Route(route.dst, route.metric)).is_some() || self.is_connected(route) {
+            return Err(StepError::Exists);
+        }
+        self.rows.insert(Row::Route(route.clone()));
+        Ok(())
+    }
+
+    /// IPv4 replaces in one, or makes what is not there; for IPv6 a replacement could take over a foreign route of
+    /// the same key, so the hand removes and makes.
+    fn change_route(&mut self, from: &Key, to: &Route) -> Result<(), StepError> {
+        if to.dst.family() == Family::Ipv6 {
+            self.rows.remove(from);
+            return self.create_route(to);
+        }
+        self.check_route(to)?;
+        self.rows.insert(Row::Route(to.clone()));
+        Ok(())
+    }
+
+    /// `fib_check_nh` and `fib_create_info` for IPv4, `ip6_route_info_create` for IPv6.
+    fn check_route(&self, route: &Route) -> Result<(), StepError> {
+        let family = route.dst.family();
+        if let Some(link) = route.link()
+            && !self.link_up_for(link, family)?
+        {
+            return Err(StepError::NotReady);
+        }
+        if let RouteKind::Via { gateway, link } = &route.kind
+            && self.is_own_gateway(*gateway, link)
+        {
+            return Err(StepError::NotReady);
+        }
+        // The kernel does not look at the source of an IPv4 blackhole.
+        let unseen = family == Family::Ipv4 && route.kind == RouteKind::Blackhole;
+        match route.source {
+            Some(source) if !unseen && !self.has_address(source) => Err(StepError::NotReady),
+            _ => Ok(()),
+        }
+    }
+
+    /// An address of this host is no gateway; a link-local one counts on its own link only.
+    fn is_own_gateway(&self, gateway: IpAddr, link: &IfName) -> bool {
+        let local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
+        self.addresses().any(|own| own.address.address() == gateway && (!local || own.link == *link))
+    }
+
+    /// The kernel's own route to the network of an IPv4 address has metric 0 and is no row (`fib_add_ifaddr`). That
+    /// of an IPv6 address has metric 256.
+    fn is_connected(&self, route: &Route) -> bool {
+        route.metric == 0
+            && route.dst.length() < 32
+            && self
+                .addresses()
+                .any(|own| own.address.network() == route.dst && self.link_up(&own.link) == Ok(true))
+    }
+
+    fn take_away(&mut self, key: &Key) {
+        match (key, self.rows.get(key).cloned()) {
+            // A setting always has a value.
+            (Key::Sysctl(_), _) | (_, None) => {}
+            (Key::Link(name), _) => self.drop_link(name),
+            (_, Some(Row::Address(address))) => self.drop_address(&address),
+            _ => {
+                self.rows.remove(key);
+            }
+        }
+    }
+
+    /// Whether the link is up.
+    fn link_up(&self, name: &IfName) -> Result<bool, StepError> {
+        let own = self.rows.link(name).map(|link| link.up);
+        own.or_else(|| self.foreign.get(name).map(|link| link.up)).ok_or(StepError::NoLink)
+    }
+
+    /// Below its minimum MTU a link has no IPv6: EINVAL for addresses and neighbours, ENODEV for routes.
+    fn link_up_for(&self, name: &IfName, family: Family) -> Result<bool, StepError> {
+        match self.rows.link(name) {
+            Some(link) if family == Family::Ipv6 && link.mtu < Mtu::IPV6_MIN => Err(StepError::NoLink),
+            _ => self.link_up(name),
+        }
+    }
+}

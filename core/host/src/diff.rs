@@ -1,0 +1,155 @@
+//! The plan: what has to be done to a kernel so that it has what is wanted.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use tartan_model::IfName;
+
+use crate::{Host, Key, Link, LinkKind, Row, Rows, Step};
+
+/// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
+/// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
+///
+/// A veth whose other end is not known cannot be made; it and what stands on it are left out.
+pub fn diff(want: &Rows, have: &Host) -> Vec<Step> {
+    plan(want, have, want.keys().chain(have.rows.keys()).collect())
+}
+
+/// The same, compared only at `keys`, and at what stands on links that the plan makes anew. Costs by the number of
+/// keys, but for a replaced link, which is searched for everything on it. Routes over a link that is made, and was
+/// not there before, are compared only where they are among the keys.
+pub fn diff_keys(want: &Rows, have: &Host, keys: &BTreeSet<Key>) -> Vec<Step> {
+    plan(want, have, keys.iter().collect())
+}
+
+fn plan<'a>(want: &'a Rows, have: &'a Host, mut keys: BTreeSet<&'a Key>) -> Vec<Step> {
+    let comparison = Comparison::new(want, &have.rows, &keys);
+    comparison.add_dependents(&mut keys);
+    let mut keys: Vec<&Key> = keys.into_iter().collect();
+    keys.sort_by_key(|key| comparison.place(key));
+    let mut steps: Vec<Step> = keys.iter().flat_map(|key| comparison.build(key)).collect();
+    steps.extend(keys.iter().rev().filter_map(|key| comparison.clear(key)));
+    steps
+}
+
+/// Two sets of rows, and the links that do not outlast the plan.
+struct Comparison<'a> {
+    want: &'a Rows,
+    have: &'a Rows,
+    /// Links that are there and no longer wanted.
+    removed: BTreeSet<&'a IfName>,
+    /// Links that are there and have to be made anew, because something differs that cannot be changed.
+    replaced: BTreeSet<&'a IfName>,
+    /// Links that are wanted and not there.
+    created: BTreeSet<&'a IfName>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(want: &'a Rows, have: &'a Rows, keys: &BTreeSet<&'a Key>) -> Self {
+        let mut this = Comparison {
+            want,
+            have,
+            removed: BTreeSet::new(),
+            replaced: BTreeSet::new(),
+            created: BTreeSet::new(),
+        };
+        for key in keys {
+            if let Key::Link(name) = key {
+                this.sort_link(name);
+            }
+        }
+        this
+    }
+
+    fn sort_link(&mut self, name: &'a IfName) {
+        match (self.want.link(name), self.have.link(name)) {
+            (None, Some(_)) => self.removed.insert(name),
+            (Some(want), None) => can_be_made(want) && self.created.insert(name),
+            (Some(want), Some(have)) => {
+                want.kind != have.kind && can_be_made(want) && self.replaced.insert(name)
+            }
+            (None, None) => false,
+        };
+    }
+
+    /// What stands on links that are made, and the ports of bridges that are made anew.
+    fn add_dependents(&self, keys: &mut BTreeSet<&'a Key>) {
+        keys.extend(self.created.iter().flat_map(|name| self.want.keys_on(name)));
+        if !self.replaced.is_empty() {
+            let (want, have) = (self.want.entries(), self.have.entries());
+            keys.extend(want.chain(have).filter(|(_, row)| self.rests_on_replaced(row)).map(|(key, _)| key));
+        }
+    }
+
+    fn rests_on_replaced(&self, row: &Row) -> bool {
+        let master = if let Row::Link(link) = row { link.master.as_ref() } else { None };
+        row.on().or(master).is_some_and(|link| self.replaced.contains(link))
+    }
+
+    /// The order of building: that of the keys, and a bridge before its ports.
+    fn place(&self, key: &Key) -> u8 {
+        let kind = |name| self.want.link(name).or_else(|| self.have.link(name)).map(|link| &link.kind);
+        match key {
+            Key::Sysctl(_) => 0,
+            Key::Link(name) => match kind(name) {
+                Some(LinkKind::Bridge) => 1,
+                Some(LinkKind::Vxlan { .. }) => 2,
+                Some(LinkKind::Veth) | None => 3,
+            },
+            Key::Address(..) => 4,
+            Key::Fdb(..) => 5,
+            Key::Neighbor(..) => 6,
+            Key::Route(..) => 7,
+        }
+    }
+
+    fn build(&self, key: &Key) -> Vec<Step> {
+        let Some(to) = self.want.get(key).filter(|row| self.is_possible(row)) else { return Vec::new() };
+        let remove = |from: Cow<'_, Row>| Step::Remove { row: from.into_owned() };
+        let create = || Step::Create { row: to.clone() };
+        match (to, self.found(key)) {
+            (_, None) => vec![create()],
+            (_, Some(from)) if to.matches(&from) => Vec::new(),
+            (Row::Link(link), Some(from)) if self.replaced.contains(&link.name) => {
+                vec![remove(from), create()]
+            }
+            // The kernel replaces an address without taking over its scope (`inet_rtm_newaddr`).
+            (Row::Address(_), Some(from)) => vec![remove(from), create()],
+            (_, Some(from)) => vec![Step::Change { from: from.into_owned(), to: to.clone() }],
+        }
+    }
+
+    fn clear(&self, key: &Key) -> Option<Step> {
+        let row = self.have.get(key).filter(|_| self.want.get(key).is_none())?;
+        let goes_along =
+            row.on().is_some_and(|link| self.removed.contains(link) || self.replaced.contains(link));
+        let stays = matches!(row, Row::Sysctl(_)) || goes_along;
+        (!stays).then(|| Step::Remove { row: row.clone() })
+    }
+
+    /// The row as the kernel has it when its turn to be built comes: replaced links are gone by then, with what was
+    /// on them, and their ports are free.
+    fn found(&self, key: &Key) -> Option<Cow<'a, Row>> {
+        let row = self.have.get(key)?;
+        match row {
+            _ if !self.rests_on_replaced(row) => Some(Cow::Borrowed(row)),
+            Row::Link(port) => Some(Cow::Owned(Row::Link(Link { master: None, ..port.clone() }))),
+            _ => None,
+        }
+    }
+
+    /// Whether the row, or the link that it stands on, is there or can be made.
+    fn is_possible(&self, row: &Row) -> bool {
+        let link = match row {
+            Row::Link(link) => Some(link),
+            _ => row.on().and_then(|name| self.want.link(name)),
+        };
+        link.is_none_or(|want| {
+            can_be_made(want) || self.have.link(&want.name).is_some_and(|have| have.kind == want.kind)
+        })
+    }
+}
+
+fn can_be_made(link: &Link) -> bool {
+    link.kind != LinkKind::Veth || link.peer.is_some()
+}

@@ -1,0 +1,75 @@
+//! A kernel's state, as far as Tartan looks at it.
+
+use std::collections::BTreeMap;
+
+use tartan_model::IfName;
+
+use crate::{Key, Row, Rows};
+
+/// What a kernel has: our rows, and the names that others have taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The rows that bear our mark.
+    pub rows: Rows,
+    /// Links that are not ours.
+    pub foreign: BTreeMap<IfName, ForeignLink>,
+}
+
+/// A link that is not ours: all that is of interest is whether it can carry something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForeignLink {
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// One thing that a kernel told of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A row of ours is there, new or changed.
+    Is(Row),
+    /// A row of ours is gone.
+    Gone(Key),
+    /// A link that is not ours is there.
+    Foreign(IfName, ForeignLink),
+}
+
+impl Notice {
+    /// What the notice is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Notice::Is(row) => row.key(),
+            Notice::Gone(key) => key.clone(),
+            Notice::Foreign(name, _) => Key::Link(name.clone()),
+        }
+    }
+}
+
+impl Host {
+    /// Takes in what the kernel told; gives back whether our rows changed by it.
+    pub fn learn(&mut self, notice: Notice) -> bool {
+        match notice {
+            Notice::Is(row) => {
+                if let Row::Link(link) = &row {
+                    self.foreign.remove(&link.name);
+                }
+                self.rows.insert(row.clone()).is_none_or(|old| old != row)
+            }
+            Notice::Gone(key) => {
+                if let Key::Link(name) = &key {
+                    self.foreign.remove(name);
+                    self.forget_link(name);
+                }
+                self.rows.remove(&key).is_some()
+            }
+            Notice::Foreign(name, link) => {
+                self.foreign.insert(name, link);
+                false
+            }
+        }
+    }
+
+    /// A link takes along everything that stands on it.
+    pub(crate) fn forget_link(&mut self, name: &IfName) {
+        self.rows.retain(|row| row.on() != Some(name));
+    }
+}

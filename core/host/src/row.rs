@@ -1,0 +1,403 @@
+//! Rows: the kernel objects that Tartan makes, each with the key by which the kernel tells it from others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::Serialize;
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu, Vni};
+
+/// One kernel object, with every choice made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "table", rename_all = "lowercase")]
+pub enum Row {
+    /// A kernel setting.
+    Sysctl(Sysctl),
+    /// A network interface.
+    Link(Link),
+    /// An address on one of our links.
+    Address(Address),
+    /// A forwarding entry of a VXLAN device.
+    Fdb(Fdb),
+    /// A permanent neighbour entry.
+    Neighbor(Neighbor),
+    /// A route of the main table.
+    Route(Route),
+}
+
+/// What tells a row from all others of the same kernel. The order of the variants is the order of building:
+/// a row depends only on rows of kinds before its own, and on links.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Key {
+    /// A setting, by its name.
+    Sysctl(SysctlKey),
+    /// A link, by its name.
+    Link(IfName),
+    /// An address, by its link.
+    Address(IfName, InterfaceAddress),
+    /// A forwarding entry, by its device and destination.
+    Fdb(IfName, Mac),
+    /// A neighbour, by its link.
+    Neighbor(IfName, IpAddr),
+    /// A route, by its destination and metric.
+    Route(Cidr, u32),
+}
+
+/// A kernel setting under `/proc/sys/net`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sysctl {
+    /// Which.
+    pub key: SysctlKey,
+    /// Its value.
+    pub value: u32,
+}
+
+/// The kernel settings that Tartan needs (Documentation/networking/ip-sysctl.rst).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SysctlKey {
+    /// `net.ipv6.conf.LINK.accept_ra`: 2 keeps a default route from router advertisements while forwarding.
+    /// Sorts before the forwarding switches, so that the route is never lost in between.
+    AcceptRa(IfName),
+    /// `net.ipv4.ip_forward`.
+    Ipv4Forward,
+    /// `net.ipv6.conf.all.forwarding`.
+    Ipv6Forward,
+}
+
+impl SysctlKey {
+    /// The path below `/proc/sys`.
+    pub fn path(&self) -> String {
+        match self {
+            SysctlKey::AcceptRa(link) => format!("net/ipv6/conf/{link}/accept_ra"),
+            SysctlKey::Ipv4Forward => "net/ipv4/ip_forward".into(),
+            SysctlKey::Ipv6Forward => "net/ipv6/conf/all/forwarding".into(),
+        }
+    }
+}
+
+/// A network interface. [`Link::peer`] and [`Link::mac`] of a veth only matter when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// Its name.
+    pub name: IfName,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its MTU in bytes; for a veth that of both ends.
+    pub mtu: Mtu,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The bridge that it is a port of.
+    pub master: Option<IfName>,
+    /// The mark that makes it ours beside its name, and a word for people (`ip link` shows it): begins with `tartan`.
+    pub alias: String,
+    /// The other end of a veth to be made; None where it is only compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+}
+
+impl Link {
+    /// Whether what the kernel has is what is wanted: all but the other end, which cannot be seen from here.
+    pub fn matches(&self, other: &Link) -> bool {
+        Link { peer: None, ..self.clone() } == Link { peer: None, ..other.clone() }
+    }
+}
+
+/// What a link is, with all that cannot be changed once it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A VXLAN device without a lower device, learning off.
+    Vxlan {
+        /// The network identifier.
+        vni: Vni,
+        /// The outer source address; its family is that of the underlay.
+        local: IpAddr,
+        /// The UDP port, outer destination.
+        port: u16,
+    },
+    /// A bridge.
+    Bridge,
+    /// One end of a veth pair.
+    Veth,
+}
+
+/// The other end of a veth that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Peer {
+    /// The namespace that it goes to.
+    pub netns: NetnsToken,
+    /// Its name there.
+    pub name: IfName,
+    /// Its MAC address.
+    pub mac: Mac,
+}
+
+/// Stands for a network namespace whose descriptor the hand holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct NetnsToken(pub u64);
+
+/// An address on a link. IPv6 addresses skip duplicate address detection (IFA_F_NODAD): it costs 1.8 s, and
+/// addresses are given out once by construction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Address {
+    /// The link.
+    pub link: IfName,
+    /// The address and the length of its network.
+    pub address: InterfaceAddress,
+    /// How far it is valid.
+    pub scope: Scope,
+}
+
+/// How far an address is valid (rtnetlink(7), `ifa_scope`). The kernel derives that of an IPv6 address from the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Everywhere.
+    Global,
+    /// On this link only, so never chosen as a source for traffic that leaves it.
+    Link,
+}
+
+/// An entry of a VXLAN device's forwarding database: frames to this MAC go to this underlay address. Permanent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fdb {
+    /// The VXLAN device.
+    pub link: IfName,
+    /// The inner destination.
+    pub mac: Mac,
+    /// The outer destination.
+    pub dst: IpAddr,
+}
+
+/// A permanent neighbour entry with our protocol number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Neighbor {
+    /// The link.
+    pub link: IfName,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// The neighbour's MAC.
+    pub mac: Mac,
+}
+
+/// A route of the main table with our protocol number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// The destination.
+    pub dst: Cidr,
+    /// The metric as the kernel reports it; see [`Route::usual_metric`].
+    pub metric: u32,
+    /// Where it leads.
+    pub kind: RouteKind,
+    /// The preferred source address of traffic that the node itself sends.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// The metric of a route made without one: 0 for IPv4, 1024 for IPv6 (`IP6_RT_PRIO_USER`).
+    pub const fn usual_metric(family: Family) -> u32 {
+        match family {
+            Family::Ipv4 => 0,
+            Family::Ipv6 => 1024,
+        }
+    }
+
+    /// The link that the route leaves by.
+    pub fn link(&self) -> Option<&IfName> {
+        match &self.kind {
+            RouteKind::Link { link } | RouteKind::Via { link, .. } => Some(link),
+            RouteKind::Blackhole => None,
+        }
+    }
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum RouteKind {
+    /// Straight onto a link (scope link).
+    Link {
+        /// The link.
+        link: IfName,
+    },
+    /// By a next hop, taken to be on the link whatever its address (RTNH_F_ONLINK).
+    Via {
+        /// The next hop.
+        gateway: IpAddr,
+        /// The link.
+        link: IfName,
+    },
+    /// Nowhere: packets are dropped in silence (RTN_BLACKHOLE).
+    Blackhole,
+}
+
+impl Row {
+    /// The key of this row.
+    pub fn key(&self) -> Key {
+        match self {
+            Row::Sysctl(row) => Key::Sysctl(row.key.clone()),
+            Row::Link(row) => Key::Link(row.name.clone()),
+            Row::Address(row) => Key::Address(row.link.clone(), row.address),
+            Row::Fdb(row) => Key::Fdb(row.link.clone(), row.mac),
+            Row::Neighbor(row) => Key::Neighbor(row.link.clone(), row.address),
+            Row::Route(row) => Key::Route(row.dst, row.metric),
+        }
+    }
+
+    /// The link that this row is on and vanishes with; None for links, settings and blackholes.
+    pub fn on(&self) -> Option<&IfName> {
+        match self {
+            Row::Sysctl(_) | Row::Link(_) => None,
+            Row::Address(row) => Some(&row.link),
+            Row::Fdb(row) => Some(&row.link),
+            Row::Neighbor(row) => Some(&row.link),
+            Row::Route(row) => row.link(),
+        }
+    }
+
+    /// Whether a kernel that reports `found` has what this row wants.
+    pub fn matches(&self, found: &Row) -> bool {
+        match (self, found) {
+            (Row::Link(want), Row::Link(found)) => want.matches(found),
+            _ => self == found,
+        }
+    }
+}
+
+/// Rows by key: what is wanted, or what there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows(BTreeMap<Key, Row>);
+
+impl Rows {
+    /// Puts a row in, and gives back the one it replaces.
+    pub fn insert(&mut self, row: Row) -> Option<Row> {
+        self.0.insert(row.key(), row)
+    }
+
+    /// Takes a row out.
+    pub fn remove(&mut self, key: &Key) -> Option<Row> {
+        self.0.remove(key)
+    }
+
+    /// The row with this key.
+    pub fn get(&self, key: &Key) -> Option<&Row> {
+        self.0.get(key)
+    }
+
+    /// The link of this name.
+    pub fn link(&self, name: &IfName) -> Option<&Link> {
+        match self.0.get(&Key::Link(name.clone())) {
+            Some(Row::Link(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// All rows in the order of their keys, which is the order of building.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Row> {
+        self.0.values()
+    }
+
+    /// All keys in order.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
+        self.0.keys()
+    }
+
+    /// All rows with their keys, in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Key, &Row)> {
+        self.0.iter()
+    }
+
+    /// The keys of the addresses, forwarding entries and neighbours on a link, without a search through all rows.
+    pub(crate) fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let starts = [
+            InterfaceAddress::new(nowhere, 0).map(|least| Key::Address(link.clone(), least)),
+            Some(Key::Fdb(link.clone(), Mac::from_bytes([0; 6]))),
+            Some(Key::Neighbor(link.clone(), nowhere)),
+        ];
+        starts.into_iter().flatten().flat_map(move |start| {
+            let table = std::mem::discriminant(&start);
+            let rows = self.0.range(start..);
+            rows.take_while(move |(key, row)| std::mem::discriminant(*key) == table && row.on() == Some(link))
+                .map(|(key, _)| key)
+        })
+    }
+
+    /// Keeps the rows that the test accepts.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Row) -> bool) {
+        self.0.retain(|_, row| keep(row));
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Row> for Rows {
+    fn from_iter<I: IntoIterator<Item = Row>>(rows: I) -> Self {
+        Rows(rows.into_iter().map(|row| (row.key(), row)).collect())
+    }
+}
+
+impl Extend<Row> for Rows {
+    fn extend<I: IntoIterator<Item = Row>>(&mut self, rows: I) {
+        self.0.extend(rows.into_iter().map(|row| (row.key(), row)));
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Row::Sysctl(row) => write!(f, "sysctl {} = {}", row.key.path().replace('/', "."), row.value),
+            Row::Link(row) => row.fmt(f),
+            Row::Address(row) => write!(f, "address {} dev {}", row.address, row.link),
+            Row::Fdb(row) => write!(f, "fdb {} dst {} dev {}", row.mac, row.dst, row.link),
+            Row::Neighbor(row) => write!(f, "neighbor {} lladdr {} dev {}", row.address, row.mac, row.link),
+            Row::Route(row) => row.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {} ", self.name)?;
+        match &self.kind {
+            LinkKind::Vxlan { vni, local, port } => write!(f, "vxlan id {vni} local {local} port {port}")?,
+            LinkKind::Bridge => write!(f, "bridge")?,
+            LinkKind::Veth => write!(f, "veth")?,
+        }
+        write!(f, " mac {} mtu {}", self.mac, self.mtu)?;
+        if let Some(master) = &self.master {
+            write!(f, " master {master}")?;
+        }
+        write!(f, " {}", if self.up { "up" } else { "down" })
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            RouteKind::Link { link } => write!(f, "route {} dev {link}", self.dst)?,
+            RouteKind::Via { gateway, link } => {
+                write!(f, "route {} via {gateway} dev {link} onlink", self.dst)?
+            }
+            RouteKind::Blackhole => write!(f, "route blackhole {}", self.dst)?,
+        }
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        if self.metric != Route::usual_metric(self.dst.family()) {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}

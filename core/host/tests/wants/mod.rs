@@ -1,0 +1,126 @@
+//! Random wants that a kernel can have: everything stands on a wanted link, routes on links that are up.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use tartan_host::*;
+use tartan_model::{Family, IfName, Mtu};
+
+use crate::rows::{address, fdb, ip, link, mac, neighbor, route, uplink, vxlan};
+
+/// Dice thrown beforehand, so that a failing case shrinks; when they run out each shows 0.
+#[derive(Debug, Clone)]
+pub(crate) struct Dice(std::vec::IntoIter<u8>);
+
+impl Dice {
+    /// One of `sides` numbers from 0.
+    pub(crate) fn roll(&mut self, sides: u8) -> u8 {
+        self.0.next().unwrap_or(0) % sides
+    }
+
+    pub(crate) fn is(&mut self) -> bool {
+        self.roll(2) == 1
+    }
+
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        let sides = u8::try_from(of.len()).unwrap();
+        (sides > 0).then(|| of[usize::from(self.roll(sides))].clone())
+    }
+}
+
+pub(crate) fn dice() -> impl Strategy<Value = Dice> {
+    prop::collection::vec(any::<u8>(), 0..200).prop_map(|rolls| Dice(rolls.into_iter()))
+}
+
+pub(crate) fn wants() -> impl Strategy<Value = Rows> {
+    dice().prop_map(|mut dice| want(&mut dice))
+}
+
+fn want(dice: &mut Dice) -> Rows {
+    let links = want_links(dice);
+    let mut rows: Rows = want_sysctls(dice).into_iter().chain(links.iter().cloned().map(Row::Link)).collect();
+    for link in &links {
+        rows.extend(want_on(dice, link));
+    }
+    let sources: Vec<IpAddr> = rows.iter().filter_map(held).collect();
+    let up: Vec<IfName> = links.iter().filter(|link| link.up).map(|link| link.name.clone()).collect();
+    rows.extend(want_routes(dice, &up, &sources));
+    rows
+}
+
+fn held(row: &Row) -> Option<IpAddr> {
+    if let Row::Address(row) = row { Some(row.address.address()) } else { None }
+}
+
+fn want_sysctls(dice: &mut Dice) -> Vec<Row> {
+    [SysctlKey::AcceptRa(uplink()), SysctlKey::Ipv4Forward, SysctlKey::Ipv6Forward]
+        .map(|key| Row::Sysctl(Sysctl { key, value: dice.roll(3).into() }))
+        .to_vec()
+}
+
+fn want_links(dice: &mut Dice) -> Vec<Link> {
+    // `tartan1` is a bridge at times and at times not, so that a bridge with ports has to be made anew.
+    let second = if dice.is() { vxlan_kind(dice, 9, "192.0.2.1") } else { LinkKind::Bridge };
+    let mut kinds = vec![("tartan0", LinkKind::Bridge), ("tartan1", second)];
+    kinds.push(("tartan.1", vxlan_kind(dice, 1, "192.0.2.1")));
+    kinds.push(("tart6.1", vxlan_kind(dice, 1, "2001:db8::1")));
+    let pods = ["tt00000000000a", "tt00000000000b", "tt00000000000c", "tt00000000000d"];
+    kinds.extend(pods.map(|pod| (pod, LinkKind::Veth)));
+    kinds.retain(|_| dice.is());
+    let bridge = |(name, kind): &(&str, LinkKind)| (*kind == LinkKind::Bridge).then(|| name.parse().unwrap());
+    let bridges: Vec<IfName> = kinds.iter().filter_map(bridge).collect();
+    kinds.into_iter().map(|(name, kind)| want_link(dice, name, kind, &bridges)).collect()
+}
+
+fn vxlan_kind(dice: &mut Dice, vni: u32, local: &str) -> LinkKind {
+    vxlan(vni, local, if dice.roll(4) == 3 { 8479 } else { 8472 })
+}
+
+fn want_link(dice: &mut Dice, name: &str, kind: LinkKind, bridges: &[IfName]) -> Link {
+    let master = dice.pick(bridges).filter(|_| kind != LinkKind::Bridge && dice.is());
+    let mtu = Mtu::try_from(1400 + u32::from(dice.roll(2))).unwrap();
+    let alias = format!("tartan test {}", dice.roll(2));
+    Link { mac: mac(dice.roll(2)), mtu, up: dice.roll(4) < 3, master, alias, ..link(name, kind) }
+}
+
+fn want_on(dice: &mut Dice, link: &Link) -> Vec<Row> {
+    let on = link.name.as_str();
+    let gateway = [None, None, Some(Scope::Link), Some(Scope::Global)];
+    let own = [None, Some("10.0.1.1/24"), Some("10.0.1.1/32")];
+    let own_ipv6 = [None, Some("fd00::1/64"), Some("fd00::1/128")];
+    let mut rows = Vec::new();
+    rows.extend(dice.pick(&gateway).flatten().map(|scope| address(on, "169.254.1.1/32", scope)));
+    rows.extend(dice.pick(&own).flatten().map(|text| address(on, text, Scope::Global)));
+    rows.extend(dice.pick(&own_ipv6).flatten().map(|text| address(on, text, Scope::Global)));
+    for text in ["10.0.1.5", "fd00::5"] {
+        let last = dice.roll(3);
+        rows.extend((last > 0).then(|| neighbor(on, text, last)));
+    }
+    if let LinkKind::Vxlan { local, .. } = &link.kind {
+        let remotes =
+            if local.is_ipv4() { ["192.0.2.2", "192.0.2.3"] } else { ["2001:db8::2", "2001:db8::3"] };
+        rows.extend(dice.pick(&remotes).filter(|_| dice.is()).map(|dst| fdb(on, dst)));
+    }
+    rows
+}
+
+fn want_routes(dice: &mut Dice, up: &[IfName], sources: &[IpAddr]) -> Vec<Row> {
+    let destinations =
+        ["10.2.0.0/24", "10.2.1.0/24", "10.2.2.5/32", "fd02::/64", "fd02:1::/64", "fd02:2::5/128"];
+    destinations.iter().filter_map(|dst| want_route(dice, dst, up, sources)).map(Row::Route).collect()
+}
+
+fn want_route(dice: &mut Dice, dst: &str, up: &[IfName], sources: &[IpAddr]) -> Option<Route> {
+    let gateway = ip(if dst.contains(':') { "fd02::9" } else { "10.2.0.9" });
+    let kind = match (dice.roll(4), dice.pick(up)) {
+        (0, _) => return None,
+        (1, Some(link)) => RouteKind::Link { link },
+        (2, Some(link)) => RouteKind::Via { gateway, link },
+        _ => RouteKind::Blackhole,
+    };
+    let family = Family::of(gateway);
+    let ours: Vec<IpAddr> = sources.iter().copied().filter(|source| Family::of(*source) == family).collect();
+    let source = dice.pick(&ours).filter(|_| dice.is());
+    let metric = if dice.roll(4) == 3 { 8400 } else { Route::usual_metric(family) };
+    Some(Route { metric, ..route(dst, kind, source) })
+}

@@ -1,0 +1,392 @@
+//! Laws of addresses and blocks, for both families alike.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tartan_ipam::{BlockAddresses, IpamError, MAX_RELEASED, capacity, choose_block, gateway, own_address};
+use tartan_model::{Cidr, Pool};
+
+fn cidr(text: &str) -> Cidr {
+    text.parse().unwrap()
+}
+
+fn pool(text: &str, block_size: u8) -> Pool {
+    Pool::new(cidr(text), Some(block_size)).unwrap()
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Allocate,
+    Claim(Index),
+    Release(Index),
+    Restore,
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => Just(Op::Allocate),
+        2 => any::<Index>().prop_map(Op::Claim),
+        4 => any::<Index>().prop_map(Op::Release),
+        1 => Just(Op::Restore),
+    ]
+}
+
+fn any_block() -> impl Strategy<Value = Cidr> {
+    let texts = ["10.244.7.16/28", "10.244.7.8/30", "10.244.7.64/27", "fd00:1::40/124", "fd00:1::/126"];
+    prop::sample::select(texts.to_vec()).prop_map(cidr)
+}
+
+fn nth(block: &Cidr, index: &Index) -> IpAddr {
+    block.nth(index.index(block.size() as usize) as u128).unwrap()
+}
+
+fn restored(addresses: &BlockAddresses, used: &BTreeSet<IpAddr>) -> BlockAddresses {
+    BlockAddresses::restore(addresses.block(), used.iter().copied(), addresses.released().collect::<Vec<_>>())
+}
+
+/// What allocation has to do, said as plainly as can be: three lists of addresses.
+struct Reference {
+    /// Never given out, in order.
+    fresh: Vec<IpAddr>,
+    /// Released, oldest first.
+    released: Vec<IpAddr>,
+    /// Given once and not known any more, in order.
+    forgotten: Vec<IpAddr>,
+    used: BTreeSet<IpAddr>,
+}
+
+impl Reference {
+    fn new(block: Cidr) -> Reference {
+        let fresh = (2..block.size() - 1).filter_map(|position| block.nth(position)).collect();
+        Reference { fresh, released: Vec::new(), forgotten: Vec::new(), used: BTreeSet::new() }
+    }
+
+    fn allocate(&mut self) -> Option<IpAddr> {
+        let lists = [&mut self.fresh, &mut self.released, &mut self.forgotten];
+        let address = lists.into_iter().find(|list| !list.is_empty())?.remove(0);
+        self.used.insert(address);
+        Some(address)
+    }
+
+    fn claim(&mut self, address: IpAddr) -> bool {
+        let mut found = false;
+        for list in [&mut self.fresh, &mut self.released, &mut self.forgotten] {
+            found |= list.contains(&address);
+            list.retain(|other| *other != address);
+        }
+        if found {
+            self.used.insert(address);
+        }
+        found
+    }
+
+    fn release(&mut self, address: IpAddr) -> bool {
+        let was_used = self.used.remove(&address);
+        if was_used {
+            self.released.push(address);
+        }
+        was_used
+    }
+
+    fn restart(&mut self) {
+        let highest = self.used.iter().chain(&self.released).max().copied();
+        let unnamed: Vec<IpAddr> = self.fresh.drain(..).chain(self.forgotten.drain(..)).collect();
+        (self.forgotten, self.fresh) = unnamed.into_iter().partition(|address| Some(*address) < highest);
+        self.forgotten.sort();
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_one_address_twice(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
+        let mut addresses = BlockAddresses::new(block);
+        let mut used = BTreeSet::new();
+        let reserved = [own_address(&block), gateway(&block), block.nth(block.size() - 1).unwrap()];
+        for op in ops {
+            match op {
+                Op::Allocate => {
+                    if let Some(address) = addresses.allocate() {
+                        prop_assert!(block.contains(address) && !reserved.contains(&address));
+                        prop_assert!(used.insert(address), "{} twice", address);
+                    }
+                }
+                Op::Claim(index) => {
+                    let address = nth(&block, &index);
+                    let expected = if reserved.contains(&address) {
+                        Err(IpamError::Reserved { address, block })
+                    } else if used.insert(address) {
+                        Ok(())
+                    } else {
+                        Err(IpamError::InUse(address))
+                    };
+                    prop_assert_eq!(addresses.claim(address), expected);
+                }
+                Op::Release(index) => {
+                    let address = nth(&block, &index);
+                    prop_assert_eq!(addresses.release(address), used.remove(&address));
+                }
+                Op::Restore => addresses = restored(&addresses, &used),
+            }
+            prop_assert_eq!(addresses.used(), used.len());
+        }
+    }
+
+    #[test]
+    fn in_order_then_longest_released_first(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
+        let mut addresses = BlockAddresses::new(block);
+        let mut reference = Reference::new(block);
+        for op in ops {
+            match op {
+                Op::Allocate => prop_assert_eq!(addresses.allocate(), reference.allocate()),
+                Op::Claim(index) => {
+                    let address = nth(&block, &index);
+                    prop_assert_eq!(addresses.claim(address).is_ok(), reference.claim(address));
+                }
+                Op::Release(index) => {
+                    let address = nth(&block, &index);
+                    prop_assert_eq!(addresses.release(address), reference.release(address));
+                }
+                Op::Restore => {
+                    addresses = restored(&addresses, &reference.used);
+                    reference.restart();
+                }
+            }
+            prop_assert_eq!(addresses.released().collect::<Vec<_>>(), reference.released.clone());
+        }
+    }
+
+    #[test]
+    fn refused_only_when_full(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
+        let mut addresses = BlockAddresses::new(block);
+        let mut used = BTreeSet::new();
+        for op in ops {
+            match op {
+                Op::Allocate => match addresses.allocate() {
+                    Some(address) => { used.insert(address); }
+                    None => prop_assert_eq!(used.len() as u128, capacity(&block)),
+                },
+                Op::Claim(index) => {
+                    let address = nth(&block, &index);
+                    if addresses.claim(address).is_ok() {
+                        used.insert(address);
+                    }
+                }
+                Op::Release(index) => {
+                    let address = nth(&block, &index);
+                    if addresses.release(address) {
+                        used.remove(&address);
+                    }
+                }
+                Op::Restore => addresses = restored(&addresses, &used),
+            }
+        }
+        while let Some(address) = addresses.allocate() {
+            used.insert(address);
+        }
+        prop_assert_eq!(used.len() as u128, capacity(&block));
+    }
+
+    /// Holds for addresses that were allocated; a claim far ahead leaves fresh ones behind, which a restart counts as
+    /// forgotten.
+    #[test]
+    fn restore_equals_having_lived(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
+        let mut lived = BlockAddresses::new(block);
+        let mut used = BTreeSet::new();
+        for op in ops {
+            match op {
+                Op::Allocate | Op::Restore => used.extend(lived.allocate()),
+                Op::Claim(index) | Op::Release(index) => {
+                    let address = nth(&block, &index);
+                    if lived.release(address) {
+                        used.remove(&address);
+                    }
+                }
+            }
+        }
+        let mut restored = restored(&lived, &used);
+        prop_assert_eq!(restored.used(), lived.used());
+        prop_assert!(restored.released().eq(lived.released()));
+        for _ in 0..=capacity(&block) {
+            prop_assert_eq!(restored.allocate(), lived.allocate());
+        }
+    }
+}
+
+/// A node that wants a block: what it saw of the store, what it is about to claim, how often it lost.
+struct Racer {
+    seed: u64,
+    lost: u32,
+    about: Option<Cidr>,
+    block: Option<Cidr>,
+}
+
+/// The store: a compare-and-swap on one block.
+fn swap(store: &mut BTreeSet<Cidr>, block: Cidr) -> bool {
+    store.insert(block)
+}
+
+fn step(racer: &mut Racer, pool: &Pool, store: &mut BTreeSet<Cidr>) {
+    match racer.about.take() {
+        _ if racer.block.is_some() => {}
+        None => racer.about = choose_block(pool, store, racer.seed, racer.lost),
+        Some(block) if swap(store, block) => racer.block = Some(block),
+        Some(_) => racer.lost += 1,
+    }
+}
+
+fn any_pool() -> impl Strategy<Value = Pool> {
+    prop_oneof![
+        Just(pool("10.244.0.0/24", 27)),
+        Just(pool("10.244.0.0/16", 20)),
+        Just(pool("fd00:10:244::/60", 64)),
+        Just(pool("fd00:10:244::/56", 64)),
+    ]
+}
+
+fn any_taken() -> impl Strategy<Value = BTreeSet<Cidr>> {
+    let v4 = (any::<u16>(), 14u8..=32)
+        .prop_map(|(low, length)| (IpAddr::from((0x0af4_0000 + u32::from(low)).to_be_bytes()), length));
+    let v6 = (any::<u16>(), 50u8..=80)
+        .prop_map(|(low, length)| (IpAddr::from([0xfd00, 0x10, 0x244, low & 0xff, low, 0, 0, 0]), length));
+    let range = prop_oneof![v4, v6].prop_map(|(address, length)| Cidr::containing(address, length).unwrap());
+    prop::collection::btree_set(range, 0..12)
+}
+
+proptest! {
+    #[test]
+    fn blocks_never_overlap(
+        pool in any_pool(),
+        share in 1u128..=100,
+        seeds in prop::collection::vec(any::<u64>(), 256),
+        schedule in prop::collection::vec(any::<Index>(), 0..600),
+    ) {
+        let count = (pool.blocks() * share / 100).max(1) as usize;
+        let mut store = BTreeSet::new();
+        let mut racers: Vec<Racer> =
+            seeds.iter().take(count).map(|seed| Racer { seed: *seed, lost: 0, about: None, block: None }).collect();
+        for index in schedule {
+            step(index.get_mut(&mut racers), &pool, &mut store);
+        }
+        // Then all at once, round after round: the greatest race there is. Somebody wins in every second round.
+        for _ in 0..2 * count {
+            racers.iter_mut().for_each(|racer| step(racer, &pool, &mut store));
+        }
+        let won: BTreeMap<Cidr, u64> =
+            racers.iter().filter_map(|racer| Some((racer.block?, racer.seed))).collect();
+        prop_assert_eq!(won.len(), count);
+        let blocks: Vec<Cidr> = won.into_keys().collect();
+        prop_assert!(blocks.iter().all(|block| pool.has_block(block)));
+        prop_assert!(blocks.windows(2).all(|pair| !pair[0].overlaps(&pair[1])));
+    }
+
+    #[test]
+    fn the_chosen_block_is_one_of_the_lowest_free(
+        pool in any_pool(), taken in any_taken(), seed in any::<u64>(), attempt in prop_oneof![0u32..6, any::<u32>()],
+    ) {
+        let parts = (0..pool.blocks()).map(|position| pool.cidr().part(pool.block_size(), position).unwrap());
+        let free: Vec<Cidr> = parts.filter(|part| !taken.iter().any(|range| range.overlaps(part))).collect();
+        let choices = (u64::from(attempt) * 2 + 1).min(free.len() as u64);
+        let expected = seed.checked_rem(choices).map(|at| free[at as usize]);
+        prop_assert_eq!(choose_block(&pool, &taken, seed, attempt), expected);
+    }
+}
+
+#[test]
+fn the_first_blocks_and_addresses_are_those_that_people_expect() {
+    let pool = pool("10.244.0.0/16", 24);
+    let first = choose_block(&pool, &BTreeSet::new(), 99, 0).unwrap();
+    let second = choose_block(&pool, &BTreeSet::from([first]), 99, 0).unwrap();
+    assert_eq!((first, second), (cidr("10.244.0.0/24"), cidr("10.244.1.0/24")));
+    let mut addresses = BlockAddresses::new(second);
+    let given: Vec<String> = (0..2).filter_map(|_| addresses.allocate()).map(|a| a.to_string()).collect();
+    assert_eq!(given, ["10.244.1.2", "10.244.1.3"]);
+    assert_eq!(own_address(&second).to_string(), "10.244.1.0");
+    assert_eq!(gateway(&second).to_string(), "10.244.1.1");
+    assert_eq!(capacity(&second), 253);
+}
+
+#[test]
+fn five_thousand_nodes_fill_the_front_of_a_pool_of_two_to_the_64_blocks() {
+    let pool = pool("fd00:10:244::/48", 112);
+    assert_eq!(pool.blocks(), 1 << 64);
+    let mut taken = BTreeSet::new();
+    for position in 0..5000 {
+        let block = choose_block(&pool, &taken, u64::MAX, 0).unwrap();
+        assert_eq!(Some(block), pool.cidr().part(112, position));
+        taken.insert(block);
+    }
+    let far = choose_block(&pool, &taken, 6, 3).unwrap();
+    assert_eq!(Some(far), pool.cidr().part(112, 5006));
+}
+
+#[test]
+fn a_pool_that_is_covered_or_full_has_no_block() {
+    let pool = pool("10.244.0.0/24", 26);
+    assert_eq!(choose_block(&pool, &BTreeSet::from([cidr("10.0.0.0/8")]), 0, 0), None);
+    let halves = BTreeSet::from([cidr("10.244.0.0/25"), cidr("10.244.0.128/25")]);
+    assert_eq!(choose_block(&pool, &halves, 7, 9), None);
+    let other_family = BTreeSet::from([Cidr::everything(tartan_model::Family::Ipv6)]);
+    assert_eq!(choose_block(&pool, &other_family, 0, 0), Some(cidr("10.244.0.0/26")));
+}
+
+#[test]
+fn the_widest_pool_is_one_block() {
+    let pool = pool("::/0", 0);
+    assert_eq!(choose_block(&pool, &BTreeSet::new(), 5, 5), Some(cidr("::/0")));
+    assert_eq!(choose_block(&pool, &BTreeSet::from([cidr("8000::/1")]), 5, 5), None);
+}
+
+#[test]
+fn blocks_too_small_for_a_pod_give_nothing() {
+    for text in ["10.0.0.0/32", "10.0.0.0/31", "fd00::/127", "fd00::1/128"] {
+        let block = cidr(text);
+        let mut addresses = BlockAddresses::new(block);
+        assert_eq!((addresses.allocate(), capacity(&block)), (None, 0), "{text}");
+        assert!(matches!(addresses.claim(block.first()), Err(IpamError::Reserved { .. })));
+        assert!(!addresses.release(block.first()));
+    }
+}
+
+#[test]
+fn an_address_of_another_block_is_refused() {
+    let block = cidr("10.244.1.0/24");
+    let mut addresses = BlockAddresses::new(block);
+    for text in ["10.244.2.5", "fd00::5"] {
+        let address: IpAddr = text.parse().unwrap();
+        assert_eq!(addresses.claim(address), Err(IpamError::Outside { address, block }));
+        assert!(!addresses.release(address));
+    }
+}
+
+#[test]
+fn what_the_queue_forgets_is_given_again_last_of_all() {
+    let block = cidr("10.240.0.0/15");
+    let mut addresses = BlockAddresses::new(block);
+    let all: Vec<IpAddr> = std::iter::from_fn(|| addresses.allocate()).collect();
+    assert_eq!(all.len() as u128, capacity(&block));
+    // Highest first, so that the order of release is not that of the addresses.
+    assert!(all.iter().rev().all(|address| addresses.release(*address)));
+    let remembered: Vec<IpAddr> = addresses.released().collect();
+    assert!(remembered.iter().eq(all[..MAX_RELEASED].iter().rev()));
+    let again: Vec<IpAddr> = std::iter::from_fn(|| addresses.allocate()).collect();
+    assert_eq!(again[..MAX_RELEASED], remembered);
+    assert_eq!(again[MAX_RELEASED..], all[MAX_RELEASED..]);
+}
+
+#[test]
+fn the_largest_block_works_as_a_small_one_does() {
+    let mut addresses = BlockAddresses::new(cidr("::/0"));
+    assert_eq!(addresses.allocate(), Some("::2".parse().unwrap()));
+    addresses.claim("8000::".parse().unwrap()).unwrap();
+    assert_eq!(addresses.allocate(), Some("::3".parse().unwrap()));
+    assert!(addresses.claim("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()).is_err());
+}

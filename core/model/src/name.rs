@@ -1,0 +1,264 @@
+//! Names: of nodes, networks, pods, containers and links.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Not an RFC 1123 label.
+    #[error(
+        "{text:?} is not a name: use at most 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
+    )]
+    Label {
+        /// The refused text, shortened.
+        text: String,
+    },
+    /// Not an RFC 1123 subdomain.
+    #[error(
+        "{text:?} is not a name: use at most 253 lower-case letters, digits, '-' and '.', each part of at most 63 beginning and ending with a letter or digit"
+    )]
+    Subdomain {
+        /// The refused text, shortened.
+        text: String,
+    },
+    /// Not a container id.
+    #[error(
+        "{text:?} is not a container id: use at most 256 letters, digits, '_', '.' and '-', beginning with a letter or digit"
+    )]
+    Container {
+        /// The refused text, shortened.
+        text: String,
+    },
+    /// Not an interface name.
+    #[error("{text:?} is not an interface name: use 1 to 15 visible characters without '/', ':' and '%'")]
+    Interface {
+        /// The refused text, shortened.
+        text: String,
+    },
+    /// Not a node id.
+    #[error("{text:?} is not a node id: it has 32 hexadecimal digits")]
+    Id {
+        /// The refused text, shortened.
+        text: String,
+    },
+    /// Not `namespace/name`.
+    #[error("{text:?} is not a pod: write NAMESPACE/NAME")]
+    Pod {
+        /// The refused text, shortened.
+        text: String,
+    },
+}
+
+/// Gives a text newtype its parsing, printing and serde forms, all through one check.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let check: fn(&str) -> Result<(), NameError> = $check;
+                check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text! {
+    /// An RFC 1123 subdomain of at most 253 bytes: the name of a pod, a namespace or any other object.
+    Name, subdomain
+}
+text! {
+    /// A node's name: an RFC 1123 subdomain of at most 253 bytes, as in Kubernetes.
+    NodeName, subdomain
+}
+text! {
+    /// A network's name: an RFC 1123 label of at most 63 bytes.
+    NetworkName, label
+}
+text! {
+    /// A container id as the CNI specification allows it: a letter or digit, then letters, digits, `_`, `.` and `-`; at most 256 bytes.
+    ContainerId, container
+}
+text! {
+    /// A network interface's name: 1 to 15 bytes that the kernel accepts (`dev_valid_name`), visible ASCII only.
+    IfName, interface
+}
+
+/// A node's stable identity: 128 random bits, kept on disk and never derived from an address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId([u8; 16]);
+
+impl NodeId {
+    /// The id made of these random bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the id.
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let refused = || NameError::Id { text: shorten(text) };
+        let is_hex =
+            text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+        if !is_hex {
+            return Err(refused());
+        }
+        u128::from_str_radix(text, 16).map(|n| Self(n.to_be_bytes())).map_err(|_| refused())
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A pod: its namespace and name, written `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodName {
+    /// The namespace.
+    pub namespace: Name,
+    /// The name within the namespace.
+    pub name: Name,
+}
+
+impl FromStr for PodName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (namespace, name) = text.split_once('/').ok_or_else(|| NameError::Pod { text: shorten(text) })?;
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+    }
+}
+
+impl TryFrom<String> for PodName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<PodName> for String {
+    fn from(pod: PodName) -> String {
+        pod.to_string()
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn label(text: &str) -> Result<(), NameError> {
+    if is_label(text) { Ok(()) } else { Err(NameError::Label { text: shorten(text) }) }
+}
+
+fn subdomain(text: &str) -> Result<(), NameError> {
+    let fits = text.len() <= 253 && text.split('.').all(is_label);
+    if fits { Ok(()) } else { Err(NameError::Subdomain { text: shorten(text) }) }
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn container(text: &str) -> Result<(), NameError> {
+    let fits = text.len() <= 256
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if fits { Ok(()) } else { Err(NameError::Container { text: shorten(text) }) }
+}
+
+fn interface(text: &str) -> Result<(), NameError> {
+    let fits = (1..=15).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
+        && text != "."
+        && text != "..";
+    if fits { Ok(()) } else { Err(NameError::Interface { text: shorten(text) }) }
+}
+
+/// Refused text goes into messages and logs: enough of it to be recognised, never all of it.
+pub(crate) fn shorten(text: &str) -> String {
+    let mut short: String = text.chars().take(64).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}

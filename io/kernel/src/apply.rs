@@ -1,0 +1,331 @@
+//! Taking steps: names become indexes, steps become requests, and the kernel's answers become those of the steps.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use tartan_host::{Link, LinkKind, NetnsToken, Row, Step, StepError, Sysctl, SysctlKey};
+use tartan_model::IfName;
+
+use crate::kernel::Kernel;
+use crate::marks::Marks;
+use crate::message::lookup;
+use crate::read::Seen;
+use crate::write::{self, Wish};
+use crate::{Refused, Request, Rtnl, tables};
+
+type Answer = Result<(), StepError>;
+
+/// Steps that can share a send. Links come by themselves, as those behind them need their indexes; ports come behind
+/// bridges; removals of links become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Sysctls,
+    Links,
+    Ports,
+    LinkRemovals,
+    Rest,
+}
+
+impl Kernel {
+    /// Takes steps, in order; one that fails does not stop those behind it. Gives an answer for each.
+    pub fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(steps.len());
+        for run in steps.chunk_by(|a, b| group(a) == group(b)) {
+            answers.extend(match run.first().map(group) {
+                Some(Group::Sysctls) => run.iter().map(|step| self.set(step)).collect(),
+                Some(Group::LinkRemovals) => self.remove_links(run),
+                _ => self.send_steps(run),
+            });
+        }
+        answers
+    }
+
+    fn set(&self, step: &Step) -> Answer {
+        match step {
+            Step::Create { row: Row::Sysctl(row) } | Step::Change { to: Row::Sysctl(row), .. } => self
+                .settings
+                .set(self.netns.as_ref().map(AsFd::as_fd), row)
+                .map_err(|refused| explain(step, refused)),
+            // A setting cannot be taken away; what it was before is kept in a file.
+            _ => Ok(()),
+        }
+    }
+
+    fn send_steps(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let found = self.find(steps.iter().flat_map(names));
+        let plans: Vec<Result<Vec<Wish>, StepError>> =
+            steps.iter().map(|step| self.wishes(step, &found)).collect();
+        let requests = plans.iter().flatten().flatten().map(|wish| wish.request.clone()).collect();
+        let mut results = self.requests.request(requests).into_iter();
+        let mut half_made = Vec::new();
+        let mut answers = Vec::with_capacity(steps.len());
+        for (step, plan) in steps.iter().zip(plans) {
+            answers.push(plan.and_then(|plan| {
+                let results: Vec<Result<(), Refused>> = results.by_ref().take(plan.len()).collect();
+                let begun = results.first().is_some_and(Result::is_ok);
+                let Some(refused) = first_refusal(&plan, results) else { return Ok(()) };
+                half_made.extend(made_link(step).filter(|_| begun).map(write::unmake_link));
+                Err(explain(step, refused))
+            }));
+        }
+        self.requests.request(half_made);
+        self.set_other_ends(steps, &answers, &found);
+        answers
+    }
+
+    fn wishes(&self, step: &Step, found: &Found) -> Result<Vec<Wish>, StepError> {
+        match step {
+            Step::Create { row } => self.create(row, found),
+            Step::Change { from, to } => self.change(from, to, found),
+            Step::Remove { row } => Ok(remove(row, found)),
+        }
+    }
+
+    fn create(&self, row: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
+        Ok(match row {
+            Row::Sysctl(_) => Vec::new(),
+            Row::Link(link) => self.create_link(link, found)?,
+            Row::Address(row) => write::put_address(found.index(&row.link)?, row),
+            Row::Fdb(row) => write::put_fdb(found.index(&row.link)?, row),
+            Row::Neighbor(row) => write::put_neighbor(found.index(&row.link)?, row),
+            Row::Route(row) => {
+                write::create_route(row.link().map(|name| found.index(name)).transpose()?, row)
+            }
+        })
+    }
+
+    fn create_link(&self, link: &Link, found: &Found) -> Result<Vec<Wish>, StepError> {
+        // The requests that mark a link name it: they must not meet one that was there before.
+        if found.get(&link.name).is_some() {
+            return Err(StepError::Exists);
+        }
+        let netns = match link.kind {
+            LinkKind::Veth => {
+                let peer = link.peer.as_ref().ok_or(StepError::NoNamespace)?;
+                Some(self.netns(peer.netns).ok_or(StepError::NoNamespace)?.as_raw_fd())
+            }
+            LinkKind::Vxlan { .. } | LinkKind::Bridge => None,
+        };
+        Ok(write::create_link(link, found.master(link)?, netns))
+    }
+
+    fn change(&self, from: &Row, to: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
+        Ok(match (from, to) {
+            (Row::Link(from), Row::Link(to)) => {
+                let seen =
+                    found.get(&to.name).filter(|seen| self.links.is_ours(seen)).ok_or(StepError::Gone)?;
+                write::change_link(seen.index, from, to, found.master(to)?)
+            }
+            (Row::Route(from), Row::Route(to)) => {
+                let link = to.link().map(|name| found.index(name)).transpose()?;
+                write::change_route(from.link().and_then(|name| found.index(name).ok()), from, link, to)
+            }
+            _ => self.create(to, found)?,
+        })
+    }
+
+    /// One link goes by itself; several go as a group, which costs the kernel one wait instead of one each.
+    fn remove_links(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let found = self.find(steps.iter().flat_map(names));
+        let indexes: Vec<Option<u32>> = steps.iter().map(|step| self.removable(step, &found)).collect();
+        let present: Vec<u32> = indexes.iter().flatten().copied().collect();
+        let group = if present.len() > 1 { self.free_group() } else { None };
+        let mut wishes: Vec<Wish> = match group {
+            Some(group) => present.iter().map(|index| write::group_link(*index, group)).collect(),
+            None => present.iter().map(|index| write::remove_link(*index)).collect(),
+        };
+        wishes.extend(group.map(write::remove_group));
+        let mut results = self.requests.request(wishes.into_iter().map(|wish| wish.request).collect());
+        let together = if group.is_some() { results.pop().and_then(Result::err) } else { None };
+        let mut results = results.into_iter();
+        steps
+            .iter()
+            .zip(indexes)
+            .map(|(step, index)| {
+                let alone = index.and_then(|_| results.next()).and_then(Result::err);
+                let refused = alone.or_else(|| index.and(together.clone()));
+                refused
+                    .filter(|refused| !is_absence(refused.errno))
+                    .map_or(Ok(()), |refused| Err(explain(step, refused)))
+            })
+            .collect()
+    }
+
+    /// The index of the link that a step removes, if it is there and ours.
+    fn removable(&self, step: &Step, found: &Found) -> Option<u32> {
+        let Step::Remove { row: Row::Link(link) } = step else { return None };
+        found.get(&link.name).filter(|seen| self.links.is_ours(seen)).map(|seen| seen.index)
+    }
+
+    /// A group that no link is in; None if that cannot be known.
+    fn free_group(&mut self) -> Option<u32> {
+        const FIRST: u32 = u32::from_be_bytes(*b"tart");
+        let dump = self.requests.dump(&tables::links()).ok()?;
+        let mut taken = BTreeSet::new();
+        for message in dump.messages().filter(|message| message.kind == libc::RTM_NEWLINK) {
+            // The group of a link that cannot be read cannot be known either.
+            let RouteNetlinkMessage::NewLink(link) = message.parse().ok()? else { return None };
+            taken.extend(Seen::of(&link).map(|seen| seen.group));
+        }
+        (FIRST..).find(|group| !taken.contains(group))
+    }
+
+    /// Asks the kernel for links by name, those of the last instant.
+    fn find<'a>(&mut self, names: impl Iterator<Item = &'a IfName>) -> Found {
+        let names: BTreeSet<&IfName> = names.collect();
+        let requests =
+            names.iter().map(|name| Request::new(RouteNetlinkMessage::GetLink(lookup(name)), 0)).collect();
+        let mut found = HashMap::new();
+        self.requests.exchange(requests, |_, message| {
+            if let Some(seen) = Seen::read(&message) {
+                found.insert(seen.name.clone(), seen);
+            }
+        });
+        Found(found)
+    }
+
+    /// Gives the other ends of veths the MTU that ours got. One that cannot be reached keeps its own.
+    fn set_other_ends(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
+        let mut wanted: BTreeMap<i32, Vec<Request>> = BTreeMap::new();
+        for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
+            let Step::Change { from: Row::Link(from), to: Row::Link(to) } = step else { continue };
+            let peer = found.get(&to.name).and_then(|seen| seen.peer);
+            if let Some((index, netns)) = peer.filter(|_| from.mtu != to.mtu && self.marks == Marks::Node) {
+                wanted.entry(netns).or_default().push(write::set_mtu(index, to.mtu.into()));
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        for (id, netns) in self.netns_ids() {
+            if let Some(requests) = wanted.remove(&id)
+                && let Some(netns) = self.netns(netns)
+                && let Ok(mut there) = Rtnl::open_in(netns)
+            {
+                let refused = there.request(requests).into_iter().filter_map(Result::err);
+                refused.for_each(|refused| tracing::debug!(%refused, "a pod's end keeps its MTU"));
+            }
+        }
+    }
+
+    /// The number that the kernel gave to each adopted namespace as seen from ours; -1 is none.
+    fn netns_ids(&mut self) -> Vec<(i32, NetnsToken)> {
+        let (tokens, requests): (Vec<_>, Vec<_>) = self
+            .adopted
+            .iter()
+            .map(|(token, netns)| {
+                let mut message = NsidMessage::default();
+                message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned()));
+                (*token, Request::new(RouteNetlinkMessage::GetNsId(message), 0))
+            })
+            .unzip();
+        let mut ids = Vec::new();
+        self.requests.exchange(requests, |position, message| {
+            let Ok(RouteNetlinkMessage::NewNsId(answer)) = message.parse() else { return };
+            let id = answer.attributes.iter().find_map(|attribute| match attribute {
+                NsidAttribute::Id(id) => Some(*id),
+                _ => None,
+            });
+            ids.extend(id.zip(tokens.get(position).copied()));
+        });
+        ids
+    }
+}
+
+/// Links by name as they are at this instant.
+struct Found(HashMap<IfName, Seen>);
+
+impl Found {
+    fn get(&self, name: &IfName) -> Option<&Seen> {
+        self.0.get(name)
+    }
+
+    fn index(&self, name: &IfName) -> Result<u32, StepError> {
+        self.get(name).map(|seen| seen.index).ok_or(StepError::NoLink)
+    }
+
+    fn master(&self, link: &Link) -> Result<Option<u32>, StepError> {
+        link.master.as_ref().map(|master| self.index(master)).transpose()
+    }
+}
+
+fn group(step: &Step) -> Group {
+    match step {
+        Step::Remove { row: Row::Link(_) } => Group::LinkRemovals,
+        Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row } => match row {
+            Row::Sysctl(_) => Group::Sysctls,
+            Row::Link(link) if link.master.is_some() => Group::Ports,
+            Row::Link(_) => Group::Links,
+            _ => Group::Rest,
+        },
+    }
+}
+
+/// The links that a step names.
+fn names(step: &Step) -> impl Iterator<Item = &IfName> {
+    let (old, row) = match step {
+        Step::Create { row } | Step::Remove { row } => (None, row),
+        Step::Change { from, to } => (from.on(), to),
+    };
+    let (link, master) = match row {
+        Row::Link(link) => (Some(&link.name), link.master.as_ref()),
+        _ => (row.on(), None),
+    };
+    old.into_iter().chain(link).chain(master)
+}
+
+/// What a step makes, if that is a link.
+fn made_link(step: &Step) -> Option<&IfName> {
+    match step {
+        Step::Create { row: Row::Link(link) } => Some(&link.name),
+        _ => None,
+    }
+}
+
+fn first_refusal(plan: &[Wish], results: Vec<Result<(), Refused>>) -> Option<Refused> {
+    plan.iter().zip(results).find_map(|(wish, result)| {
+        result.err().filter(|refused| !(wish.may_be_absent && is_absence(refused.errno)))
+    })
+}
+
+/// What stood on a link that is gone is gone too.
+fn remove(row: &Row, found: &Found) -> Vec<Wish> {
+    let link = row.on().map(|name| found.index(name));
+    let Ok(link) = link.transpose() else { return Vec::new() };
+    match (row, link) {
+        (Row::Address(row), Some(link)) => write::remove_address(link, row),
+        (Row::Fdb(row), Some(link)) => write::remove_fdb(link, row),
+        (Row::Neighbor(row), Some(link)) => write::remove_neighbor(link, row),
+        (Row::Route(row), link) => write::remove_route(link, row),
+        _ => Vec::new(),
+    }
+}
+
+fn is_absence(errno: i32) -> bool {
+    matches!(errno, libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL)
+}
+
+/// What an error number means for a step.
+fn explain(step: &Step, refused: Refused) -> StepError {
+    let (Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row }) = step;
+    let changes = matches!(step, Step::Change { .. });
+    match (refused.errno, row) {
+        (libc::EEXIST, _) => StepError::Exists,
+        (libc::ENODEV, Row::Link(_)) if changes => StepError::Gone,
+        (libc::ENODEV, _) | (libc::ENOENT, Row::Sysctl(Sysctl { key: SysctlKey::AcceptRa(_), .. })) => {
+            StepError::NoLink
+        }
+        (libc::ENOENT | libc::ESRCH, Row::Fdb(_) | Row::Neighbor(_) | Row::Route(_)) if changes => {
+            StepError::Gone
+        }
+        // A source that no link has, or a gateway that is one of our own addresses.
+        (libc::ENETDOWN, _) | (libc::EINVAL, Row::Route(_)) => StepError::NotReady,
+        (libc::EINVAL | libc::EOPNOTSUPP, Row::Address(_) | Row::Fdb(_) | Row::Neighbor(_)) => {
+            StepError::NoLink
+        }
+        (libc::EOPNOTSUPP, Row::Link(link)) if link.master.is_some() => StepError::NoLink,
+        _ => StepError::Kernel { errno: refused.errno, text: refused.text },
+    }
+}

@@ -1,0 +1,200 @@
+//! The kernel of one network namespace: opened, read, listened to.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteProtocol;
+use tartan_host::{Host, LinkKind, NetnsToken, Row, SysctlKey};
+use tartan_model::Family;
+
+use crate::marks::{Marks, PROTOCOL};
+use crate::notices::{Footing, Hearing, Listener, Notices};
+use crate::read::{Links, Seen};
+use crate::sysctl::{self, Settings};
+use crate::{Dump, KernelError, NetnsError, Rtnl, netns, tables};
+
+/// The kernel of one network namespace, as far as it concerns us.
+#[derive(Debug)]
+pub struct Kernel {
+    pub(crate) requests: Rtnl,
+    pub(crate) links: Links,
+    pub(crate) adopted: BTreeMap<NetnsToken, OwnedFd>,
+    pub(crate) settings: Settings,
+    /// The namespace, when it is not that of the process.
+    pub(crate) netns: Option<OwnedFd>,
+    pub(crate) marks: Marks,
+    listener: Listener,
+    footing: Footing,
+    next_token: u64,
+}
+
+impl Kernel {
+    /// Opens the kernel of the calling thread's network namespace, for use by threads in that namespace.
+    ///
+    /// # Errors
+    /// When there is no rtnetlink, or without CAP_NET_ADMIN.
+    pub fn open(marks: Marks) -> Result<Kernel, KernelError> {
+        Ok(Kernel {
+            requests: Rtnl::open()?,
+            listener: Listener::open()?,
+            links: Links::new(marks.clone()),
+            marks,
+            adopted: BTreeMap::new(),
+            settings: Settings::default(),
+            netns: None,
+            footing: Footing::default(),
+            next_token: 1,
+        })
+    }
+
+    /// Opens the kernel of another network namespace, for use by any thread.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`], and when the namespace cannot be entered.
+    pub fn open_in(netns: BorrowedFd<'_>, marks: Marks) -> Result<Kernel, KernelError> {
+        let keep = netns
+            .try_clone_to_owned()
+            .map_err(|source| NetnsError::System { action: "keep a descriptor of", source })?;
+        let kernel = netns::run_in(netns, || Kernel::open(marks))??;
+        Ok(Kernel { netns: Some(keep), ..kernel })
+    }
+
+    /// Keeps the value that a sysctl had before we first changed it in this JSON file, an object of paths below
+    /// `/proc/sys` to values. A sysctl whose old value cannot be kept is not changed.
+    pub fn save_settings_in(&mut self, path: PathBuf) {
+        self.settings.save_in(path);
+    }
+
+    /// Takes a namespace in, so that [`tartan_host::Peer`] can name it. It stays alive until it is released.
+    pub fn adopt(&mut self, netns: OwnedFd) -> NetnsToken {
+        let token = NetnsToken(self.next_token);
+        self.next_token += 1;
+        self.adopted.insert(token, netns);
+        token
+    }
+
+    /// Lets go of a namespace; nothing happens if the token is unknown.
+    pub fn release(&mut self, token: NetnsToken) {
+        self.adopted.remove(&token);
+    }
+
+    /// The namespace that a token stands for.
+    pub fn netns(&self, token: NetnsToken) -> Option<BorrowedFd<'_>> {
+        self.adopted.get(&token).map(AsFd::as_fd)
+    }
+
+    /// Reads everything of ours, and these sysctls; one that the kernel does not have is left out. Notices of before are
+    /// dropped, those about the underlay too: look at the uplink after this.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn read(&mut self, sysctls: &[SysctlKey]) -> Result<Host, KernelError> {
+        self.listener.drain(|_| ());
+        let seen = self.read_links()?;
+        let mut host = Host::default();
+        host.rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
+        host.rows.extend(self.read_addresses()?);
+        host.rows.extend(self.read_neighbors()?);
+        host.rows.extend(self.read_fdb(&seen)?);
+        host.rows.extend(self.read_routes()?);
+        let netns = self.netns.as_ref().map(AsFd::as_fd);
+        host.rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
+        host.foreign = self.links.foreign().collect();
+        Ok(host)
+    }
+
+    /// Reads one setting; None where the kernel has no such setting or does not let it be read.
+    pub fn read_sysctl(&self, key: &SysctlKey) -> Option<Row> {
+        let netns = self.netns.as_ref().map(AsFd::as_fd);
+        sysctl::read(netns, std::slice::from_ref(key)).ok()?.pop().map(Row::Sysctl)
+    }
+
+    /// Reads our routes of both families. The links must have been read before, and notices be heard.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn read_routes(&mut self) -> Result<Vec<Row>, KernelError> {
+        self.footing.clear();
+        let mut rows = Vec::new();
+        for family in Family::ALL {
+            let dump = tables::dump_routes(&mut self.requests, family, Some(RouteProtocol::Other(PROTOCOL)))?;
+            rows.extend(parsed(&dump).filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => self.links.route(&route),
+                _ => None,
+            }));
+        }
+        rows.iter().for_each(|route| self.footing.add(route));
+        Ok(rows.into_iter().map(Row::Route).collect())
+    }
+
+    /// A descriptor that is readable when [`Kernel::notices`] has something.
+    pub fn notices_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// What the kernel told since the last time; never waits. The kernel tells before it acknowledges, so what
+    /// [`Kernel::apply`] did is among it as soon as that returns.
+    pub fn notices(&mut self) -> Notices {
+        let mut notices = Notices::default();
+        let mut hearing =
+            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut notices };
+        let whole = self.listener.drain(|message| hearing.hear(message));
+        notices.lost |= !whole;
+        notices
+    }
+
+    /// Learns all links before any row of them is made, as a port may come before its bridge.
+    fn read_links(&mut self) -> Result<Vec<Seen>, KernelError> {
+        let dump = self.requests.dump(&tables::links())?;
+        let seen: Vec<Seen> = dump.messages().filter_map(|message| Seen::read(&message)).collect();
+        self.links.clear();
+        for link in &seen {
+            self.links.learn(link);
+        }
+        Ok(seen)
+    }
+
+    fn read_addresses(&mut self) -> Result<Vec<Row>, KernelError> {
+        let mut rows = Vec::new();
+        for family in Family::ALL {
+            let dump = self.requests.dump(&tables::addresses(family))?;
+            rows.extend(parsed(&dump).filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(address) => self.links.address(&address).map(Row::Address),
+                _ => None,
+            }));
+        }
+        Ok(rows)
+    }
+
+    fn read_neighbors(&mut self) -> Result<Vec<Row>, KernelError> {
+        let mut rows = Vec::new();
+        for family in Family::ALL {
+            let dump = self.requests.dump(&tables::neighbors(family))?;
+            rows.extend(parsed(&dump).filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(entry) => self.links.neighbor(&entry)?.1.map(Row::Neighbor),
+                _ => None,
+            }));
+        }
+        Ok(rows)
+    }
+
+    fn read_fdb(&mut self, seen: &[Seen]) -> Result<Vec<Row>, KernelError> {
+        let ours = seen.iter().filter(|link| matches!(link.kind, Some(LinkKind::Vxlan { .. })));
+        let mut rows = Vec::new();
+        for device in ours.filter(|link| self.links.ours(link.index).is_some()) {
+            let dump = self.requests.dump(&tables::fdb(device.index))?;
+            rows.extend(parsed(&dump).filter_map(|message| match message {
+                RouteNetlinkMessage::NewNeighbour(entry) => self.links.fdb(&entry).map(Row::Fdb),
+                _ => None,
+            }));
+        }
+        Ok(rows)
+    }
+}
+
+/// What the library cannot read is nothing that we made.
+fn parsed(dump: &Dump) -> impl Iterator<Item = RouteNetlinkMessage> {
+    dump.messages().filter_map(|message| message.parse().ok())
+}

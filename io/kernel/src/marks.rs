@@ -1,0 +1,61 @@
+//! How our links are told from others.
+
+use tartan_model::IfName;
+
+/// The routing protocol number of our routes and neighbours (`rtm_protocol`, `NDA_PROTOCOL`).
+pub const PROTOCOL: u8 = 116;
+
+/// What the alias of a link of ours begins with.
+const ALIAS: &str = "tartan";
+
+/// Which links are ours. Routes and neighbours bear [`PROTOCOL`]; addresses and forwarding entries are ours when their
+/// link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marks {
+    /// On a node: links that have one of our names *and* an alias that begins with `tartan`.
+    Node,
+    /// In a pod: the one link of this name.
+    Pod(IfName),
+}
+
+impl Marks {
+    /// Whether a link of this name and alias is ours.
+    pub fn is_ours(&self, name: &IfName, alias: &str) -> bool {
+        match self {
+            Marks::Node => alias.starts_with(ALIAS) && is_node_name(name.as_str()),
+            Marks::Pod(ours) => ours == name,
+        }
+    }
+}
+
+/// `tartan.VNI`, `tart6.VNI`, `tartanN`, or `tt` and 12 hexadecimal digits.
+fn is_node_name(name: &str) -> bool {
+    let number = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
+    ["tartan.", "tart6.", "tartan"].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(number))
+        || name.strip_prefix("tt").is_some_and(|rest| {
+            rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ours(name: &str, alias: &str) -> bool {
+        Marks::Node.is_ours(&name.parse().unwrap(), alias)
+    }
+
+    #[test]
+    fn a_link_of_ours_has_name_and_alias() {
+        for name in ["tartan.1", "tartan.16777215", "tart6.7", "tartan0", "tt0123456789ab"] {
+            assert!(is_ours(name, "tartan: a pod"), "{name}");
+            assert!(!is_ours(name, ""), "{name}");
+            assert!(!is_ours(name, "a tartan"), "{name}");
+        }
+        for name in
+            ["eth0", "tartan.", "tartan", "tartan-sl", "tt0123456789AB", "tt0123", "tart6", "tartan.x"]
+        {
+            assert!(!is_ours(name, "tartan"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What the kernel tells of its own accord (rtnetlink(7), multicast groups).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::NLM_F_REPLACE;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_sys::Socket;
+use nix::sys::socket::{setsockopt, sockopt};
+use tartan_host::{ForeignLink, Key, Notice, Route, Row};
+
+use crate::KernelError;
+use crate::marks::PROTOCOL;
+use crate::read::{Known, Links, Seen, interface_address, route_key};
+use crate::rtnl::{self, DATAGRAM, Message, Messages};
+
+/// Room for notices that nobody has taken yet: about 10,000 routes.
+const QUEUE: usize = 8 << 20;
+
+/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE (linux/rtnetlink.h).
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+
+/// What the kernel told since the last time, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Changes of our rows, and of foreign links.
+    pub rows: Vec<Notice>,
+    /// Routes of ours may have gone without a word: the kernel flushes IPv4 routes in silence when their link goes down
+    /// or their source address away (`fib_sync_down_dev`, `fib_sync_down_addr`). Read the routes anew.
+    pub routes_stale: bool,
+    /// A foreign link, a foreign address or a default route changed: look at the uplink anew.
+    pub underlay: bool,
+    /// Some notices are missing: read everything anew.
+    pub lost: bool,
+}
+
+/// The socket that notices come by; it never blocks.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Listener {
+    pub(crate) fn open() -> Result<Listener, KernelError> {
+        let socket = rtnl::socket().map_err(KernelError::Socket)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).map_err(|e| KernelError::Socket(e.into()))?;
+        for group in GROUPS {
+            socket.add_membership(group).map_err(KernelError::Socket)?;
+        }
+        Ok(Listener { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Hands over all that has come; false if something was lost (ENOBUFS, or a datagram that does not fit).
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> bool {
+        let mut whole = true;
+        loop {
+            match rtnl::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(()) => Messages(&self.buffer).for_each(&mut each),
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return whole,
+                Err(error) => {
+                    whole = false;
+                    // Any other error would come again, so it must not be waited out here.
+                    if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE)) {
+                        return whole;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What our routes stand on beside our own links, as far as it was told: when it goes, they may go in silence.
+#[derive(Debug, Default)]
+pub(crate) struct Footing {
+    links: HashSet<String>,
+    sources: HashSet<IpAddr>,
+}
+
+impl Footing {
+    pub(crate) fn add(&mut self, route: &Route) {
+        if let Some(link) = route.link()
+            && !self.links.contains(link.as_str())
+        {
+            self.links.insert(link.to_string());
+        }
+        self.sources.extend(route.source);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.links.clear();
+        self.sources.clear();
+    }
+}
+
+/// Understands one notice after the other.
+pub(crate) struct Hearing<'a> {
+    pub(crate) links: &'a mut Links,
+    pub(crate) footing: &'a mut Footing,
+    pub(crate) notices: &'a mut Notices,
+}
+
+impl Hearing<'_> {
+    /// Foreign routes and neighbours are told by a few bytes at fixed places, and not parsed.
+    pub(crate) fn hear(&mut self, message: Message<'_>) {
+        let understood = match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.link(message),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(message),
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message),
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbor(message),
+            _ => Some(()),
+        };
+        if understood.is_none() {
+            tracing::debug!(kind = message.kind, "a notice of the kernel could not be read");
+            self.notices.lost = true;
+        }
+    }
+
+    fn is(&mut self, row: Row) {
+        self.notices.rows.push(Notice::Is(row));
+    }
+
+    fn gone(&mut self, key: Key) {
+        self.notices.rows.push(Notice::Gone(key));
+    }
+
+    fn link(&mut self, message: Message<'_>) -> Option<()> {
+        // A bridge tells of its ports with this family, also that they left it (`br_ifinfo_notify`).
+        if i32::from(message.byte(0)) != libc::AF_UNSPEC {
+            return Some(());
+        }
+        match message.parse().ok()? {
+            RouteNetlinkMessage::NewLink(link) => {
+                // A name that we cannot write down is no name of ours.
+                if let Some(seen) = Seen::of(&link) {
+                    self.link_is(&seen);
+                }
+            }
+            RouteNetlinkMessage::DelLink(link) => self.link_gone(link.header.index),
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn link_is(&mut self, seen: &Seen) {
+        let row = self.links.row(seen);
+        let before = self.links.learn(seen);
+        if let Some(before) = &before {
+            if before.up && !seen.up {
+                self.shaken(before);
+            }
+            if before.name != seen.name || before.ours && row.is_none() {
+                self.gone(Key::Link(before.name.clone()));
+            }
+        }
+        match row {
+            Some(row) => self.is(Row::Link(row)),
+            None => {
+                let now = Known { name: seen.name.clone(), ours: false, up: seen.up, mtu: seen.mtu };
+                if before.as_ref() != Some(&now) {
+                    self.notices.underlay = true;
+                    self.notices.rows.push(Notice::Foreign(now.name, ForeignLink { up: now.up }));
+                }
+            }
+        }
+    }
+
+    fn link_gone(&mut self, index: u32) {
+        if let Some(before) = self.links.forget(index) {
+            self.shaken(&before);
+            self.notices.underlay |= !before.ours;
+            self.gone(Key::Link(before.name));
+        }
+    }
+
+    /// A link went down or away.
+    fn shaken(&mut self, link: &Known) {
+        self.notices.routes_stale |= link.ours || self.footing.links.contains(link.name.as_str());
+    }
+
+    fn address(&mut self, message: Message<'_>) -> Option<()> {
+        let ours = self.links.ours(message.word(4)).is_some();
+        self.notices.underlay |= !ours;
+        match message.parse().ok()? {
+            RouteNetlinkMessage::NewAddress(address) => {
+                if let Some(row) = self.links.address(&address) {
+                    self.is(Row::Address(row));
+                }
+            }
+            RouteNetlinkMessage::DelAddress(address) => {
+                let source = interface_address(&address)?.address();
+                self.notices.routes_stale |= ours || self.footing.sources.contains(&source);
+                if let Some(row) = self.links.address(&address) {
+                    self.gone(Key::Address(row.link, row.address));
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn route(&mut self, message: Message<'_>) -> Option<()> {
+        // struct rtmsg: destination length, table and protocol are bytes 1, 4 and 5; RTM_F_CLONED marks cached copies.
+        const RTM_F_CLONED: u32 = 0x200;
+        if message.byte(4) != libc::RT_TABLE_MAIN || message.word(8) & RTM_F_CLONED != 0 {
+            return Some(());
+        }
+        let ours = message.byte(5) == PROTOCOL;
+        let replaced = message.kind == libc::RTM_NEWROUTE && message.flags & NLM_F_REPLACE != 0;
+        self.notices.underlay |= !ours && message.byte(1) == 0;
+        if !ours && !replaced {
+            return Some(());
+        }
+        let (RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) =
+            message.parse().ok()?
+        else {
+            return None;
+        };
+        let row = self.links.route(&route).filter(|_| message.kind == libc::RTM_NEWROUTE);
+        match row {
+            Some(row) => {
+                self.footing.add(&row);
+                self.is(Row::Route(row));
+            }
+            // Gone, or a foreign route was put in the place of one that may be ours, of which the kernel says no more.
+            None => {
+                let (dst, metric) = route_key(&route)?;
+                self.gone(Key::Route(dst, metric));
+            }
+        }
+        Some(())
+    }
+
+    fn neighbor(&mut self, message: Message<'_>) -> Option<()> {
+        // struct ndmsg: family and link are at 0 and 4.
+        if self.links.ours(message.word(4)).is_none() {
+            return Some(());
+        }
+        let there = message.kind == libc::RTM_NEWNEIGH;
+        let (RouteNetlinkMessage::NewNeighbour(entry) | RouteNetlinkMessage::DelNeighbour(entry)) =
+            message.parse().ok()?
+        else {
+            return None;
+        };
+        if i32::from(message.byte(0)) == libc::AF_BRIDGE {
+            self.fdb(&entry, there);
+        } else if let Some((key, row)) = self.links.neighbor(&entry) {
+            match row.filter(|_| there) {
+                Some(row) => self.is(Row::Neighbor(row)),
+                None => self.gone(key),
+            }
+        }
+        Some(())
+    }
+
+    fn fdb(&mut self, entry: &NeighbourMessage, there: bool) {
+        match self.links.fdb(entry) {
+            Some(row) if there => self.is(Row::Fdb(row)),
+            Some(row) => self.gone(Key::Fdb(row.link, row.mac)),
+            None => {}
+        }
+    }
+}

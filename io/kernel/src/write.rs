@@ -1,0 +1,273 @@
+//! From steps to the kernel's requests.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
+use tartan_model::{Family, IfName, Mac, Vni};
+
+use crate::marks::PROTOCOL;
+use crate::message::{self, link_by_index, link_by_name};
+use crate::rtnl::Request;
+
+const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+/// Hops that an outer packet may take: what the kernel would inherit is the inner packet's, which may be 1.
+const VXLAN_TTL: u8 = 64;
+const NUD_PERMANENT_NOARP: u16 = 0x80 | 0x40;
+
+/// A request, and whether it may be refused because what it takes away is not there.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) request: Request,
+    pub(crate) may_be_absent: bool,
+}
+
+fn want(message: Message, flags: u16) -> Wish {
+    Wish { request: Request::new(message, flags), may_be_absent: false }
+}
+
+fn rid(message: Message) -> Wish {
+    Wish { request: Request::new(message, 0), may_be_absent: true }
+}
+
+/// Makes a link and marks it. The alias is not taken when a link is made, so it is a request of its own; both go in one
+/// send, which the kernel works off in one system call, so that no signal comes between them.
+pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>) -> Vec<Wish> {
+    let mut make = link_by_name(&link.name);
+    make.attributes.push(LinkAttribute::Address(link.mac.bytes().to_vec()));
+    make.attributes.push(LinkAttribute::Mtu(first_mtu(link)));
+    make.attributes.push(LinkAttribute::LinkInfo(link_info(link, peer)));
+    let mut mark = link_by_name(&link.name);
+    mark.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
+    // Every address on our links is one that we put there.
+    mark.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]));
+    let mut finish = link_by_name(&link.name);
+    finish.attributes.push(LinkAttribute::Mtu(link.mtu.into()));
+    finish.attributes.extend(master.map(LinkAttribute::Controller));
+    set_up(&mut finish, link.up);
+    vec![
+        want(Message::NewLink(make), CREATE),
+        want(Message::SetLink(mark), 0),
+        want(Message::SetLink(finish), 0),
+    ]
+}
+
+/// A bridge follows the MTU of its ports until its own is *changed* once (net/bridge/br_device.c, `br_change_mtu`).
+fn first_mtu(link: &Link) -> u32 {
+    let mtu = u32::from(link.mtu);
+    match link.kind {
+        LinkKind::Bridge if mtu > 1280 => mtu - 1,
+        LinkKind::Bridge => mtu + 1,
+        LinkKind::Vxlan { .. } | LinkKind::Veth => mtu,
+    }
+}
+
+fn link_info(link: &Link, peer: Option<RawFd>) -> Vec<LinkInfo> {
+    match &link.kind {
+        LinkKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        LinkKind::Vxlan { vni, local, port } => {
+            vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan(*vni, *local, *port)))]
+        }
+        LinkKind::Veth => {
+            let mut info = vec![LinkInfo::Kind(InfoKind::Veth)];
+            if let (Some(peer), Some(netns)) = (&link.peer, peer) {
+                let mut other = link_by_name(&peer.name);
+                other.attributes.push(LinkAttribute::Address(peer.mac.bytes().to_vec()));
+                other.attributes.push(LinkAttribute::Mtu(link.mtu.into()));
+                other.attributes.push(LinkAttribute::NetNsFd(netns));
+                info.push(LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))));
+            }
+            info
+        }
+    }
+}
+
+fn vxlan(vni: Vni, local: IpAddr, port: u16) -> Vec<InfoVxlan> {
+    let local = match local {
+        IpAddr::V4(v4) => InfoVxlan::Local(v4),
+        IpAddr::V6(v6) => InfoVxlan::Local6(v6),
+    };
+    vec![
+        InfoVxlan::Id(vni.into()),
+        local,
+        InfoVxlan::Port(port),
+        InfoVxlan::Learning(false),
+        InfoVxlan::Ttl(VXLAN_TTL),
+    ]
+}
+
+fn set_up(link: &mut LinkMessage, up: bool) {
+    link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    link.header.change_mask = LinkFlags::Up;
+}
+
+/// Changes what differs; what a link is cannot be changed.
+pub(crate) fn change_link(index: u32, from: &Link, to: &Link, master: Option<u32>) -> Vec<Wish> {
+    let mut link = link_by_index(index);
+    if from.mac != to.mac {
+        link.attributes.push(LinkAttribute::Address(to.mac.bytes().to_vec()));
+    }
+    if from.mtu != to.mtu {
+        link.attributes.push(LinkAttribute::Mtu(to.mtu.into()));
+    }
+    if from.alias != to.alias {
+        link.attributes.push(LinkAttribute::IfAlias(to.alias.clone()));
+    }
+    if from.master != to.master {
+        link.attributes.push(LinkAttribute::Controller(master.unwrap_or(0)));
+    }
+    if from.up != to.up {
+        set_up(&mut link, to.up);
+    }
+    vec![want(Message::SetLink(link), 0)]
+}
+
+/// Takes back a link that was made and could not be finished.
+pub(crate) fn unmake_link(name: &IfName) -> Request {
+    Request::new(Message::DelLink(link_by_name(name)), 0)
+}
+
+pub(crate) fn remove_link(index: u32) -> Wish {
+    rid(Message::DelLink(link_by_index(index)))
+}
+
+/// Puts a link into a group, to be removed with it.
+pub(crate) fn group_link(index: u32, group: u32) -> Wish {
+    let mut link = link_by_index(index);
+    link.attributes.push(LinkAttribute::Group(group));
+    Wish { may_be_absent: true, ..want(Message::SetLink(link), 0) }
+}
+
+/// Removes all links of a group at once: the kernel waits for its readers only once (`rtnl_group_dellink`).
+pub(crate) fn remove_group(group: u32) -> Wish {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::Group(group));
+    rid(Message::DelLink(link))
+}
+
+pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
+    let mut link = link_by_index(index);
+    link.attributes.push(LinkAttribute::Mtu(mtu));
+    Request::new(Message::SetLink(link), 0)
+}
+
+pub(crate) fn put_address(index: u32, row: &Address) -> Vec<Wish> {
+    vec![want(Message::NewAddress(message::address(index, row.address, row.scope == Scope::Link)), REPLACE)]
+}
+
+pub(crate) fn remove_address(index: u32, row: &Address) -> Vec<Wish> {
+    vec![rid(Message::DelAddress(message::address(index, row.address, false)))]
+}
+
+pub(crate) fn put_fdb(index: u32, row: &Fdb) -> Vec<Wish> {
+    vec![want(Message::NewNeighbour(fdb(index, row)), REPLACE)]
+}
+
+pub(crate) fn remove_fdb(index: u32, row: &Fdb) -> Vec<Wish> {
+    vec![rid(Message::DelNeighbour(fdb(index, row)))]
+}
+
+fn fdb(index: u32, row: &Fdb) -> NeighbourMessage {
+    let dst = match row.dst {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let mut entry = entry(index, AddressFamily::Bridge, NeighbourAddress::Other(dst), row.mac);
+    entry.header.state = NeighbourState::Other(NUD_PERMANENT_NOARP);
+    entry.header.flags = NeighbourFlags::Own;
+    entry
+}
+
+pub(crate) fn put_neighbor(index: u32, row: &Neighbor) -> Vec<Wish> {
+    vec![want(Message::NewNeighbour(neighbor(index, row)), REPLACE)]
+}
+
+pub(crate) fn remove_neighbor(index: u32, row: &Neighbor) -> Vec<Wish> {
+    vec![rid(Message::DelNeighbour(neighbor(index, row)))]
+}
+
+fn neighbor(index: u32, row: &Neighbor) -> NeighbourMessage {
+    let family = message::family(Family::of(row.address));
+    let mut entry = entry(index, family, row.address.into(), row.mac);
+    entry.header.state = NeighbourState::Permanent;
+    entry.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    entry
+}
+
+fn entry(index: u32, family: AddressFamily, dst: NeighbourAddress, mac: Mac) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = family;
+    entry.header.ifindex = index;
+    entry.attributes.push(NeighbourAttribute::Destination(dst));
+    entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.bytes().to_vec()));
+    entry
+}
+
+pub(crate) fn create_route(link: Option<u32>, row: &Route) -> Vec<Wish> {
+    vec![want(Message::NewRoute(full_route(link, row)), CREATE)]
+}
+
+/// Replaces in place what can be: for IPv6 the kernel would take the first route with that destination and metric,
+/// whosever it is (net/ipv6/ip6_fib.c, `fib6_add_rt2node`), so there ours goes and comes in one send.
+pub(crate) fn change_route(old_link: Option<u32>, from: &Route, link: Option<u32>, to: &Route) -> Vec<Wish> {
+    match to.dst.family() {
+        Family::Ipv4 => vec![want(Message::NewRoute(full_route(link, to)), REPLACE)],
+        Family::Ipv6 => remove_route(old_link, from).into_iter().chain(create_route(link, to)).collect(),
+    }
+}
+
+/// Names protocol, link and metric, so that no other route to that destination is taken for ours.
+pub(crate) fn remove_route(link: Option<u32>, row: &Route) -> Vec<Wish> {
+    let mut route = base_route(row);
+    // Any scope (net/ipv4/fib_trie.c, `fib_table_delete`).
+    route.header.scope = RouteScope::NoWhere;
+    route.attributes.extend(link.map(RouteAttribute::Oif));
+    if let RouteKind::Via { gateway, .. } = &row.kind {
+        route.attributes.push(RouteAttribute::Gateway((*gateway).into()));
+    }
+    vec![rid(Message::DelRoute(route))]
+}
+
+fn full_route(link: Option<u32>, row: &Route) -> RouteMessage {
+    let mut route = base_route(row);
+    route.attributes.extend(link.map(RouteAttribute::Oif));
+    route.attributes.extend(row.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    match &row.kind {
+        RouteKind::Link { .. } => route.header.scope = RouteScope::Link,
+        RouteKind::Via { gateway, .. } => {
+            route.header.flags = RouteFlags::Onlink;
+            route.attributes.push(RouteAttribute::Gateway((*gateway).into()));
+        }
+        RouteKind::Blackhole => {}
+    }
+    route
+}
+
+fn base_route(row: &Route) -> RouteMessage {
+    let mut route = message::route(&row.dst);
+    route.header.protocol = RouteProtocol::Other(PROTOCOL);
+    route.header.kind = match row.kind {
+        RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Link { .. } | RouteKind::Via { .. } => RouteType::Unicast,
+    };
+    if row.metric != 0 {
+        route.attributes.push(RouteAttribute::Priority(row.metric));
+    }
+    route
+}

@@ -1,0 +1,218 @@
+//! Every kind of row: made, read back, changed, taken away.
+
+mod common;
+
+use common::*;
+use tartan_host::{Host, Link, Route, Row, Scope, Step, Sysctl, SysctlKey};
+use tartan_kernel::{Kernel, Marks, netns};
+
+/// Makes the rows, reads them back, and reads nothing after they are taken away again; twice, so that both are also
+/// tried where there is nothing to do. What was learned from notices is the same each time.
+fn there_and_back(kernel: &mut Kernel, made: &[Row]) {
+    let mut heard = kernel.read(&[]).unwrap();
+    let before = heard.rows.clone();
+    let create: Vec<Step> = made.iter().cloned().map(create).collect();
+    done(kernel, &create);
+    let mut expected = before.clone();
+    expected.extend(made.iter().map(seen));
+    follow(kernel, &mut heard);
+    assert_eq!(heard.rows, expected, "as heard");
+    let read = kernel.read(&[]).unwrap();
+    assert_eq!(read.rows, expected, "as read");
+    assert_eq!(heard, read);
+    let remove: Vec<Step> = made.iter().rev().cloned().map(remove).collect();
+    for round in ["removed", "removed again"] {
+        done(kernel, &remove);
+        follow(kernel, &mut heard);
+        assert_eq!(heard.rows, before, "{round}, as heard");
+        assert_eq!(kernel.read(&[]).unwrap().rows, before, "{round}, as read");
+    }
+}
+
+#[test]
+fn links() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    let port = Link { master: Some(ifname("tartan0")), ..veth("tt0123456789ab", token, "eth0") };
+    let made = [
+        Row::Link(Link { mtu: 1500.try_into().unwrap(), ..bridge("tartan0") }),
+        Row::Link(vxlan("tartan.1", 1, "192.0.2.1")),
+        Row::Link(vxlan("tart6.1", 1, "2001:db8::1")),
+        Row::Link(port),
+        Row::Link(Link { up: false, ..bridge("tartan1") }),
+    ];
+    there_and_back(&mut kernel, &made);
+}
+
+#[test]
+fn what_stands_on_links() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    let devices = [vxlan("tartan.1", 1, "192.0.2.1"), vxlan("tart6.1", 1, "2001:db8::1")];
+    done(&mut kernel, &devices.map(|device| create(Row::Link(device))));
+    let made = [
+        address("tartan.1", "10.244.0.0/32", Scope::Global),
+        address("tartan.1", "169.254.1.1/32", Scope::Link),
+        address("tartan.1", "fd00:10:244::/128", Scope::Global),
+        address("tartan.1", "fe80::1/64", Scope::Link),
+        fdb("tartan.1", "02:00:00:00:00:02", "192.0.2.2"),
+        fdb("tart6.1", "02:00:00:00:00:02", "2001:db8::2"),
+        neighbor("tartan.1", "10.244.1.0", "02:00:00:00:00:02"),
+        neighbor("tartan.1", "fd00:10:244:1::", "02:00:00:00:00:02"),
+        Row::Route(Route {
+            source: Some("10.244.0.0".parse().unwrap()),
+            ..via("10.244.1.0/24", "10.244.1.0", "tartan.1")
+        }),
+        Row::Route(via("fd00:10:244:1::/64", "fd00:10:244:1::", "tartan.1")),
+        Row::Route(Route {
+            source: Some("fd00:10:244::".parse().unwrap()),
+            ..onto("fd00:10:244:2::/64", "tartan.1")
+        }),
+        Row::Route(onto("10.244.0.7/32", "tartan.1")),
+        Row::Route(Route { metric: 50, ..onto("10.244.0.7/32", "tartan.1") }),
+        Row::Route(Route { metric: 50, ..onto("fd00:10:244:2::/64", "tartan.1") }),
+        Row::Route(blackhole("10.244.0.0/24")),
+        Row::Route(blackhole("fd00:10:244::/64")),
+    ];
+    there_and_back(&mut kernel, &made);
+}
+
+#[test]
+fn a_link_changes_in_place() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    let from = vxlan("tartan.1", 1, "192.0.2.1");
+    done(&mut kernel, &[create(Row::Link(bridge("tartan0"))), create(Row::Link(from.clone()))]);
+    let to = Link {
+        mac: "02:00:00:00:00:07".parse().unwrap(),
+        mtu: 1400.try_into().unwrap(),
+        up: false,
+        alias: "tartan other".into(),
+        master: Some(ifname("tartan0")),
+        ..from.clone()
+    };
+    let (from, to) = (Row::Link(from), Row::Link(to));
+    for (from, to) in [(&from, &to), (&to, &from)] {
+        done(&mut kernel, &[change(from, to)]);
+        let read = kernel.read(&[]).unwrap();
+        assert_eq!(read.rows.get(&to.key()), Some(to));
+        assert!(kernel.notices().rows.is_empty(), "reading drops what was told before");
+    }
+}
+
+#[test]
+fn what_stands_on_links_changes_in_place() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    done(
+        &mut kernel,
+        &[create(Row::Link(vxlan("tartan.1", 1, "192.0.2.1"))), create(Row::Link(bridge("tartan0")))],
+    );
+    let pairs = [
+        (
+            fdb("tartan.1", "02:00:00:00:00:02", "192.0.2.2"),
+            fdb("tartan.1", "02:00:00:00:00:02", "192.0.2.3"),
+        ),
+        (
+            neighbor("tartan.1", "10.244.1.0", "02:00:00:00:00:02"),
+            neighbor("tartan.1", "10.244.1.0", "02:00:00:00:00:03"),
+        ),
+        (Row::Route(onto("10.9.0.0/24", "tartan.1")), Row::Route(via("10.9.0.0/24", "10.1.1.1", "tartan0"))),
+        (Row::Route(onto("fd09::/64", "tartan.1")), Row::Route(via("fd09::/64", "fd01::1", "tartan0"))),
+        (Row::Route(blackhole("10.9.1.0/24")), Row::Route(onto("10.9.1.0/24", "tartan0"))),
+        (Row::Route(blackhole("fd09:1::/64")), Row::Route(onto("fd09:1::/64", "tartan0"))),
+    ];
+    let mut heard = kernel.read(&[]).unwrap();
+    done(&mut kernel, &pairs.clone().map(|(from, _)| create(from)));
+    done(&mut kernel, &pairs.clone().map(|(from, to)| change(&from, &to)));
+    follow(&mut kernel, &mut heard);
+    let read = kernel.read(&[]).unwrap();
+    assert_eq!(heard, read);
+    for (_, to) in &pairs {
+        assert_eq!(read.rows.get(&to.key()), Some(to));
+    }
+}
+
+#[test]
+fn a_veth_and_its_other_end() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    let from = veth("tt0123456789ab", token, "eth0");
+    done(&mut kernel, &[create(Row::Link(from.clone()))]);
+    let mut inside = Kernel::open_in(pod.fd(), Marks::Pod(ifname("eth0"))).unwrap();
+    let end = inside.read(&[]).unwrap().rows.link(&ifname("eth0")).cloned().unwrap();
+    assert_eq!((end.mac, end.mtu), ("02:00:00:00:00:99".parse().unwrap(), from.mtu));
+    assert!(!end.up && end.alias.is_empty() && end.master.is_none());
+
+    let up = Row::Link(Link { up: true, ..end.clone() });
+    let made = [
+        address("eth0", "10.244.0.7/32", Scope::Global),
+        address("eth0", "fd00:10:244::7/128", Scope::Global),
+        neighbor("eth0", "169.254.1.1", "02:00:5e:10:00:01"),
+        Row::Route(onto("169.254.1.1/32", "eth0")),
+        Row::Route(via("0.0.0.0/0", "169.254.1.1", "eth0")),
+        Row::Route(via("::/0", "fe80::1", "eth0")),
+    ];
+    done(&mut inside, &[change(&Row::Link(end), &up)]);
+    done(&mut inside, &made.clone().map(create));
+    let read = rows(&mut inside);
+    assert_eq!(read.len(), made.len() + 1, "{read:#?}");
+    assert!(made.iter().all(|row| read.contains(row)));
+
+    let to = Link { mtu: 1380.try_into().unwrap(), peer: None, ..from.clone() };
+    done(&mut kernel, &[change(&Row::Link(Link { peer: None, ..from }), &Row::Link(to.clone()))]);
+    assert_eq!(inside.read(&[]).unwrap().rows.link(&ifname("eth0")).unwrap().mtu, to.mtu);
+}
+
+#[test]
+fn a_bridge_keeps_its_mtu_whatever_its_ports_have() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    let master = Link { mtu: 1500.try_into().unwrap(), ..bridge("tartan0") };
+    let port = Link { master: Some(master.name.clone()), ..veth("tt0123456789ab", token, "eth0") };
+    done(&mut kernel, &[create(Row::Link(master.clone())), create(Row::Link(port))]);
+    assert_eq!(kernel.read(&[]).unwrap().rows.link(&master.name), Some(&master));
+}
+
+#[test]
+fn settings_and_their_old_values() {
+    let node = Scratch::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sysctl.json");
+    let mut kernel = node.kernel();
+    kernel.save_settings_in(file.clone());
+    done(&mut kernel, &[create(Row::Link(bridge("tartan0")))]);
+    let keys = [SysctlKey::AcceptRa(ifname("tartan0")), SysctlKey::Ipv4Forward, SysctlKey::Ipv6Forward];
+    let before = kernel.read(&keys).unwrap();
+    for (value, key) in [2, 1, 1].into_iter().zip(&keys) {
+        let row = Row::Sysctl(Sysctl { key: key.clone(), value });
+        let from = before.rows.get(&row.key()).unwrap().clone();
+        done(&mut kernel, &[change(&from, &row), change(&row, &row), remove(row.clone())]);
+        assert_eq!(kernel.read(&keys).unwrap().rows.get(&row.key()), Some(&row));
+    }
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "net/ipv4/ip_forward": "0",
+        "net/ipv6/conf/all/forwarding": "0",
+        "net/ipv6/conf/tartan0/accept_ra": "1",
+    });
+    assert_eq!(saved, expected);
+    let ours = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    let inside =
+        netns::run_in(node.fd(), || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap())
+            .unwrap();
+    assert_eq!(inside, "1\n");
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), ours);
+}
+
+#[test]
+fn an_empty_namespace_has_nothing() {
+    let node = Scratch::new();
+    let host = node.kernel().read(&[]).unwrap();
+    assert!(host.rows.is_empty());
+    assert_eq!(host.foreign.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["lo"]);
+    assert_ne!(host, Host::default());
+}

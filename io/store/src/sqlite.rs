@@ -1,0 +1,140 @@
+//! The SQLite driver: one file that the agents of one machine share.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use crate::database::{Database, Fault, from_column, to_column};
+use crate::watch::{Range, SqliteWatch, append, store_revision};
+use crate::{
+    Durability, Entry, Expect, Lease, Listing, OpenError, Revision, Store, StoreError, Watch, check_key,
+    check_prefix, check_value, lease, open, wake,
+};
+
+/// A store in one file on a local disk, for the agents of one machine.
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    database: Arc<Database>,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it (mode 0600) and its folder (0700).
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the file and what to do.
+    pub fn open(path: &Path) -> Result<Sqlite, OpenError> {
+        Ok(Sqlite { database: Arc::new(open::open(path)?) })
+    }
+}
+
+impl Store for Sqlite {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        check_key(key)?;
+        self.database.read(|transaction| {
+            let mut statement =
+                transaction.prepare_cached("SELECT key, value, revision FROM entry WHERE key = ?1")?;
+            Ok(statement.query_row([key], entry).optional()?)
+        })
+    }
+
+    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        check_prefix(prefix)?;
+        let range = Range::of(prefix);
+        self.database.read(|transaction| {
+            let revision = store_revision(transaction)?;
+            let mut statement = transaction.prepare_cached(
+                "SELECT key, value, revision FROM entry WHERE key >= ?1 AND key < ?2 ORDER BY key",
+            )?;
+            let entries = statement.query_map([&range.from, &range.to], entry)?.collect::<Result<_, _>>()?;
+            Ok(Listing { entries, revision })
+        })
+    }
+
+    fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        check_prefix(prefix)?;
+        Ok(Box::new(SqliteWatch::start(Arc::clone(&self.database), prefix, after)?))
+    }
+
+    fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        expect: Expect,
+        durability: Durability,
+    ) -> Result<Revision, StoreError> {
+        check_key(key)?;
+        check_value(key, value)?;
+        let revision = self.database.write(durability, |transaction| {
+            compare(transaction, key, expect)?;
+            let revision = append(transaction, key)?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO entry (key, value, revision) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key) DO UPDATE SET value = ?2, revision = ?3",
+                )?
+                .execute(params![key, value, to_column(revision)])?;
+            Ok(revision)
+        })?;
+        wake::ring(&self.database.watchers);
+        Ok(revision)
+    }
+
+    fn delete(&self, key: &str, expect: Expect) -> Result<Option<Revision>, StoreError> {
+        check_key(key)?;
+        let revision = self.database.write(Durability::Crash, |transaction| {
+            if compare(transaction, key, expect)?.is_none() {
+                return Ok(None);
+            }
+            transaction.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
+            Ok(Some(append(transaction, key)?))
+        })?;
+        if revision.is_some() {
+            wake::ring(&self.database.watchers);
+        }
+        Ok(revision)
+    }
+
+    fn take_lease(&self, name: &str, holder: &str, ttl: Duration, force: bool) -> Result<(), StoreError> {
+        check_key(name)?;
+        check_key(holder)?;
+        lease::take(&self.database, name, holder, ttl, force)
+    }
+
+    fn renew_lease(&self, name: &str, holder: &str, ttl: Duration) -> Result<(), StoreError> {
+        check_key(name)?;
+        check_key(holder)?;
+        lease::renew(&self.database, name, holder, ttl)
+    }
+
+    fn release_lease(&self, name: &str, holder: &str) -> Result<(), StoreError> {
+        check_key(name)?;
+        check_key(holder)?;
+        lease::release(&self.database, name, holder)
+    }
+
+    fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        lease::all(&self.database)
+    }
+}
+
+/// The revision found under `key`, if `expect` allows it.
+fn compare(transaction: &Transaction<'_>, key: &str, expect: Expect) -> Result<Option<Revision>, Fault> {
+    let found = transaction
+        .prepare_cached("SELECT revision FROM entry WHERE key = ?1")?
+        .query_row([key], |row| row.get(0).map(from_column))
+        .optional()?;
+    if expect.holds(found) {
+        return Ok(found);
+    }
+    Err(StoreError::Conflict { key: key.to_owned(), found }.into())
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: from_column(row.get(2)?) })
+}

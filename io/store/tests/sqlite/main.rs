@@ -1,0 +1,15 @@
+//! The SQLite driver on real files.
+
+// Integration tests are always compiled for testing; saying so lets clippy see test code in the helpers, too.
+#[cfg(test)]
+mod lease;
+#[cfg(test)]
+mod open;
+#[cfg(test)]
+mod place;
+#[cfg(test)]
+mod processes;
+#[cfg(test)]
+mod swap;
+#[cfg(test)]
+mod watch;

@@ -1,0 +1,105 @@
+//! Taking a lab down: everything of it is found by name and by what runs in its namespaces, never by its files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use tartan_kernel::netns::{self, NetnsId};
+
+use crate::names::{DIRECTORY, LabName};
+use crate::{process, shared, wire};
+
+/// How long processes may take to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(2);
+
+/// Takes a lab down; false if there was none.
+///
+/// # Errors
+/// Everything that could not be taken away, after all that could has been.
+pub fn down(lab: &LabName) -> Result<bool> {
+    let names = namespaces(lab)?;
+    let mut errors = Vec::new();
+    end_processes(&names, &mut errors);
+    for name in &names {
+        note(&mut errors, netns::remove(name).map_err(Error::new));
+    }
+    let had_files = lab.directory().exists();
+    note(&mut errors, remove_folder(&lab.directory()));
+    note(&mut errors, leave());
+    match errors.is_empty() {
+        true => Ok(had_files || !names.is_empty()),
+        false => Err(gathered(lab, &errors)),
+    }
+}
+
+/// The labs that are up, or of which something is left.
+///
+/// # Errors
+/// When the folders of labs or of namespaces cannot be read.
+pub fn labs() -> Result<BTreeSet<LabName>> {
+    let by_namespace = netns::list()?.into_iter().filter_map(|name| LabName::of_netns(&name));
+    let mut labs: BTreeSet<LabName> = by_namespace.collect();
+    match fs::read_dir(DIRECTORY) {
+        Ok(entries) => {
+            labs.extend(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {DIRECTORY}")),
+    }
+    Ok(labs)
+}
+
+/// The namespaces of a lab, by their names.
+///
+/// # Errors
+/// When the folder of namespaces cannot be read.
+pub fn namespaces(lab: &LabName) -> Result<Vec<String>> {
+    Ok(netns::list()?.into_iter().filter(|name| lab.place(name).is_some()).collect())
+}
+
+fn end_processes(names: &[String], errors: &mut Vec<Error>) {
+    // A name whose namespace cannot be opened, left by somebody who was stopped half way, has no process.
+    let identity = |name: &String| -> Option<NetnsId> { netns::id(wire::open(name).ok()?.as_fd()).ok() };
+    let ids: Vec<NetnsId> = names.iter().filter_map(identity).collect();
+    if ids.is_empty() {
+        return;
+    }
+    let left = process::end_all(&ids, STOP);
+    if !left.is_empty() {
+        errors.push(anyhow::anyhow!("processes {left:?} do not end, not even by SIGKILL"));
+    }
+}
+
+/// What all labs share goes with the last of them.
+fn leave() -> Result<()> {
+    match fs::remove_dir(DIRECTORY) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => return Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {DIRECTORY}"));
+        }
+        _ => {}
+    }
+    shared::unshare_namespaces().map(drop)
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn note<T>(errors: &mut Vec<Error>, result: Result<T>) {
+    errors.extend(result.err());
+}
+
+fn gathered(lab: &LabName, errors: &[Error]) -> Error {
+    let lines: Vec<String> = errors.iter().map(|error| format!("  {error:#}")).collect();
+    anyhow::anyhow!("lab {lab} is not quite down; try again:\n{}", lines.join("\n"))
+}

@@ -1,0 +1,92 @@
+//! Ending processes that need not be our children, without ever hitting one that is not of the lab.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use tartan_kernel::netns::{self, NetnsId};
+
+/// How often a process that is to end is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long a process may take to vanish after SIGKILL.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+
+/// Ends every process in these namespaces but this one: asks first, and kills what is left after `patience`. Gives
+/// those that are still there.
+pub fn end_all(namespaces: &[NetnsId], patience: Duration) -> Vec<Pid> {
+    signal_all(namespaces, Signal::SIGTERM);
+    if wait_until_empty(namespaces, patience).is_empty() {
+        return Vec::new();
+    }
+    let deadline = Instant::now() + AFTER_KILL;
+    loop {
+        // Again each time: a process may have been starting another.
+        signal_all(namespaces, Signal::SIGKILL);
+        let left = wait_until_empty(namespaces, Duration::from_millis(100));
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+    }
+}
+
+/// Ends one process if it is in this namespace; false if it is still there.
+pub fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duration) -> bool {
+    for (signal, patience) in [(first, patience), (Signal::SIGKILL, AFTER_KILL)] {
+        if !is_in(pid, namespace) {
+            break;
+        }
+        // It may have ended since we looked.
+        kill(pid, signal).ok();
+        wait_until(patience, || !is_in(pid, namespace));
+    }
+    reap(pid);
+    !is_in(pid, namespace)
+}
+
+/// Whether this process is alive and in this namespace: a number that was used again is in another.
+pub fn is_in(pid: Pid, namespace: NetnsId) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|file| (file.dev(), file.ino()) == namespace)
+}
+
+/// Looks until the condition holds or the time is over; says whether it holds.
+pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK);
+    }
+}
+
+fn signal_all(namespaces: &[NetnsId], signal: Signal) {
+    for pid in others_in(namespaces) {
+        // It may have ended since we looked.
+        kill(pid, signal).ok();
+    }
+}
+
+fn wait_until_empty(namespaces: &[NetnsId], patience: Duration) -> Vec<Pid> {
+    let mut left = Vec::new();
+    wait_until(patience, || {
+        left = others_in(namespaces);
+        left.is_empty()
+    });
+    left
+}
+
+fn others_in(namespaces: &[NetnsId]) -> Vec<Pid> {
+    let me = Pid::this();
+    netns::processes_in(namespaces).into_iter().filter(|pid| *pid != me).collect()
+}
+
+/// Takes away what an ended child leaves; those of an earlier run are not our children.
+fn reap(pid: Pid) {
+    waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
+}

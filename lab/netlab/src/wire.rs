@@ -1,0 +1,175 @@
+//! The network under a lab: a bridge with a router on it, the nodes' uplinks, and a host beyond the router.
+//!
+//! All of it is in namespaces of the lab's own, so that labs side by side may use the same addresses.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tartan_kernel::{Rtnl, netns};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mtu};
+
+use crate::names::{LabName, OUTSIDE, WIRE};
+use crate::shared;
+
+/// Bytes of the largest packet between nodes.
+const MTU: u32 = 1500;
+/// The nodes' interface on the wire, and the outside host's.
+pub const INTERFACE: &str = "eth0";
+/// The networks between the router and the outside host.
+const OUTSIDE_NETWORKS: [&str; 2] = ["192.0.2.0/24", "2001:db8:ffff::/64"];
+/// Frames on the wire's bridge are not the business of its host's firewall (br_netfilter).
+const BRIDGE_SETTINGS: [&str; 3] =
+    ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables"];
+const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+
+/// The address of a node by its number, counted from 0.
+///
+/// # Errors
+/// When the network has no address for it.
+pub fn node_address(underlay: Family, index: u32) -> Result<InterfaceAddress> {
+    let position = match underlay {
+        Family::Ipv4 => u128::from(index / 250) * 256 + u128::from(index % 250) + 1,
+        Family::Ipv6 => u128::from(index) + 1,
+    };
+    interface_address(network(underlay)?, position)
+}
+
+/// Makes the wire and the outside host of a lab.
+///
+/// # Errors
+/// When a namespace of that name is there already, or the kernel refuses.
+pub fn create(lab: &LabName, underlay: Family) -> Result<()> {
+    shared::share_namespaces().context("cannot prepare the folder of network namespaces")?;
+    let wire = namespace(&lab.netns(WIRE))?;
+    let outside = namespace(&lab.netns(OUTSIDE))?;
+    netns::run_in(wire.as_fd(), forward)??;
+    add_bridge(wire.as_fd(), router(underlay)?)?;
+    add_outside(wire.as_fd(), outside.as_fd())
+}
+
+/// Makes the namespace of a node and plugs it into the wire.
+///
+/// # Errors
+/// When the node's namespace is there already, or the kernel refuses.
+pub fn plug(lab: &LabName, node: &str, index: u32, address: InterfaceAddress) -> Result<()> {
+    let wire = open(&lab.netns(WIRE))?;
+    let node = namespace(&lab.netns(node))?;
+    let (port, bridge, uplink) = (link(&format!("port{index}"))?, link(WIRE)?, link(INTERFACE)?);
+    let mut on_wire = Rtnl::open_in(wire.as_fd())?;
+    on_wire.add_veth(&port, mtu()?, &uplink, node.as_fd())?;
+    on_wire.set_master(&port, &bridge)?;
+    on_wire.set_up(&port)?;
+    let mut on_node = Rtnl::open_in(node.as_fd())?;
+    on_node.set_up(&uplink)?;
+    on_node.add_address(&uplink, address)?;
+    on_node.add_route(None, router(address.family())?.address())?;
+    Ok(())
+}
+
+/// Makes a namespace whose loopback link is up.
+///
+/// # Errors
+/// When the name is taken.
+pub fn namespace(name: &str) -> Result<OwnedFd> {
+    let made = netns::create(name).with_context(|| format!("cannot make the network namespace {name}"))?;
+    Rtnl::open_in(made.as_fd())?.set_up(&link("lo")?)?;
+    Ok(made)
+}
+
+/// Opens a namespace by its name.
+///
+/// # Errors
+/// When there is none.
+pub fn open(name: &str) -> Result<OwnedFd> {
+    Ok(netns::open(&Path::new(netns::DIRECTORY).join(name))?)
+}
+
+fn add_bridge(wire: BorrowedFd<'_>, router: InterfaceAddress) -> Result<()> {
+    let bridge = link(WIRE)?;
+    let mut on_wire = Rtnl::open_in(wire)?;
+    on_wire.add_bridge(&bridge, mtu()?)?;
+    on_wire.set_up(&bridge)?;
+    on_wire.add_address(&bridge, router)?;
+    Ok(())
+}
+
+fn add_outside(wire: BorrowedFd<'_>, outside: BorrowedFd<'_>) -> Result<()> {
+    let (near, far) = (link(OUTSIDE)?, link(INTERFACE)?);
+    let mut on_wire = Rtnl::open_in(wire)?;
+    on_wire.add_veth(&near, mtu()?, &far, outside)?;
+    on_wire.set_up(&near)?;
+    let mut on_outside = Rtnl::open_in(outside)?;
+    on_outside.set_up(&far)?;
+    for network in OUTSIDE_NETWORKS {
+        let network = network.parse()?;
+        let router = interface_address(network, 1)?;
+        on_wire.add_address(&near, router)?;
+        on_outside.add_address(&far, interface_address(network, 2)?)?;
+        on_outside.add_route(None, router.address())?;
+    }
+    Ok(())
+}
+
+/// Makes the calling thread's namespace a router whose bridges are plain wires.
+fn forward() -> Result<()> {
+    let settings = FORWARDING.map(|name| (name, "1")).into_iter().chain(BRIDGE_SETTINGS.map(|name| (name, "0")));
+    for (name, value) in settings {
+        let path = Path::new("/proc/sys/net").join(name);
+        // Without br_netfilter there is nothing to switch off.
+        if path.exists() {
+            fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn network(underlay: Family) -> Result<Cidr> {
+    Ok(match underlay {
+        Family::Ipv4 => "172.30.0.0/16",
+        Family::Ipv6 => "fd00:30::/64",
+    }
+    .parse()?)
+}
+
+/// The last address but one of the nodes' network: far from those of the nodes.
+fn router(underlay: Family) -> Result<InterfaceAddress> {
+    let network = network(underlay)?;
+    interface_address(network, network.size() - 2)
+}
+
+fn interface_address(network: Cidr, position: u128) -> Result<InterfaceAddress> {
+    let address: Option<IpAddr> = network.nth(position);
+    address
+        .and_then(|address| InterfaceAddress::new(address, network.length()))
+        .with_context(|| format!("{network} has no address number {position}"))
+}
+
+fn mtu() -> Result<Mtu> {
+    Ok(MTU.try_into()?)
+}
+
+fn link(name: &str) -> Result<IfName> {
+    Ok(name.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_addresses_that_tell_their_number() {
+        let address = |family, index| node_address(family, index).unwrap().to_string();
+        assert_eq!(address(Family::Ipv4, 0), "172.30.0.1/16");
+        assert_eq!(address(Family::Ipv4, 251), "172.30.1.2/16");
+        assert_eq!(address(Family::Ipv6, 19), "fd00:30::14/64");
+    }
+
+    #[test]
+    fn the_router_is_at_the_top() {
+        assert_eq!(router(Family::Ipv4).unwrap().to_string(), "172.30.255.254/16");
+        assert_eq!(router(Family::Ipv6).unwrap().to_string(), "fd00:30::ffff:ffff:ffff:fffe/64");
+    }
+}

@@ -18,7 +18,7 @@ use tartan_decide::{
 };
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::{Kernel, Marks, UplinkChoice};
-use tartan_model::{AttachmentKey, Cidr, Mac, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Family, Mac, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
@@ -52,7 +52,8 @@ pub(crate) struct Ring {
     inputs: Receiver<Input>,
     interface: UplinkChoice,
     address: Option<IpAddr>,
-    claiming: BTreeSet<(NetworkName, Cidr)>,
+    /// Claims under way, one for each network and family.
+    claiming: BTreeSet<(NetworkName, Family)>,
     returning: BTreeSet<(NetworkName, Cidr)>,
     published: Option<Node>,
     dirty: BTreeSet<Scope>,
@@ -182,7 +183,7 @@ impl Ring {
             match input {
                 Input::Fact(fact) => self.learn(fact),
                 Input::Claimed(claim) => {
-                    self.claiming.remove(&(claim.network.clone(), claim.block));
+                    self.claiming.remove(&(claim.network.clone(), claim.block.family()));
                     self.dirty.insert(Scope::Network(claim.network));
                 }
                 Input::Store(state) => {
@@ -337,7 +338,7 @@ impl Ring {
         publish: Option<Node>,
     ) {
         for claim in claims {
-            if self.claiming.insert((claim.network.clone(), claim.block)) {
+            if self.claiming.insert((claim.network.clone(), claim.block.family())) {
                 self.cluster.write(Write::Claim(claim));
             }
         }

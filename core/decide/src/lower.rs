@@ -106,6 +106,11 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
         let alias = format!("tartan network {}", network.network);
         rows.push(Row::Link(link(&bridge.name, LinkKind::Bridge, bridge.mac, network.mtu, alias)));
         rows.extend(network.blocks.iter().filter_map(|block| bridge_address(&bridge.name, block)));
+        if network.blocks.iter().any(|block| block.family() == Family::Ipv6) {
+            // Without a link-local address the kernel solicits no neighbor for packets that it forwards
+            // (net/ipv6/ndisc.c, ndisc_send_ns).
+            rows.push(link_local(&bridge.name, GATEWAY_IPV6, 64));
+        }
     }
     rows
 }
@@ -123,6 +128,11 @@ fn link(name: &IfName, kind: LinkKind, mac: Mac, mtu: Mtu, alias: String) -> Lin
 fn bridge_address(bridge: &IfName, block: &Cidr) -> Option<Row> {
     let address = InterfaceAddress::new(tartan_ipam::gateway(block), block.length())?;
     Some(Row::Address(Address { link: bridge.clone(), address, scope: AddressScope::Global }))
+}
+
+fn link_local(link: &IfName, address: IpAddr, length: u8) -> Row {
+    let address = InterfaceAddress::new(address, length).unwrap_or_else(|| InterfaceAddress::host(address));
+    Row::Address(Address { link: link.clone(), address, scope: AddressScope::Link })
 }
 
 /// Packets to an own block's unused addresses end here instead of following the default route out and back.
@@ -174,9 +184,9 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
 fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {
     let family = Family::of(address);
     let link = &choice.endpoint.link;
-    let (gateway, scope) = match family {
-        Family::Ipv4 => (InterfaceAddress::host(GATEWAY_IPV4), AddressScope::Link),
-        Family::Ipv6 => (InterfaceAddress::host(GATEWAY_IPV6), AddressScope::Link),
+    let gateway = match family {
+        Family::Ipv4 => link_local(link, GATEWAY_IPV4, 32),
+        Family::Ipv6 => link_local(link, GATEWAY_IPV6, 64),
     };
     let route = Route {
         dst: Cidr::host(address),
@@ -185,7 +195,7 @@ fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {
         source: choice.sources.iter().copied().find(|source| Family::of(*source) == family),
     };
     [
-        Row::Address(Address { link: link.clone(), address: gateway, scope }),
+        gateway,
         Row::Neighbor(Neighbor { link: link.clone(), address, mac: choice.endpoint.mac }),
         Row::Route(route),
     ]

@@ -1,5 +1,6 @@
 //! Steps one by one: what the kernel made of data does with them, each as seen on Linux 6.18 with iproute2, and why
 //! the guard refuses some.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod rows;
 
@@ -294,7 +295,7 @@ fn a_plan_reads_from_the_ground_up_and_from_the_roof_down() {
 fn replaced_link_comes_back_with_everything_on_it() {
     let vx = |port| Row::Link(link("tartan.1", vxlan(1, "192.0.2.1", port)));
     let rows = || [fdb("tartan.1", "192.0.2.2"), Row::Route(route("10.2.0.0/24", over("tartan.1"), None))];
-    let host = host_with(rows().into_iter().chain([vx(8472), neighbor("tartan.1", "10.2.0.0", 7)]).rev());
+    let host = host_with([vx(8472), neighbor("tartan.1", "10.2.0.0", 7)].into_iter().chain(rows()));
     let want = Rows::from_iter(rows().into_iter().chain([vx(8479)]));
     let plan = diff_keys(&want, &host, &[vx(8479).key()].into());
     let [fdb, route] = rows();
@@ -398,4 +399,10 @@ fn a_pod_has_its_own_names_and_its_default_route() {
     let end = Link { alias: String::new(), ..link("net1", LinkKind::Veth) };
     let steps = vec![create(Row::Link(end)), create(Row::Route(route("0.0.0.0/0", over("net1"), None)))];
     assert_eq!(guard(steps.clone(), &bare(), &Realm::Pod), (steps, vec![]));
+}
+
+#[test]
+fn settings_are_never_taken_back() {
+    let setting = Row::Sysctl(Sysctl { key: SysctlKey::Ipv4Forward, value: 1 });
+    assert_eq!(diff(&Rows::default(), &host_with([setting])), []);
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use tartan_host::{Link, LinkKind, NetnsToken, Row, Step, StepError, Sysctl, SysctlKey};
-use tartan_model::IfName;
+use tartan_model::{Family, IfName};
 
 use crate::kernel::Kernel;
 use crate::marks::Marks;
@@ -72,6 +72,7 @@ impl Kernel {
         }
         self.requests.request(half_made);
         self.set_other_ends(steps, &answers, &found);
+        self.hear_of_addresses(steps, &answers, &found);
         answers
     }
 
@@ -174,13 +175,13 @@ impl Kernel {
 
     /// Asks the kernel for links by name, those of the last instant.
     fn find<'a>(&mut self, names: impl Iterator<Item = &'a IfName>) -> Found {
-        let names: BTreeSet<&IfName> = names.collect();
-        let requests =
-            names.iter().map(|name| Request::new(RouteNetlinkMessage::GetLink(lookup(name)), 0)).collect();
+        let names: Vec<&IfName> = names.collect::<BTreeSet<_>>().into_iter().collect();
+        let request = |name: &&IfName| Request::new(RouteNetlinkMessage::GetLink(lookup(name)), 0);
         let mut found = HashMap::new();
-        self.requests.exchange(requests, |_, message| {
-            if let Some(seen) = Seen::read(&message) {
-                found.insert(seen.name.clone(), seen);
+        self.requests.exchange(names.iter().map(request).collect(), |position, message| {
+            // Kept by the name asked for: a link can be found by an alternative name, and that is taken then.
+            if let (Some(name), Some(seen)) = (names.get(position), Seen::read(&message)) {
+                found.insert((*name).clone(), seen);
             }
         });
         Found(found)
@@ -207,6 +208,27 @@ impl Kernel {
                 let refused = there.request(requests).into_iter().filter_map(Result::err);
                 refused.for_each(|refused| tracing::debug!(%refused, "a pod's end keeps its MTU"));
             }
+        }
+    }
+
+    /// The kernel tells of a new IPv6 address without duplicate address detection from a work queue
+    /// (net/ipv6/addrconf.c, `inet6_addr_add` and `addrconf_dad_work`), so these are asked for.
+    fn hear_of_addresses(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
+        let made =
+            steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).filter_map(
+                |(step, _)| match step {
+                    Step::Create { row: Row::Address(row) } | Step::Change { to: Row::Address(row), .. } => {
+                        Some(row)
+                    }
+                    _ => None,
+                },
+            );
+        let requests: Vec<Request> = made
+            .filter(|row| row.address.family() == Family::Ipv6)
+            .filter_map(|row| Some(tables::address(found.index(&row.link).ok()?, row.address)))
+            .collect();
+        if !requests.is_empty() {
+            self.hear_at_once(requests);
         }
     }
 

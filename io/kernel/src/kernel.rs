@@ -13,7 +13,7 @@ use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
 use crate::read::{Links, Seen};
 use crate::sysctl::{self, Settings};
-use crate::{Dump, KernelError, NetnsError, Rtnl, netns, tables};
+use crate::{Dump, KernelError, NetnsError, Request, Rtnl, netns, tables};
 
 /// The kernel of one network namespace, as far as it concerns us.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Kernel {
     pub(crate) marks: Marks,
     listener: Listener,
     footing: Footing,
+    /// Heard and not yet taken.
+    pending: Notices,
     next_token: u64,
 }
 
@@ -45,6 +47,7 @@ impl Kernel {
             settings: Settings::default(),
             netns: None,
             footing: Footing::default(),
+            pending: Notices::default(),
             next_token: 1,
         })
     }
@@ -92,6 +95,7 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub fn read(&mut self, sysctls: &[SysctlKey]) -> Result<Host, KernelError> {
         self.listener.drain(|_| ());
+        self.pending = Notices::default();
         let seen = self.read_links()?;
         let mut host = Host::default();
         host.rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
@@ -129,7 +133,8 @@ impl Kernel {
         Ok(rows.into_iter().map(Row::Route).collect())
     }
 
-    /// A descriptor that is readable when [`Kernel::notices`] has something.
+    /// A descriptor that is readable when the kernel tells something; what [`Kernel::apply`] did can wait in
+    /// [`Kernel::notices`] without it.
     pub fn notices_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
@@ -137,12 +142,23 @@ impl Kernel {
     /// What the kernel told since the last time; never waits. The kernel tells before it acknowledges, so what
     /// [`Kernel::apply`] did is among it as soon as that returns.
     pub fn notices(&mut self) -> Notices {
-        let mut notices = Notices::default();
+        self.hear();
+        std::mem::take(&mut self.pending)
+    }
+
+    fn hear(&mut self) {
         let mut hearing =
-            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut notices };
+            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut self.pending };
         let whole = self.listener.drain(|message| hearing.hear(message));
-        notices.lost |= !whole;
-        notices
+        self.pending.lost |= !whole;
+    }
+
+    /// Asks for things that the kernel tells of later than it acknowledges them, and takes the answers for notices.
+    pub(crate) fn hear_at_once(&mut self, requests: Vec<Request>) {
+        self.hear();
+        let mut hearing =
+            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut self.pending };
+        self.requests.exchange(requests, |_, message| hearing.hear(message));
     }
 
     /// Learns all links before any row of them is made, as a port may come before its bridge.

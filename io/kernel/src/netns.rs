@@ -224,7 +224,6 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, NetnsError>
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("netns".into())
-            .stack_size(256 << 10)
             .spawn_scoped(scope, run)
             .map_err(|source| NetnsError::System { action: "start a thread for", source })?;
         thread.join().map_or_else(|panic| std::panic::resume_unwind(panic), Ok)

@@ -137,7 +137,11 @@ impl Hearing<'_> {
         if i32::from(message.byte(0)) != libc::AF_UNSPEC {
             return Some(());
         }
-        match message.parse().ok()? {
+        let Ok(parsed) = message.parse() else {
+            // Reading everything anew would not make a foreign link more readable.
+            return self.links.ours(message.link_index()?).is_none().then_some(());
+        };
+        match parsed {
             RouteNetlinkMessage::NewLink(link) => {
                 // A name that we cannot write down is no name of ours.
                 if let Some(seen) = Seen::of(&link) {
@@ -189,6 +193,9 @@ impl Hearing<'_> {
     fn address(&mut self, message: Message<'_>) -> Option<()> {
         let ours = self.links.ours(message.word(4)).is_some();
         self.notices.underlay |= !ours;
+        if !ours && message.kind == libc::RTM_NEWADDR {
+            return Some(());
+        }
         match message.parse().ok()? {
             RouteNetlinkMessage::NewAddress(address) => {
                 if let Some(row) = self.links.address(&address) {

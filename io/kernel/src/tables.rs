@@ -1,15 +1,15 @@
-//! Requests for whole tables.
+//! Requests for tables, and for single objects.
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
-use tartan_model::Family;
+use tartan_model::{Family, InterfaceAddress};
 
 use crate::message::{family as wire_family, skip_statistics};
-use crate::{Dump, KernelError, Rtnl};
+use crate::{Dump, KernelError, Request, Rtnl};
 
 pub(crate) fn links() -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
@@ -21,6 +21,15 @@ pub(crate) fn addresses(family: Family) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = wire_family(family);
     RouteNetlinkMessage::GetAddress(message)
+}
+
+/// Asks for one address.
+pub(crate) fn address(link: u32, address: InterfaceAddress) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = wire_family(address.family());
+    message.header.index = link;
+    message.attributes.push(AddressAttribute::Address(address.address()));
+    Request::new(RouteNetlinkMessage::GetAddress(message), 0)
 }
 
 pub(crate) fn neighbors(family: Family) -> RouteNetlinkMessage {

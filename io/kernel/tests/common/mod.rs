@@ -1,9 +1,6 @@
 //! Scratch namespaces, and short ways to write rows.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "each test file uses some of it, and a test may fail here too"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here too")]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,0 +1,60 @@
+//! Failures as the specification wants them told.
+
+use serde_json::{Value, json};
+use tartan_api::cni::Version;
+use tartan_rpc::RpcError;
+
+/// The specification's error codes (section 5).
+pub(crate) mod code {
+    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const ENVIRONMENT: u32 = 4;
+    pub(crate) const IO: u32 = 5;
+    pub(crate) const DECODE: u32 = 6;
+    pub(crate) const CONFIG: u32 = 7;
+    pub(crate) const TRY_AGAIN: u32 = 11;
+    pub(crate) const NOT_AVAILABLE: u32 = 50;
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: u32,
+    /// What is wrong, where, and what to do.
+    pub(crate) msg: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u32, msg: impl Into<String>) -> Failure {
+        Failure { code, msg: msg.into() }
+    }
+
+    /// The same failure, saying whom it is about.
+    pub(crate) fn about(self, whom: &str) -> Failure {
+        Failure { msg: format!("{whom}: {}", self.msg), ..self }
+    }
+
+    pub(crate) fn json(&self, version: Version) -> Value {
+        json!({"cniVersion": version, "code": self.code, "msg": self.msg})
+    }
+}
+
+/// An agent that is away or restarts comes back: the runtime shall try again, also to delete, or an address would
+/// stay taken.
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Failure {
+        let code = match &error {
+            RpcError::Unreachable { .. } | RpcError::Timeout { .. } | RpcError::Broken { .. } => {
+                code::TRY_AGAIN
+            }
+            RpcError::LongRequest { .. } => code::CONFIG,
+            _ => code::IO,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<tartan_api::rpc::Failure> for Failure {
+    fn from(failure: tartan_api::rpc::Failure) -> Failure {
+        Failure::new(failure.code.cni_code(), failure.message)
+    }
+}

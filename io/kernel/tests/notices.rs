@@ -1,0 +1,147 @@
+//! What the kernel tells, and when.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tartan_host::{Key, Link, Notice, Route, Row, Scope};
+use tartan_kernel::{Kernel, Notices};
+
+/// All steps of a node and one pod.
+fn steps(token: tartan_host::NetnsToken) -> Vec<Row> {
+    vec![
+        Row::Link(vxlan("tartan.1", 1, "192.0.2.1")),
+        Row::Link(veth("tt0123456789ab", token, "eth0")),
+        address("tartan.1", "10.244.0.0/32", Scope::Global),
+        address("tt0123456789ab", "169.254.1.1/32", Scope::Link),
+        address("tt0123456789ab", "fe80::1/64", Scope::Link),
+        fdb("tartan.1", "02:00:00:00:00:02", "192.0.2.2"),
+        neighbor("tartan.1", "10.244.1.0", "02:00:00:00:00:02"),
+        Row::Route(Route {
+            source: Some("10.244.0.0".parse().unwrap()),
+            ..via("10.244.1.0/24", "10.244.1.0", "tartan.1")
+        }),
+        Row::Route(onto("10.244.0.7/32", "tt0123456789ab")),
+        Row::Route(onto("fd00:10:244::7/128", "tt0123456789ab")),
+    ]
+}
+
+#[test]
+fn our_own_steps_are_told_of_before_apply_returns() {
+    for _ in 0..20 {
+        let (node, pod) = (Scratch::new(), Scratch::new());
+        let mut kernel = node.kernel();
+        let token = kernel.adopt(pod.clone_fd());
+        let mut heard = kernel.read(&[]).unwrap();
+        let made = steps(token);
+        done(&mut kernel, &made.iter().cloned().map(create).collect::<Vec<_>>());
+        let notices = follow(&mut kernel, &mut heard);
+        assert!(!notices.lost);
+        for row in &made {
+            assert_eq!(heard.rows.get(&row.key()), Some(&seen(row)), "{row}");
+        }
+        done(&mut kernel, &made.iter().rev().cloned().map(remove).collect::<Vec<_>>());
+        let notices = follow(&mut kernel, &mut heard);
+        assert!(notices.routes_stale, "links and addresses of ours went away");
+        assert!(heard.rows.is_empty(), "{:?}", heard.rows);
+    }
+}
+
+#[test]
+fn our_links_are_not_the_underlay() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    kernel.read(&[]).unwrap();
+    let link = Row::Link(vxlan("tartan.1", 1, "192.0.2.1"));
+    done(&mut kernel, &[create(link.clone())]);
+    kernel.notices();
+    done(&mut kernel, &[create(address("tartan.1", "10.244.0.0/32", Scope::Global))]);
+    done(&mut kernel, &[create(Row::Route(onto("10.244.0.7/32", "tartan.1")))]);
+    assert!(!kernel.notices().underlay);
+    let mut rtnl = node.rtnl();
+    rtnl.add_veth(&ifname("up0"), 1500.try_into().unwrap(), &ifname("up1"), pod.fd()).unwrap();
+    assert!(kernel.notices().underlay, "a foreign link");
+    rtnl.set_up(&ifname("up0")).unwrap();
+    let notices = kernel.notices();
+    assert!(notices.underlay && !notices.routes_stale);
+    assert!(
+        matches!(notices.rows.last(), Some(Notice::Foreign(name, link)) if name.as_str() == "up0" && link.up)
+    );
+    rtnl.add_address(&ifname("up0"), "192.0.2.1/24".parse().unwrap()).unwrap();
+    assert!(kernel.notices().underlay, "a foreign address");
+    rtnl.add_route(Some("198.51.100.0/24".parse().unwrap()), "192.0.2.254".parse().unwrap()).unwrap();
+    assert_eq!(kernel.notices(), Notices::default(), "a foreign route");
+    rtnl.add_route(None, "192.0.2.254".parse().unwrap()).unwrap();
+    assert!(kernel.notices().underlay, "a default route");
+    rtnl.delete_link(&ifname("up0")).unwrap();
+    let notices = kernel.notices();
+    assert!(notices.underlay);
+    assert!(notices.rows.contains(&Notice::Gone(Key::Link(ifname("up0")))));
+    let _ = token;
+}
+
+#[test]
+fn routes_are_stale_when_what_they_stand_on_goes() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    let link = vxlan("tartan.1", 1, "192.0.2.1");
+    let route = Route { source: Some("10.244.0.0".parse().unwrap()), ..onto("10.9.0.0/24", "tartan.1") };
+    let source = address("tartan.1", "10.244.0.0/32", Scope::Global);
+    done(
+        &mut kernel,
+        &[create(Row::Link(link.clone())), create(source.clone()), create(Row::Route(route.clone()))],
+    );
+    kernel.read(&[]).unwrap();
+    done(&mut kernel, &[remove(source.clone())]);
+    assert!(kernel.notices().routes_stale);
+    assert!(kernel.read_routes().unwrap().is_empty(), "the kernel took the route along");
+    done(&mut kernel, &[create(source), create(Row::Route(route))]);
+    assert!(!kernel.notices().routes_stale);
+    assert_eq!(kernel.read_routes().unwrap().len(), 1);
+    done(&mut kernel, &[change(&Row::Link(link.clone()), &Row::Link(Link { up: false, ..link }))]);
+    assert!(kernel.notices().routes_stale);
+    assert!(kernel.read_routes().unwrap().is_empty());
+}
+
+#[test]
+fn a_pod_that_dies_takes_its_link_along_and_we_are_told() {
+    let node = Scratch::new();
+    let pod = Scratch::new();
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    let mut heard = kernel.read(&[]).unwrap();
+    done(&mut kernel, &[create(Row::Link(veth("tt0123456789ab", token, "eth0")))]);
+    follow(&mut kernel, &mut heard);
+    assert!(!is_readable(&kernel, 0));
+    kernel.release(token);
+    assert!(kernel.netns(token).is_none());
+    drop(pod);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !heard.rows.is_empty() && Instant::now() < end {
+        assert!(is_readable(&kernel, 20_000), "told");
+        follow(&mut kernel, &mut heard);
+    }
+    assert!(heard.rows.is_empty());
+}
+
+#[test]
+fn a_port_that_leaves_its_bridge_is_still_there() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    let mut heard = kernel.read(&[]).unwrap();
+    let port = Link { master: Some(ifname("tartan0")), ..vxlan("tartan.1", 1, "192.0.2.1") };
+    done(&mut kernel, &[create(Row::Link(bridge("tartan0"))), create(Row::Link(port.clone()))]);
+    done(&mut kernel, &[remove(Row::Link(bridge("tartan0")))]);
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard.rows.link(&port.name), Some(&Link { master: None, ..port }));
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+}
+
+fn is_readable(kernel: &Kernel, milliseconds: u16) -> bool {
+    let mut fds = [PollFd::new(kernel.notices_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(milliseconds)).unwrap() == 1
+}

@@ -1,0 +1,108 @@
+//! The uplink, by each way to choose it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by it")]
+
+mod common;
+
+use common::*;
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tartan_kernel::{Request, Rtnl, UplinkChoice};
+
+struct Network {
+    node: Scratch,
+    _wire: Scratch,
+    rtnl: Rtnl,
+}
+
+/// A node with two uplinks, without routes.
+fn network() -> Network {
+    let (node, wire) = (Scratch::new(), Scratch::new());
+    let mut rtnl = node.rtnl();
+    for (name, peer, mtu) in [("up0", "w0", 1500), ("up1", "w1", 1400)] {
+        rtnl.add_veth(&ifname(name), mtu.try_into().unwrap(), &ifname(peer), wire.fd()).unwrap();
+        rtnl.set_up(&ifname(name)).unwrap();
+        wire.rtnl().set_up(&ifname(peer)).unwrap();
+    }
+    for (name, address) in [
+        ("up0", "192.0.2.1/24"),
+        ("up0", "192.0.2.7/24"),
+        ("up0", "2001:db8::1/64"),
+        ("up1", "198.51.100.1/24"),
+        ("up1", "2001:db8:1::9/64"),
+        ("up1", "2001:db8:1::1/64"),
+    ] {
+        rtnl.add_address(&ifname(name), address.parse().unwrap()).unwrap();
+    }
+    Network { node, _wire: wire, rtnl }
+}
+
+fn chosen(network: &Network, choice: &UplinkChoice) -> Option<(String, u32, Vec<String>, bool)> {
+    let uplink = network.node.kernel().uplink(choice).unwrap()?;
+    let addresses = uplink.addresses.iter().map(ToString::to_string).collect();
+    Some((uplink.name.to_string(), uplink.mtu.into(), addresses, uplink.router_advertised))
+}
+
+fn some(
+    name: &str,
+    mtu: u32,
+    addresses: [&str; 2],
+    advertised: bool,
+) -> Option<(String, u32, Vec<String>, bool)> {
+    Some((name.into(), mtu, addresses.map(str::to_string).to_vec(), advertised))
+}
+
+fn default_route(rtnl: &mut Rtnl, family: AddressFamily, link: &str, metric: u32, protocol: RouteProtocol) {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = protocol;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route.attributes.push(RouteAttribute::Oif(rtnl.index(&ifname(link)).unwrap()));
+    route.attributes.push(RouteAttribute::Priority(metric));
+    let request = Request::new(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE);
+    assert_eq!(rtnl.request(vec![request]), [Ok(())]);
+}
+
+#[test]
+fn of_the_default_route() {
+    let mut network = network();
+    let up0 = |advertised| some("up0", 1500, ["192.0.2.1/24", "2001:db8::1/64"], advertised);
+    let up1 = |advertised| some("up1", 1400, ["198.51.100.1/24", "2001:db8:1::1/64"], advertised);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), None);
+    default_route(&mut network.rtnl, AddressFamily::Inet6, "up0", 1024, RouteProtocol::Static);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), up0(false));
+    default_route(&mut network.rtnl, AddressFamily::Inet6, "up1", 512, RouteProtocol::Ra);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), up1(true));
+    default_route(&mut network.rtnl, AddressFamily::Inet, "up0", 200, RouteProtocol::Dhcp);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), up0(false));
+    default_route(&mut network.rtnl, AddressFamily::Inet, "up1", 100, RouteProtocol::Dhcp);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), up1(true));
+}
+
+#[test]
+fn by_name_and_by_range() {
+    let network = network();
+    let up1 = some("up1", 1400, ["198.51.100.1/24", "2001:db8:1::1/64"], false);
+    assert_eq!(chosen(&network, &UplinkChoice::Named(ifname("up1"))), up1);
+    assert_eq!(chosen(&network, &UplinkChoice::Named(ifname("up7"))), None);
+    for range in ["198.51.100.0/24", "198.51.0.0/16", "2001:db8:1::/48", "2001:db8:1::1/128"] {
+        assert_eq!(chosen(&network, &UplinkChoice::Holding(range.parse().unwrap())), up1, "{range}");
+    }
+    let second = some("up0", 1500, ["192.0.2.7/24", "2001:db8::1/64"], false);
+    assert_eq!(chosen(&network, &UplinkChoice::Holding("192.0.2.7/32".parse().unwrap())), second);
+    assert_eq!(chosen(&network, &UplinkChoice::Holding("10.0.0.0/8".parse().unwrap())), None);
+}
+
+#[test]
+fn never_a_link_of_ours() {
+    let mut network = network();
+    let mut kernel = network.node.kernel();
+    done(&mut kernel, &[create(tartan_host::Row::Link(vxlan("tartan.1", 1, "192.0.2.1")))]);
+    default_route(&mut network.rtnl, AddressFamily::Inet, "tartan.1", 1, RouteProtocol::Static);
+    assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), None);
+    assert_eq!(chosen(&network, &UplinkChoice::Named(ifname("tartan.1"))), None);
+}

@@ -1,0 +1,113 @@
+//! Nodes that come and go while a lab is up.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use tartan_kernel::netns;
+
+use crate::error::{Usage, require_root};
+use crate::names::{LabName, LabNode};
+use crate::programs::Programs;
+use crate::state::{self, MAX_NODES, NodeState, State};
+use crate::{agent, cni, pod, process, up, wire};
+
+/// How long what runs on a node may take to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(2);
+
+/// Adds a node, and waits until it and the others have found each other.
+///
+/// # Errors
+/// When the name is taken, or the agent does not come up; nothing of the node is left then.
+pub fn add(lab: &LabName, name: &LabNode, programs: &Programs) -> Result<()> {
+    require_root()?;
+    let node = claim(lab, name)?;
+    let state = state::load(lab)?;
+    let made = up::prepare(lab, &node, state.underlay, programs)
+        .and_then(|()| agent::start(lab, name, programs))
+        .with_context(|| format!("node {name}"))
+        .and_then(|()| wait_for_all(&state));
+    if made.is_err() {
+        // The first error is the one to tell; `down` finds what this may leave.
+        clear(lab, name).ok();
+    }
+    made
+}
+
+/// Removes a node: its pods through the plugin, its agent, its namespace. The store keeps its record until its lease
+/// ends.
+///
+/// # Errors
+/// When there is no such node, or something of it cannot be taken away.
+pub fn remove(lab: &LabName, name: &LabNode) -> Result<()> {
+    require_root()?;
+    let state = state::load(lab)?;
+    state.node(name)?;
+    let agent_runs = agent::pid(lab, name).is_some();
+    for pod in state.pods.iter().filter(|pod| pod.node == *name) {
+        if agent_runs {
+            cni::del(lab, pod)?;
+        }
+        pod::clear(lab, &pod.name)?;
+        pod::forget(lab, &pod.name)?;
+    }
+    clear(lab, name)
+}
+
+/// Waits until every agent that nobody ended is healthy and has all others up.
+///
+/// # Errors
+/// When one is not in time; with the end of its log.
+pub fn wait_for_all(state: &State) -> Result<()> {
+    let running: Vec<&NodeState> = state.running().collect();
+    let peers = running.len().saturating_sub(1);
+    for node in &running {
+        agent::wait_until_healthy(&state.name, &node.name, peers, up::patience(running.len()), &|| Ok(()))?;
+    }
+    Ok(())
+}
+
+fn claim(lab: &LabName, name: &LabNode) -> Result<NodeState> {
+    state::change(lab, |state| {
+        if state.nodes.iter().any(|node| node.name == *name) {
+            bail!(Usage(format!("lab {lab}: there is a node {name} already; take another name")));
+        }
+        if state.next_index >= MAX_NODES {
+            bail!(Usage(format!("lab {lab}: it has had {MAX_NODES} nodes, which is the most")));
+        }
+        let index = state.next_index;
+        let address = wire::node_address(state.underlay, index)?.address();
+        let node = NodeState { name: name.clone(), index, address };
+        state.next_index += 1;
+        state.nodes.push(node.clone());
+        Ok(node)
+    })
+}
+
+/// Ends a node's agent and whatever else runs there, and takes away its namespace and its files.
+fn clear(lab: &LabName, name: &LabNode) -> Result<()> {
+    agent::end(lab, name, Signal::SIGTERM)?;
+    let netns_name = lab.netns(name.as_str());
+    if let Ok(netns) = wire::open(&netns_name) {
+        let left = process::end_all(&[netns::id(netns.as_fd())?], STOP);
+        if !left.is_empty() {
+            bail!("node {name}: processes {left:?} do not end, not even by SIGKILL");
+        }
+    }
+    netns::remove(&netns_name)?;
+    let folder = lab.files(name).directory().to_path_buf();
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
+        }
+        _ => {}
+    }
+    state::change(lab, |state| {
+        state.nodes.retain(|node| node.name != *name);
+        state.faults.retain(|fault| fault.node() != name);
+        Ok(())
+    })
+}

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use tartan_model::{AttachmentKey, ContainerId, IfName};
 
@@ -45,9 +44,9 @@ impl Environment {
     }
 
     /// The path of the container's network namespace.
-    pub(crate) fn netns(&self) -> Result<PathBuf, Failure> {
+    pub(crate) fn netns(&self) -> Result<&str, Failure> {
         self.needed(&[NETNS])?;
-        Ok(self.0.get(NETNS).map(PathBuf::from).unwrap_or_default())
+        Ok(self.text(NETNS)?.unwrap_or_default())
     }
 
     /// `KEY=VALUE;KEY=VALUE`. Keys that nobody knows are refused unless `IgnoreUnknown` is set, as the reference

@@ -49,7 +49,20 @@ impl From<RpcError> for Failure {
             RpcError::LongRequest { .. } => code::CONFIG,
             _ => code::IO,
         };
-        Failure::new(code, error.to_string())
+        Failure::new(code, text(&error))
+    }
+}
+
+/// The runtime's people have no `--socket`, but a configuration.
+fn text(error: &RpcError) -> String {
+    match error {
+        RpcError::Unreachable { path, reason } => format!(
+            "cannot reach the agent at {}: {}; is tartand running? start it with `systemctl start tartand` or \
+             correct \"socket\" in the network configuration",
+            path.display(),
+            reason.desc()
+        ),
+        other => other.to_string(),
     }
 }
 

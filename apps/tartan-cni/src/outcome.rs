@@ -1,13 +1,14 @@
 //! The result of an ADD in the form of the runtime's version.
 
-use std::path::Path;
+use std::net::IpAddr;
 
+use serde::Serialize;
 use serde_json::{Value, json};
-use tartan_api::cni::{Added, AddedIp, Interface, NetConf, Version};
-use tartan_model::Family;
+use tartan_api::cni::{Added, AddedIp, NetConf, Version};
+use tartan_model::{Family, IfName, InterfaceAddress, Mac, Mtu};
 
 /// What the runtime, or the next plugin of the chain, gets: the previous plugins' work and then ours.
-pub(crate) fn result(conf: NetConf, added: &Added, sandbox: &Path) -> Value {
+pub(crate) fn result(conf: NetConf, added: &Added, sandbox: &str) -> Value {
     let version = conf.cni_version;
     let before = conf.prev_result.unwrap_or_default();
     let mut interfaces = before.interfaces.unwrap_or_default();
@@ -19,26 +20,43 @@ pub(crate) fn result(conf: NetConf, added: &Added, sandbox: &Path) -> Value {
     let mut routes = before.routes.unwrap_or_default();
     routes.extend(added.routes.iter().map(|route| json!(route)));
     let dns = conf.dns.filter(|dns| *dns != Default::default()).or(before.dns).unwrap_or_default();
-    json!({"cniVersion": version, "interfaces": interfaces, "ips": ips, "routes": routes, "dns": dns})
+    json!({"cniVersion": version, "dns": dns, "interfaces": interfaces, "ips": ips, "routes": routes})
 }
 
-fn links(version: Version, added: &Added, sandbox: &Path) -> [Value; 2] {
-    let link = |interface: &Interface| json!({"name": interface.name, "mac": interface.mac});
-    let mut container = link(&added.container);
-    container["sandbox"] = json!(sandbox);
-    if version >= Version::V1_1_0 {
-        container["mtu"] = json!(added.mtu);
-    }
-    [link(&added.host), container]
+/// A link of the result.
+#[derive(Serialize)]
+struct Link<'a> {
+    mac: Mac,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
+    name: &'a IfName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<&'a str>,
+}
+
+/// An address of the result.
+#[derive(Serialize)]
+struct Address {
+    address: InterfaceAddress,
+    gateway: IpAddr,
+    interface: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+}
+
+fn links(version: Version, added: &Added, sandbox: &str) -> [Value; 2] {
+    let mtu = Some(added.mtu).filter(|_| version >= Version::V1_1_0);
+    let host = Link { mac: added.host.mac, mtu: None, name: &added.host.name, sandbox: None };
+    let container =
+        Link { mac: added.container.mac, mtu, name: &added.container.name, sandbox: Some(sandbox) };
+    [json!(host), json!(container)]
 }
 
 fn address(version: Version, ip: &AddedIp, interface: usize) -> Value {
-    let mut address = json!({"address": ip.address, "gateway": ip.gateway, "interface": interface});
-    if version < Version::V1_0_0 {
-        address["version"] = match ip.address.family() {
-            Family::Ipv4 => "4".into(),
-            Family::Ipv6 => "6".into(),
-        };
-    }
-    address
+    let family = match ip.address.family() {
+        Family::Ipv4 => "4",
+        Family::Ipv6 => "6",
+    };
+    let version = Some(family).filter(|_| version < Version::V1_0_0);
+    json!(Address { address: ip.address, gateway: ip.gateway, interface, version })
 }

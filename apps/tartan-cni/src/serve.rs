@@ -38,13 +38,14 @@ fn add(environment: &Environment, text: &[u8], deadline: Instant) -> Served {
     let pod = pod::identity(&environment.pod_args()?, &key.container)?;
     let whom = format!("pod {pod}");
     let path = environment.netns().map_err(|failure| failure.about(&whom))?;
-    let netns = netns::open(&path).map_err(|failure| failure.about(&whom))?;
+    let netns = netns::open(Path::new(path)).map_err(|failure| failure.about(&whom))?;
     let labels = conf.args.cni.label_map();
     let labels = labels.map_err(|error| Failure::new(code::CONFIG, error.to_string()).about(&whom))?;
-    let request = Request::Add(Add { key, pod, network: conf.network.clone(), labels });
+    let network = conf.network.clone();
+    let request = Request::Add(Add { key, pod, network, netns: path.into(), labels });
     let answer = ask(&conf, &request, Some(netns.as_fd()), deadline);
     let added = answer.and_then(|answer| added(&conf, answer)).map_err(|failure| failure.about(&whom))?;
-    Ok(Some(outcome::result(conf, &added, &path)))
+    Ok(Some(outcome::result(conf, &added, path)))
 }
 
 /// A DEL needs no namespace, which may be gone, and says nothing; one that is done again is done.

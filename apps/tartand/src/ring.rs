@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +18,8 @@ use tartan_decide::{
     Attach, Choice, Conflict, Decision, EndpointChoice, Fact, Learned, Note, Phase, Scope, World, added, inside, lower,
 };
 use tartan_host::{NetnsToken, Realm};
-use tartan_kernel::{Kernel, Marks, UplinkChoice};
-use tartan_model::{AttachmentKey, Cidr, Family, Mac, NetworkName, Node, NodeId, Uplink};
+use tartan_kernel::{Kernel, Marks, NetnsError, UplinkChoice, netns};
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, Mac, NetnsPlace, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
@@ -31,6 +32,8 @@ use crate::serve::{failure, ok};
 
 /// How long removed links are gathered.
 const GATHER: Duration = Duration::from_millis(100);
+/// The longest path of a namespace (PATH_MAX).
+const MAX_PATH: usize = 4096;
 /// How long until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the kernel is read anew although it told nothing: the net below its notifications.
@@ -218,6 +221,11 @@ impl Ring {
             return Err(failure(FailureCode::Invalid, format!("pod {}: no network namespace was given", add.pod)));
         };
         let pod = add.pod.clone();
+        if add.netns.len() > MAX_PATH {
+            return Err(failure(FailureCode::Invalid, format!("pod {pod}: the path of its namespace is too long")));
+        }
+        let (device, inode) = netns::id(netns.as_fd())
+            .map_err(|error| failure(FailureCode::Invalid, format!("pod {pod}: {error}")))?;
         let mut chance = [0; 12];
         random(&mut chance).map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
         let [a, b, c, d, e, f, mac @ ..] = chance;
@@ -227,6 +235,7 @@ impl Ring {
             key: add.key.clone(),
             pod: add.pod,
             network: add.network,
+            netns: NetnsPlace { path: add.netns, device, inode },
             labels: add.labels,
             link,
             mac: Mac::local(mac),
@@ -303,6 +312,9 @@ impl Ring {
     fn decide(&mut self) {
         for scope in std::mem::take(&mut self.dirty) {
             let decision = self.world.decide(&scope);
+            if let Some(Choice::Endpoint(choice)) = &decision.choice {
+                self.refit(choice);
+            }
             self.want(&scope, &decision, None);
             self.note_way(&scope, &decision);
             self.write_to_store(decision.claims, decision.returns, decision.publish);
@@ -391,7 +403,7 @@ impl Ring {
             let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
             format!("pod {pod}: {}: {reason}", missing.row)
         });
-        match failed.map_or_else(|| self.set_up_inside(&choice, add.netns), Err) {
+        match failed.map_or_else(|| self.finish_inside(&choice, add.netns), Err) {
             Ok(()) => ok(&added(&choice)),
             Err(message) => {
                 self.went_wrong(message.clone());
@@ -401,19 +413,22 @@ impl Ring {
         }
     }
 
-    /// A pod's namespace is a kernel like the node's, with rows of its own.
-    fn set_up_inside(&mut self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
-        let pod = &choice.endpoint.pod;
-        let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
-        let interface = choice.endpoint.key.interface.clone();
-        let fd = self.loop_.kernel_ref().netns(netns).ok_or_else(|| wrong("it is gone".into()))?;
-        let kernel = Kernel::open_in(fd, Marks::Pod(interface)).map_err(|error| wrong(error.to_string()))?;
-        let mut pod_loop = Reconciler::new(kernel, Realm::Pod);
-        pod_loop.want(&(), inside(choice).iter().cloned().collect());
-        pod_loop.settle(Sweep::Now).map_err(|error| wrong(error.to_string()))?;
-        match pod_loop.all_unsettled().next() {
-            None => Ok(()),
-            Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
+    fn finish_inside(&self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
+        match self.loop_.kernel_ref().netns(netns) {
+            Some(netns) => set_up_inside(choice, netns),
+            None => Err(format!("pod {}: its network namespace is gone", choice.endpoint.pod)),
+        }
+    }
+
+    /// Where the MTU is to change, the pod's own end goes first: if the agent dies in between, the host's end still
+    /// shows that there is something to do.
+    fn refit(&mut self, choice: &EndpointChoice) {
+        let link = self.loop_.mirror().rows.link(&choice.endpoint.link);
+        if choice.open
+            && link.is_some_and(|link| link.mtu != choice.mtu)
+            && let Err(message) = open_inside(choice)
+        {
+            self.went_wrong(message);
         }
     }
 
@@ -498,6 +513,32 @@ impl Ring {
         error!("{message}");
         self.last_error = Some(message);
     }
+}
+
+/// A pod's namespace is a kernel like the node's, with rows of its own.
+fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), String> {
+    let pod = &choice.endpoint.pod;
+    let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
+    let interface = choice.endpoint.key.interface.clone();
+    let kernel = Kernel::open_in(netns, Marks::Pod(interface)).map_err(|error| wrong(error.to_string()))?;
+    let mut pod_loop = Reconciler::new(kernel, Realm::Pod);
+    pod_loop.want(&(), inside(choice).iter().cloned().collect());
+    pod_loop.settle(Sweep::Now).map_err(|error| wrong(error.to_string()))?;
+    match pod_loop.all_unsettled().next() {
+        None => Ok(()),
+        Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
+    }
+}
+
+/// Goes into the namespace that a pod was added in, if its path still leads there.
+fn open_inside(choice: &EndpointChoice) -> Result<(), String> {
+    let Endpoint { pod, netns: place, .. } = &choice.endpoint;
+    let wrong = |error: NetnsError| format!("pod {pod}: {error}");
+    let found = netns::open(Path::new(&place.path)).map_err(wrong)?;
+    if netns::id(found.as_fd()).map_err(wrong)? != (place.device, place.inode) {
+        return Err(format!("pod {pod}: {} is another namespace now", place.path));
+    }
+    set_up_inside(choice, found.as_fd())
 }
 
 /// The uplink with only the address that the configuration names.

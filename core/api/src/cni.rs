@@ -211,6 +211,8 @@ pub struct Add {
     pub pod: PodName,
     /// The network.
     pub network: NetworkName,
+    /// `CNI_NETNS`: the path that the runtime names the pod's namespace by, 4096 bytes at most.
+    pub netns: String,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

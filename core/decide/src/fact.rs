@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetworkName, Node, NodeId, PodName, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetnsPlace, NetworkName, Node, NodeId, PodName, Uplink,
 };
 use thiserror::Error;
 
@@ -49,6 +49,8 @@ pub struct Attach {
     pub pod: PodName,
     /// The network.
     pub network: NetworkName,
+    /// Where the pod's namespace is.
+    pub netns: NetnsPlace,
     /// The pod's labels.
     pub labels: BTreeMap<String, String>,
     /// The name of the host's end: never used before.

@@ -166,6 +166,7 @@ impl World {
             blocks,
             mac: attach.mac,
             link: attach.link,
+            netns: attach.netns,
             labels: attach.labels,
         };
         self.endpoints.insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });

@@ -9,7 +9,7 @@ use tartan_api::object::{Object, parse};
 use tartan_decide::{Attach, Decision, Fact, Phase, Record, Scope, World, lower};
 use tartan_host::{Key, Row};
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, InterfaceAddress, Mac, Mtu, NetworkName, Node, NodeId, Uplink,
+    AttachmentKey, Cidr, Endpoint, InterfaceAddress, Mac, Mtu, NetnsPlace, NetworkName, Node, NodeId, Uplink,
 };
 
 const THIS: u8 = 1;
@@ -76,6 +76,7 @@ fn attach(n: u8, network: usize, link: u32) -> Fact {
         key: key(n),
         pod: format!("default/p{n}").parse().unwrap(),
         network: name(network),
+        netns: NetnsPlace { path: "/run/netns/x".into(), device: 4, inode: n.into() },
         labels: BTreeMap::new(),
         link: format!("tt{link:012x}").parse().unwrap(),
         mac: Mac::local([0, 0, 0, 0, link as u8, n]),

@@ -9,5 +9,5 @@ mod pool;
 
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
 pub use name::{ContainerId, IfName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
-pub use node::{Attachment, AttachmentKey, Endpoint, Node, NotServed, Path, Uplink};
+pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path, Uplink};
 pub use pool::{MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError};

@@ -113,6 +113,17 @@ impl fmt::Display for AttachmentKey {
     }
 }
 
+/// A network namespace as the runtime named it, and the numbers that tell whether the name still means it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsPlace {
+    /// The path of its file.
+    pub path: String,
+    /// The device number of what is behind the path (stat(2)).
+    pub device: u64,
+    /// The inode number of what is behind the path.
+    pub inode: u64,
+}
+
 /// One pod's interface: the choices made for it when it was added, which hold until it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -133,6 +144,8 @@ pub struct Endpoint {
     pub mac: Mac,
     /// The name of the host's end.
     pub link: IfName,
+    /// Where its namespace was found when it was added.
+    pub netns: NetnsPlace,
     /// Labels that policy selects by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

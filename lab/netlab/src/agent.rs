@@ -96,7 +96,12 @@ pub fn pid(lab: &LabName, node: &LabNode) -> Option<Pid> {
 ///
 /// # Errors
 /// [`Unreachable`] when it does not answer in time; what it says when it refuses.
-pub fn ask<T: DeserializeOwned>(lab: &LabName, node: &LabNode, request: &Request, patience: Duration) -> Result<T> {
+pub fn ask<T: DeserializeOwned>(
+    lab: &LabName,
+    node: &LabNode,
+    request: &Request,
+    patience: Duration,
+) -> Result<T> {
     let unreachable = || Unreachable(format!("node {node}: its agent does not answer"));
     match tartan_rpc::call(&lab.files(node).socket(), request, None, patience).with_context(unreachable)? {
         Answer::Ok(value) => serde_json::from_value(value)
@@ -117,7 +122,12 @@ pub fn status(lab: &LabName, node: &LabNode) -> Result<Status> {
 ///
 /// # Errors
 /// When it ends, or does not answer in time; with the end of its log.
-pub fn wait_for_answer(lab: &LabName, node: &LabNode, patience: Duration, stop: &dyn Fn() -> Result<()>) -> Result<()> {
+pub fn wait_for_answer(
+    lab: &LabName,
+    node: &LabNode,
+    patience: Duration,
+    stop: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     wait(lab, node, patience, stop, |_| None)
 }
 

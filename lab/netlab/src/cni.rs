@@ -99,7 +99,9 @@ impl<'a> List<'a> {
         let mut list: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         let mut take = |key: &str| list.get_mut(key).map(Value::take).unwrap_or_default();
         let (name, version) = (take("name"), take("cniVersion"));
-        let Value::Array(plugins) = take("plugins") else { bail!("{}: there are no plugins", path.display()) };
+        let Value::Array(plugins) = take("plugins") else {
+            bail!("{}: there are no plugins", path.display())
+        };
         Ok(List { lab, pod, name, version, plugins })
     }
 
@@ -134,7 +136,11 @@ impl<'a> List<'a> {
         }
         let output = child.wait_with_output()?;
         if output.status.success() {
-            return if output.stdout.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_slice(&output.stdout)?) };
+            return if output.stdout.is_empty() {
+                Ok(Value::Null)
+            } else {
+                Ok(serde_json::from_slice(&output.stdout)?)
+            };
         }
         let what = format!("{program} {verb} of pod {} on node {}", self.pod.name, self.pod.node);
         Err(refusal(&what, &output.stdout, &output.stderr))
@@ -149,7 +155,10 @@ impl<'a> List<'a> {
             ("CNI_NETNS", netns.display().to_string()),
             ("CNI_IFNAME", INTERFACE.into()),
             ("CNI_PATH", self.lab.files(node).plugins().display().to_string()),
-            ("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}", name.namespace, name.name)),
+            (
+                "CNI_ARGS",
+                format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}", name.namespace, name.name),
+            ),
         ]
     }
 }
@@ -173,7 +182,9 @@ fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
         let text = ip.get("address").and_then(Value::as_str)?;
         Some(text.parse::<InterfaceAddress>().ok()?.address())
     };
-    ips.iter().map(|ip| address(ip).with_context(|| format!("the plugins gave {ip} for an address"))).collect()
+    ips.iter()
+        .map(|ip| address(ip).with_context(|| format!("the plugins gave {ip} for an address")))
+        .collect()
 }
 
 fn set(config: &mut Value, key: &str, value: Value) {

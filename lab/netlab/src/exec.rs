@@ -35,7 +35,8 @@ pub struct NotStarted {
 /// # Errors
 /// When there is no such pod, or its namespace cannot be entered.
 pub fn in_pod(lab: &LabName, pod: &PodName, command: &[OsString]) -> Result<NotStarted> {
-    let missing = format!("lab {lab}: there is no pod {pod}; `tartan lab status --name {lab}` shows which there are");
+    let missing =
+        format!("lab {lab}: there is no pod {pod}; `tartan lab status --name {lab}` shows which there are");
     become_in(&lab.pod_netns(pod), missing, command)
 }
 

@@ -86,6 +86,7 @@ impl Matrix {
 /// When the lab is not up, or a pod's namespace is gone.
 pub fn of_lab(lab: &LabName, question: &Question) -> Result<Matrix> {
     require_root()?;
+    raise_descriptor_limit()?;
     let state = state::load(lab)?;
     let is_asked = |network: &NetworkName| question.network.as_ref().is_none_or(|only| only == network);
     let pods = state.pods.iter().filter(|pod| is_asked(&pod.network));
@@ -107,8 +108,9 @@ pub fn ask(subjects: &[Subject], question: &Question) -> Result<Matrix> {
         .enumerate()
         .flat_map(|(source, from)| subjects.iter().flat_map(move |to| pair(source, from, to, question)))
         .collect();
-    let at_once = raise_descriptor_limit()?;
-    let (names, mut probes): (Vec<_>, Vec<_>) = asked.drain(..).map(|(from, to, probe)| ((from, to), probe)).unzip();
+    let at_once = at_once(raise_descriptor_limit()?, subjects.len());
+    let (names, mut probes): (Vec<_>, Vec<_>) =
+        asked.drain(..).map(|(from, to, probe)| ((from, to), probe)).unzip();
     for some in probes.chunks_mut(at_once) {
         probe::ask(some, question.protocol)?;
     }
@@ -129,8 +131,10 @@ fn pair<'a>(
     question: &Question,
 ) -> Vec<(&'a PodName, &'a PodName, Probe<'a>)> {
     let port = if question.protocol == Protocol::Icmp { 0 } else { question.port };
-    let has = |subject: &Subject, family| subject.addresses.iter().any(|address| Family::of(*address) == family);
-    let families = Family::ALL.into_iter().filter(|family| question.family.is_none_or(|only| only == *family));
+    let has =
+        |subject: &Subject, family| subject.addresses.iter().any(|address| Family::of(*address) == family);
+    let families =
+        Family::ALL.into_iter().filter(|family| question.family.is_none_or(|only| only == *family));
     families
         .filter(|family| has(from, *family))
         .filter_map(|family| to.addresses.iter().find(|address| Family::of(**address) == family))
@@ -151,10 +155,15 @@ fn fill_in(matrix: &mut BTreeMap<PodName, BTreeMap<PodName, bool>>, subjects: &[
     }
 }
 
-/// Takes as many descriptors as we may have; says how many questions may be open at once.
-fn raise_descriptor_limit() -> Result<usize> {
+/// Takes as many descriptors as we may have; says how many.
+fn raise_descriptor_limit() -> Result<u64> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")?;
-    let questions = most.saturating_sub(SPARE) / TRIES as u64;
-    Ok(usize::try_from(questions).unwrap_or(usize::MAX).clamp(1, AT_ONCE))
+    Ok(most)
+}
+
+/// How many questions may be open at once: each has a socket a try, and each pod's namespace is open as well.
+fn at_once(descriptors: u64, subjects: usize) -> usize {
+    let questions = descriptors.saturating_sub(SPARE + subjects as u64) / TRIES as u64;
+    usize::try_from(questions).unwrap_or(usize::MAX).clamp(1, AT_ONCE)
 }

@@ -41,7 +41,8 @@ fn usual_pool(family: Family) -> Value {
 }
 
 fn apply(spec: &mut Map<String, Value>, setting: &str) -> Result<()> {
-    let wrong = |why: &str| Usage(format!("--set {setting}: {why}; write KEY=VALUE, as in --set vxlan.port=4789"));
+    let wrong =
+        |why: &str| Usage(format!("--set {setting}: {why}; write KEY=VALUE, as in --set vxlan.port=4789"));
     let Some((path, value)) = setting.split_once('=') else { bail!(wrong("there is no '='")) };
     let value: Value = serde_saphyr::from_str(value).map_err(|_| wrong("the value is no YAML"))?;
     let keys: Vec<&str> = path.split('.').collect();

@@ -10,7 +10,11 @@ use anyhow::Result;
 ///
 /// # Errors
 /// The first that came.
-pub(crate) fn each<T: Send>(items: Vec<T>, at_once: usize, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn each<T: Send>(
+    items: Vec<T>,
+    at_once: usize,
+    work: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
     let items = Mutex::new(items.into_iter());
     let failed = AtomicBool::new(false);
     let worker = || -> Result<()> {
@@ -46,6 +50,8 @@ mod tests {
         };
         each((0..100).collect(), 16, count).unwrap();
         assert_eq!(done.into_inner(), 100);
-        assert!(each(vec![1, 2, 3], 1, |item| if item == 2 { anyhow::bail!("two") } else { Ok(()) }).is_err());
+        assert!(
+            each(vec![1, 2, 3], 1, |item| if item == 2 { anyhow::bail!("two") } else { Ok(()) }).is_err()
+        );
     }
 }

@@ -153,6 +153,8 @@ fn start_responder(netns: BorrowedFd<'_>, name: &PodName, programs: &Programs) -
 /// 32 random hexadecimal digits.
 fn container_id() -> Result<ContainerId> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)).parse()?)
 }

@@ -82,7 +82,8 @@ impl<'a> Probe<'a> {
                     Protocol::Icmp => is_echo_reply(self.address.ip(), bytes),
                 };
                 self.answered |= answered;
-                let is_over = protocol == Protocol::Tcp && (length == 0 || attempt.received.len() > MAX_ANSWER);
+                let is_over =
+                    protocol == Protocol::Tcp && (length == 0 || attempt.received.len() > MAX_ANSWER);
                 if answered || is_over {
                     *slot = None;
                 }
@@ -161,7 +162,8 @@ fn sockets(probes: &[Probe<'_>], protocol: Protocol) -> Result<Vec<(usize, Owned
             let asked = positions.iter().filter_map(|position| Some((*position, probes.get(*position)?)));
             asked.map(|(position, probe)| Ok((position, open(probe.address.ip(), protocol)?))).collect()
         };
-        sockets.extend(netns::run_in(first.netns, make)?.context("cannot make a socket in a pod's namespace")?);
+        sockets
+            .extend(netns::run_in(first.netns, make)?.context("cannot make a socket in a pod's namespace")?);
     }
     Ok(sockets)
 }

@@ -15,7 +15,7 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 
 /// Ends every process in these namespaces but this one: asks first, and kills what is left after `patience`. Gives
 /// those that are still there.
-pub fn end_all(namespaces: &[NetnsId], patience: Duration) -> Vec<Pid> {
+pub(crate) fn end_all(namespaces: &[NetnsId], patience: Duration) -> Vec<Pid> {
     signal_all(namespaces, Signal::SIGTERM);
     if wait_until_empty(namespaces, patience).is_empty() {
         return Vec::new();
@@ -32,7 +32,7 @@ pub fn end_all(namespaces: &[NetnsId], patience: Duration) -> Vec<Pid> {
 }
 
 /// Ends one process if it is in this namespace; false if it is still there.
-pub fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duration) -> bool {
+pub(crate) fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duration) -> bool {
     for (signal, patience) in [(first, patience), (Signal::SIGKILL, AFTER_KILL)] {
         if !is_in(pid, namespace) {
             break;
@@ -46,13 +46,13 @@ pub fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duration) -> b
 }
 
 /// Whether this process is alive and in this namespace: a number that was used again is in another.
-pub fn is_in(pid: Pid, namespace: NetnsId) -> bool {
+pub(crate) fn is_in(pid: Pid, namespace: NetnsId) -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|file| (file.dev(), file.ino()) == namespace)
 }
 
 /// Looks until the condition holds or the time is over; says whether it holds.
-pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         if holds() {

@@ -49,9 +49,11 @@ impl Responder {
         for port in PORTS {
             // Of both families: IPv4 callers show up as mapped addresses (ipv6(7)).
             let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-            let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}/tcp"))?;
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("cannot listen on {address}/tcp"))?;
             listener.set_nonblocking(true)?;
-            let datagrams = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}/udp"))?;
+            let datagrams =
+                UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}/udp"))?;
             datagrams.set_nonblocking(true)?;
             responder.listeners.push(listener);
             responder.datagrams.push(datagrams);

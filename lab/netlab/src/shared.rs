@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount};
+use nix::mount::{MsFlags, mount, umount};
 use tartan_kernel::netns;
 
 /// The mark on a mount over a folder that was there.
@@ -23,7 +23,7 @@ const OPTIONS: &str = "size=1m,mode=755";
 ///
 /// # Errors
 /// When it cannot be mounted.
-pub fn share_namespaces() -> Result<()> {
+pub(crate) fn share_namespaces() -> Result<()> {
     let folder = Path::new(netns::DIRECTORY);
     if mount_source(folder)?.is_some() {
         return Ok(());
@@ -44,7 +44,7 @@ pub fn share_namespaces() -> Result<()> {
 ///
 /// # Errors
 /// When the mount is ours and cannot be undone.
-pub fn unshare_namespaces() -> Result<bool> {
+pub(crate) fn unshare_namespaces() -> Result<bool> {
     let folder = Path::new(netns::DIRECTORY);
     let source = mount_source(folder)?;
     let Some(mark) = source.filter(|source| [MARK, MARK_WITH_FOLDER].contains(&source.as_str())) else {

@@ -100,7 +100,9 @@ impl State {
     /// When there is none; says which there are.
     pub fn node(&self, name: &LabNode) -> Result<&NodeState> {
         let found = self.nodes.iter().find(|node| node.name == *name);
-        found.with_context(|| Usage(format!("lab {}: there is no node {name}; there are {}", self.name, self.node_list())))
+        found.with_context(|| {
+            Usage(format!("lab {}: there is no node {name}; there are {}", self.name, self.node_list()))
+        })
     }
 
     /// A pod by its name.
@@ -110,7 +112,10 @@ impl State {
     pub fn pod(&self, name: &PodName) -> Result<&PodState> {
         let found = self.pods.iter().find(|pod| pod.name == *name);
         found.with_context(|| {
-            Usage(format!("lab {}: there is no pod {name}; `tartan lab status` shows which there are", self.name))
+            Usage(format!(
+                "lab {}: there is no pod {name}; `tartan lab status` shows which there are",
+                self.name
+            ))
         })
     }
 

@@ -62,7 +62,8 @@ pub fn up(options: &Options, programs: &Programs) -> Result<State> {
     let network = check(options)?;
     claim(&options.lab)?;
     let interruption = Interruption::watch()?;
-    let built = Building { options, programs, interruption: &interruption, progress: Progress::new() }.build(network);
+    let built =
+        Building { options, programs, interruption: &interruption, progress: Progress::new() }.build(network);
     match built {
         Err(error) if options.keep && !error.is::<Interrupted>() => Err(error),
         // What a person stopped is no failure of its own, whatever was under way.
@@ -83,7 +84,9 @@ fn check(options: &Options) -> Result<Object> {
         bail!(Usage(format!("--nodes {nodes}: a lab has 1 to {MAX_NODES} nodes")));
     }
     if nodes.saturating_mul(pods) > MAX_PODS {
-        bail!(Usage(format!("--pods {pods}: that is for each node, and a lab has at most {MAX_PODS} in all")));
+        bail!(Usage(format!(
+            "--pods {pods}: that is for each node, and a lab has at most {MAX_PODS} in all"
+        )));
     }
     network::build(&options.preset, &options.families, &options.settings)
 }

@@ -115,7 +115,8 @@ fn add_outside(wire: BorrowedFd<'_>, outside: BorrowedFd<'_>) -> Result<()> {
 
 /// Makes the calling thread's namespace a router whose bridges are plain wires.
 fn forward() -> Result<()> {
-    let settings = FORWARDING.map(|name| (name, "1")).into_iter().chain(BRIDGE_SETTINGS.map(|name| (name, "0")));
+    let settings =
+        FORWARDING.map(|name| (name, "1")).into_iter().chain(BRIDGE_SETTINGS.map(|name| (name, "0")));
     for (name, value) in settings {
         let path = Path::new("/proc/sys/net").join(name);
         // Without br_netfilter there is nothing to switch off.

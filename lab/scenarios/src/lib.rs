@@ -1,1 +1,25 @@
-//! 
+//! What the scenarios share: a lock on the machine, a lab that is taken down by itself, probes and traces.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "this is test code: to fail is its work")]
+
+mod cluster;
+mod probe;
+mod traces;
+
+use std::fs::File;
+
+use nix::fcntl::{Flock, FlockArg};
+
+pub use cluster::{Lab, Run, programs, run, run_command};
+pub use probe::{Outcome, Probe};
+pub use traces::Traces;
+
+/// As long as this lives, no other test that takes the lock runs on this machine.
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Waits until no other test that uses the machine's network runs.
+pub fn lock() -> Lock {
+    let file = File::create("/run/lock/tartan-test").expect("/run/lock can be written");
+    Lock { _file: Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a lock") }
+}

@@ -1,0 +1,170 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tartan_api::object::ObjectKind;
+use tartan_model::NetworkName;
+use thiserror::Error;
+
+use crate::lab::Lab;
+
+/// The environment variable that names the agent's socket.
+const SOCKET_VARIABLE: &str = "TARTAN_SOCKET";
+/// Where the files of labs are.
+const LABS: &str = "/run/tartan-lab";
+
+/// Words that do not go together; told like any other wrong usage.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// See and change the container network of this node and its cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tartan",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  tartan status                          # is this node healthy, and why not
+  tartan peers                           # how the other nodes are reached
+  tartan apply -f network.yaml           # write the cluster's configuration
+  tartan --lab lab --node n2 endpoints   # ask an agent of a lab
+
+Exit codes: 0 done, 1 the answer is no, 2 wrong usage or input, 3 the agent or the store cannot be reached."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) shared: Shared,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that go with every verb, before or behind it.
+#[derive(Debug, Args)]
+pub(crate) struct Shared {
+    /// How to show the answer; yaml is for `get` only
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) output: Output,
+    /// The agent's socket [env: TARTAN_SOCKET] [default: /run/tartan/tartand.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Ask an agent of this lab; goes with --node
+    #[arg(long, global = true, value_name = "LAB")]
+    pub(crate) lab: Option<String>,
+    /// The lab's node to ask
+    #[arg(long, global = true, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs; the field names are a promise
+    Json,
+    /// Objects as `apply` reads them
+    Yaml,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show whether this node is healthy, and why not; exit code 1 if it is not
+    #[command(after_help = "Example:\n  tartan status && echo this node is healthy")]
+    Status,
+    /// List the nodes of the cluster
+    #[command(after_help = "Example:\n  tartan nodes -o json")]
+    Nodes,
+    /// List the other nodes: the path in use, its MTU, and why not a better path
+    #[command(after_help = "Example:\n  tartan peers")]
+    Peers,
+    /// List the pods' interfaces on this node
+    #[command(after_help = "Example:\n  tartan endpoints -o json")]
+    Endpoints,
+    /// List the blocks of addresses, their owners and how full they are
+    #[command(after_help = "Example:\n  tartan ipam")]
+    Ipam,
+    /// List our routes on this node
+    #[command(after_help = "Example:\n  tartan routes")]
+    Routes,
+    /// Show what would be changed in this node's kernel; nothing is changed
+    #[command(after_help = "Example:\n  tartan plan -f network.yaml   # as if the file were applied")]
+    Plan {
+        /// Objects to assume: a file, a folder with .yaml, .yml and .json files, or - for standard input
+        #[arg(short, long = "file", value_name = "FILE|DIR|-")]
+        files: Vec<PathBuf>,
+    },
+    /// Write objects to the store; nothing is written if any file has an error
+    #[command(
+        after_help = "Examples:\n  tartan apply -f network.yaml\n  tartan apply -f networks/ -f extra.yaml\n  tartan get clusternetwork -o yaml | tartan apply -f -"
+    )]
+    Apply {
+        /// A file, a folder with .yaml, .yml and .json files, or - for standard input; may be given again
+        #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Show objects of the store
+    #[command(
+        after_help = "Examples:\n  tartan get clusternetwork\n  tartan get clusternetwork default -o yaml"
+    )]
+    Get {
+        /// The kind, as in clusternetwork
+        #[arg(value_parser = kind)]
+        kind: ObjectKind,
+        /// Only the object of this name
+        name: Option<String>,
+    },
+    /// Take an object out of the store
+    #[command(after_help = "Example:\n  tartan delete clusternetwork default")]
+    Delete {
+        /// The kind, as in clusternetwork
+        #[arg(value_parser = kind)]
+        kind: ObjectKind,
+        /// Its name
+        #[arg(value_name = "[NAMESPACE/]NAME")]
+        name: String,
+    },
+    /// Show the version of this program
+    #[command(after_help = "Example:\n  tartan version -o json")]
+    Version,
+    /// Build a whole cluster on this machine, in network namespaces
+    Lab(Lab),
+}
+
+impl Shared {
+    /// The socket of the agent that is meant.
+    ///
+    /// # Errors
+    /// When the flags do not say one agent.
+    pub(crate) fn socket(&self) -> Result<PathBuf, Usage> {
+        let usage = |text: &str| Err(Usage(text.into()));
+        match (&self.socket, &self.lab, &self.node) {
+            (Some(_), Some(_), _) => {
+                usage("--socket and --lab both say which agent to ask: give one of them")
+            }
+            (Some(socket), None, None) => Ok(socket.clone()),
+            (None, Some(lab), Some(node)) => socket_in_lab(lab, node),
+            (None, Some(_), None) => usage("--lab needs a node of the lab: add --node NODE"),
+            (_, None, Some(_)) => usage("--node is a node of a lab: add --lab LAB"),
+            (None, None, None) => Ok(usual_socket()),
+        }
+    }
+}
+
+fn usual_socket() -> PathBuf {
+    let named = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+    named.map_or_else(|| tartan_api::rpc::SOCKET.into(), PathBuf::from)
+}
+
+fn socket_in_lab(lab: &str, node: &str) -> Result<PathBuf, Usage> {
+    let part = |text: &str| text.parse::<NetworkName>().map_err(|error| Usage(error.to_string()));
+    Ok([LABS, part(lab)?.as_str(), part(node)?.as_str(), "tartand.sock"].iter().collect())
+}
+
+fn kind(word: &str) -> Result<ObjectKind, String> {
+    ObjectKind::from_word(word).ok_or_else(|| "this release knows clusternetwork".into())
+}

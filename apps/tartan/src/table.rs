@@ -1,0 +1,237 @@
+//! Answers for people: tables as kubectl prints them, and a status of about ten lines.
+
+use std::fmt::Display;
+
+use comfy_table::Table;
+use tartan_api::network::{ClusterNetwork, MtuChoice};
+use tartan_api::object::Object;
+use tartan_api::verb::{
+    Action, Applied, EndpointRow, IpamRow, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
+};
+use tartan_model::Attachment;
+
+/// Spaces between two columns.
+const GAP: u16 = 3;
+
+/// A row of a table.
+pub(crate) trait Rows {
+    /// The columns' names.
+    const HEADER: &[&str];
+    /// What there are no rows of.
+    const PLURAL: &str;
+    /// The cells.
+    fn cells(&self) -> Vec<String>;
+}
+
+/// The table of these rows.
+pub(crate) fn render<T: Rows>(rows: &[T]) -> String {
+    if rows.is_empty() {
+        return format!("no {}\n", T::PLURAL);
+    }
+    lines(T::HEADER, rows.iter().map(T::cells))
+}
+
+impl Rows for NodeRow {
+    const HEADER: &[&str] = &["NAME", "ALIVE", "THIS", "ADDRESSES", "BLOCKS", "ID"];
+    const PLURAL: &str = "nodes";
+    fn cells(&self) -> Vec<String> {
+        let this = if self.this { "*" } else { "" };
+        vec![
+            self.name.to_string(),
+            yes(self.alive),
+            this.into(),
+            list(&self.addresses),
+            list(&self.blocks),
+            self.id.to_string(),
+        ]
+    }
+}
+
+impl Rows for PeerRow {
+    const HEADER: &[&str] =
+        &["NODE", "ADDRESS", "PATH", "SEALED", "MTU", "RTT", "SINCE", "BLOCKS", "BLOCKED"];
+    const PLURAL: &str = "peers";
+    fn cells(&self) -> Vec<String> {
+        let blocked = self.blocked.iter().map(|blocked| format!("{}: {}", blocked.path, blocked.reason));
+        vec![
+            self.node.to_string(),
+            some(self.address),
+            some(self.path),
+            yes(self.sealed),
+            some(self.mtu),
+            some(self.rtt_ms.map(|rtt| format!("{rtt:.2} ms"))),
+            some(self.since.as_ref()),
+            list(&self.blocks),
+            some(Some(blocked.collect::<Vec<_>>().join("; ")).filter(|text| !text.is_empty())),
+        ]
+    }
+}
+
+impl Rows for EndpointRow {
+    const HEADER: &[&str] =
+        &["POD", "NETWORK", "ADDRESSES", "READY", "ATTACHMENT", "LINK", "MAC", "CONTAINER", "INTERFACE"];
+    const PLURAL: &str = "endpoints";
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.pod.to_string(),
+            self.network.to_string(),
+            list(&self.addresses),
+            yes(self.ready),
+            attachment(self.attachment).into(),
+            self.link.to_string(),
+            self.mac.to_string(),
+            // Runtimes tell containers by their first twelve characters too; -o json has all.
+            self.container.as_str().chars().take(12).collect(),
+            self.interface.to_string(),
+        ]
+    }
+}
+
+impl Rows for IpamRow {
+    const HEADER: &[&str] = &["NETWORK", "POOL", "BLOCK", "NODE", "USED", "CAPACITY"];
+    const PLURAL: &str = "blocks";
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.network.to_string(),
+            self.pool.to_string(),
+            self.block.to_string(),
+            self.node.clone(),
+            some(self.used),
+            self.capacity.to_string(),
+        ]
+    }
+}
+
+impl Rows for RouteRow {
+    const HEADER: &[&str] = &["DESTINATION", "VIA", "DEV", "FOR", "INSTALLED"];
+    const PLURAL: &str = "routes";
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.dst.to_string(),
+            some(self.via),
+            some(self.dev.as_ref()),
+            self.purpose.clone(),
+            yes(self.installed),
+        ]
+    }
+}
+
+impl Rows for ClusterNetwork {
+    const HEADER: &[&str] = &["NAME", "POOLS", "PATHS", "ATTACHMENT", "VNI", "MTU"];
+    const PLURAL: &str = "ClusterNetworks";
+    fn cells(&self) -> Vec<String> {
+        let name = self.metadata.name.to_string();
+        match self.resolve() {
+            Ok(network) => vec![
+                name,
+                list(&network.pools),
+                list(&network.paths),
+                attachment(network.attachment).into(),
+                u32::from(network.vxlan.vni).to_string(),
+                match network.mtu {
+                    MtuChoice::Auto => "auto".into(),
+                    MtuChoice::Bytes(mtu) => mtu.to_string(),
+                },
+            ],
+            Err(error) => vec![name, format!("cannot be served: {error}")],
+        }
+    }
+}
+
+/// The objects that `get` found.
+pub(crate) fn objects(objects: &[Object]) -> String {
+    let networks: Vec<ClusterNetwork> =
+        objects.iter().map(|Object::ClusterNetwork(network)| network.clone()).collect();
+    render(&networks)
+}
+
+/// One line about what became of an object.
+pub(crate) fn applied(applied: &Applied) -> String {
+    let action = match applied.action {
+        Action::Created => "created",
+        Action::Configured => "configured",
+        Action::Unchanged => "unchanged",
+        Action::Deleted => "deleted",
+    };
+    format!("{}/{} {action}\n", applied.kind.to_string().to_lowercase(), clean(&applied.name))
+}
+
+/// The steps, then the notes.
+pub(crate) fn plan(plan: &Plan) -> String {
+    let steps = plan.steps.iter().map(|step| clean(step) + "\n");
+    let notes = plan.notes.iter().map(|note| format!("note: {}\n", clean(note)));
+    let text: String = steps.chain(notes).collect();
+    if plan.steps.is_empty() { format!("nothing to change\n{text}") } else { text }
+}
+
+/// This node in about ten lines.
+pub(crate) fn status(status: &Status) -> String {
+    let mut rows = vec![
+        row("node", format!("{} ({})", status.node, status.id)),
+        row("health", if status.healthy { "healthy" } else { "not healthy" }),
+    ];
+    rows.extend(status.reasons.iter().map(|reason| row("", reason)));
+    let connected = if status.store.connected { "connected" } else { "not connected" };
+    rows.push(row("agent", format!("{}, since {}", status.version, status.since)));
+    rows.push(row("store", format!("{}, {connected}", status.store.kind)));
+    rows.push(row("fabric", &status.fabric));
+    rows.push(row("uplink", status.uplink.as_ref().map_or_else(|| "-".into(), uplink)));
+    for (number, network) in status.networks.iter().enumerate() {
+        let (mtu, blocks) = (some(network.mtu), list(&network.blocks));
+        let attachment = attachment(network.attachment);
+        let text = format!("{}: {attachment}, MTU {mtu}, blocks {blocks}", network.name);
+        rows.push(row(if number == 0 { "networks" } else { "" }, text));
+    }
+    rows.push(row("peers", format!("{} of {} up", status.peers.up, status.peers.total)));
+    rows.push(row("pods", status.endpoints));
+    rows.push(row("policies", status.policies));
+    rows.push(row("last error", status.last_error.as_deref().unwrap_or("none")));
+    lines(&[], rows.into_iter())
+}
+
+fn uplink(uplink: &UplinkStatus) -> String {
+    format!("{}, MTU {}, {}", uplink.interface, uplink.mtu, list(&uplink.addresses))
+}
+
+fn row(name: &str, value: impl Display) -> Vec<String> {
+    vec![name.into(), value.to_string()]
+}
+
+/// Columns as wide as their longest cell; a header of nothing is left out.
+fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table.add_rows(rows.map(|cells| cells.iter().map(|cell| clean(cell)).collect::<Vec<_>>()));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
+    }
+    table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
+}
+
+/// Text from elsewhere must not steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn some(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+fn list(values: &[impl Display]) -> String {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    if values.is_empty() { "-".into() } else { values.join(",") }
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.into()
+}
+
+fn attachment(attachment: Attachment) -> &'static str {
+    match attachment {
+        Attachment::Routed => "routed",
+        Attachment::Bridge => "bridge",
+    }
+}

@@ -1,0 +1,109 @@
+//! What each verb asks and shows.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tartan_api::VERSION;
+use tartan_api::object::{Object, ObjectKind};
+use tartan_api::rpc::{Failure, FailureCode, Request};
+use tartan_api::verb::{Applied, Plan, Status};
+use tartan_model::NetworkName;
+
+use crate::args::{Cli, Output, Shared, Usage, Verb};
+use crate::ask::Agent;
+use crate::output::{json, print};
+use crate::table::{self, Rows};
+use crate::{files, lab};
+
+/// Does what was typed.
+///
+/// # Errors
+/// With what is wrong, where, and what to do.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { shared, verb } = cli;
+    if shared.output == Output::Yaml && !matches!(verb, Verb::Get { .. }) {
+        return Err(Usage("-o yaml is for `tartan get` only: use -o json".into()).into());
+    }
+    match verb {
+        Verb::Lab(verb) => return lab::run(verb, shared.output),
+        Verb::Status => return status(&shared),
+        Verb::Nodes => rows::<tartan_api::verb::NodeRow>(&shared, &Request::Nodes)?,
+        Verb::Peers => rows::<tartan_api::verb::PeerRow>(&shared, &Request::Peers)?,
+        Verb::Endpoints => rows::<tartan_api::verb::EndpointRow>(&shared, &Request::Endpoints)?,
+        Verb::Ipam => rows::<tartan_api::verb::IpamRow>(&shared, &Request::Ipam)?,
+        Verb::Routes => rows::<tartan_api::verb::RouteRow>(&shared, &Request::Routes)?,
+        Verb::Plan { files } => {
+            let plan: Plan = agent(&shared)?.ask(&Request::Plan { objects: files::read(&files)? })?;
+            show(&shared, &plan, || table::plan(&plan))?;
+        }
+        Verb::Apply { files } => {
+            let applied: Vec<Applied> =
+                agent(&shared)?.ask(&Request::Apply { objects: files::read(&files)? })?;
+            show(&shared, &applied, || applied.iter().map(table::applied).collect())?;
+        }
+        Verb::Get { kind, name } => get(&shared, kind, name)?,
+        Verb::Delete { kind, name } => {
+            let name = checked_name(kind, name)?;
+            let applied: Applied = agent(&shared)?.ask(&Request::Delete { kind, name })?;
+            show(&shared, &applied, || table::applied(&applied))?;
+        }
+        Verb::Version => {
+            show(&shared, &json!({"version": VERSION}), || format!("tartan {VERSION}\n"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn agent(shared: &Shared) -> Result<Agent> {
+    Ok(Agent { socket: shared.socket()? })
+}
+
+fn show(shared: &Shared, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    match shared.output {
+        Output::Json => print(&json(value)?),
+        Output::Table | Output::Yaml => print(&text()),
+    }
+}
+
+fn rows<T: Rows + Serialize + DeserializeOwned>(shared: &Shared, request: &Request) -> Result<()> {
+    let rows: Vec<T> = agent(shared)?.ask(request)?;
+    show(shared, &rows, || table::render(&rows))
+}
+
+/// A question about the state, so its exit code answers it.
+fn status(shared: &Shared) -> Result<ExitCode> {
+    let status: Status = agent(shared)?.ask(&Request::Status)?;
+    show(shared, &status, || table::status(&status))?;
+    Ok(if status.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn get(shared: &Shared, kind: ObjectKind, name: Option<String>) -> Result<()> {
+    let name = name.map(|name| checked_name(kind, name)).transpose()?;
+    let objects: Vec<Object> = agent(shared)?.ask(&Request::Get { kind, name: name.clone() })?;
+    if let (Some(name), []) = (name, objects.as_slice()) {
+        let word = kind.to_string().to_lowercase();
+        let message = format!("there is no {kind} {name}; `tartan get {word}` lists those that are there");
+        return Err(Failure { code: FailureCode::NotFound, message }.into());
+    }
+    match shared.output {
+        Output::Yaml => print(&yaml(&objects)?),
+        _ => show(shared, &objects, || table::objects(&objects)),
+    }
+}
+
+/// Documents that `apply` reads.
+fn yaml(objects: &[Object]) -> Result<String> {
+    let documents = objects.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(documents.join("---\n"))
+}
+
+/// The name of an object of a kind that lives in no namespace.
+fn checked_name(kind: ObjectKind, name: String) -> Result<String, Usage> {
+    if let Some((_, name)) = name.split_once('/') {
+        return Err(Usage(format!("a {kind} is in no namespace: write the name alone, {name:?}")));
+    }
+    name.parse::<NetworkName>().map(String::from).map_err(|error| Usage(error.to_string()))
+}

@@ -1,0 +1,90 @@
+//! The agent may die at any moment.
+
+use std::time::Duration;
+
+use tartan_scenarios::{Lab, Probe};
+
+#[test]
+fn killing_both_agents_ten_times_loses_no_packet() {
+    let lab = Lab::up("t-kill", &["--nodes", "2", "--pods", "1", "--family", "dual"]);
+    let from = lab.netns("default_p1");
+    let to = lab.addresses("default/p2");
+    let probes: Vec<Probe> =
+        to.iter().map(|address| Probe::start(&from, *address, Duration::from_millis(2))).collect();
+    assert_eq!(probes.len(), 2);
+    for _ in 0..10 {
+        lab.lab(&["fault", "add", "kill", "n1"]).ok();
+        lab.lab(&["fault", "add", "kill", "n2"]).ok();
+        lab.lab(&["fault", "clear"]).ok();
+    }
+    for probe in probes {
+        let outcome = probe.finish();
+        assert!(outcome.sent > 1000, "{outcome:?}");
+        assert!(outcome.lost.is_empty(), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_restart_keeps_what_is_wanted_removes_what_is_not_and_touches_nothing_else() {
+    let lab = Lab::up("t-restart", &["--nodes", "2", "--pods", "1", "--set", "attachment=routed"]);
+    let node = |command: &str| lab.on_node("n1", &command.split(' ').collect::<Vec<_>>());
+    let before = node("ip -o link");
+    lab.lab(&["fault", "add", "kill", "n1"]).ok();
+    // Ours, of a peer and a pod that left meanwhile.
+    node("ip route add 10.244.99.0/24 via 10.244.99.0 dev tartan.1 onlink proto 116");
+    node("ip neigh add 10.244.99.0 lladdr 02:00:00:00:00:99 dev tartan.1 proto 116");
+    node("bridge fdb add 02:00:00:00:00:99 dev tartan.1 dst 172.30.0.99 self permanent");
+    node("ip link add tt0123456789ab type veth peer name gone");
+    lab.on_node("n1", &["ip", "link", "set", "tt0123456789ab", "alias", "tartan pod default/gone"]);
+    // Not ours.
+    node("ip link add ttffffffffffff type veth peer name foreign");
+    node("ip link set ttffffffffffff up");
+    node("ip route add 192.0.2.99/32 dev eth0 proto static");
+    node("ip route add 10.99.0.0/16 via 172.30.0.2 proto 117");
+    node("ip neigh add 172.30.0.77 lladdr 02:00:00:00:00:77 dev eth0");
+    let foreign = || {
+        node("ip -o link").contains("ttffffffffffff")
+            && node("ip route").contains("192.0.2.99 dev eth0 proto static")
+            && node("ip route").contains("10.99.0.0/16")
+            && node("ip neigh").contains("172.30.0.77")
+    };
+    assert!(foreign());
+    lab.lab(&["fault", "clear"]).ok();
+    assert!(!node("ip route").contains("10.244.99.0"));
+    assert!(!node("ip neigh").contains("10.244.99.0"));
+    assert!(!node("bridge fdb").contains("02:00:00:00:00:99"));
+    assert!(!node("ip -o link").contains("tt0123456789ab"));
+    assert!(foreign());
+    let after = node("ip -o link");
+    for link in before.lines() {
+        let kept: String = link.split(": ").take(2).collect::<Vec<_>>().join(": ");
+        assert!(after.lines().any(|line| line.starts_with(&kept)), "made anew: {kept}\n{after}");
+    }
+    lab.assert_full(2, &[]);
+}
+
+#[test]
+fn a_stopped_agent_leaves_the_traffic_and_gives_back_its_name() {
+    let lab = Lab::up("t-stop", &["--nodes", "2", "--pods", "1"]);
+    lab.lab(&["fault", "add", "stop", "n1"]).ok();
+    lab.assert_full(2, &[]);
+    let peers = lab.ask("n2", &["status"])["peers"].clone();
+    assert_eq!(peers, serde_json::json!({"up": 0, "total": 1}));
+    lab.lab(&["fault", "clear"]).ok();
+    assert_eq!(lab.ask("n2", &["status"])["peers"]["up"], 1);
+}
+
+#[test]
+fn an_agent_that_comes_back_knows_its_pods() {
+    let lab = Lab::up("t-back", &["--nodes", "1", "--pods", "2", "--family", "dual"]);
+    let before = lab.ask("n1", &["endpoints"]);
+    lab.lab(&["fault", "add", "kill", "n1"]).ok();
+    lab.lab(&["fault", "clear"]).ok();
+    assert_eq!(lab.ask("n1", &["endpoints"]), before);
+    lab.lab(&["pod", "rm", "p1"]).ok();
+    lab.lab(&["pod", "add", "p3", "--node", "n1"]).ok();
+    let after = lab.addresses("default/p3");
+    // Addresses go up in order; a released one is the last choice.
+    assert_eq!(after, ["10.244.0.4", "fd00:10:244::4"].map(|a| a.parse::<std::net::IpAddr>().expect("an address")));
+    lab.assert_full(2, &[]);
+}

@@ -31,13 +31,13 @@ pub(crate) struct Identity {
 /// The name is another live node's.
 #[derive(Debug, Error)]
 #[error(
-    "the name {name} is held by a live node with id {holder}; choose another node_name, or take it over with --take-over"
+    "the name {name} is held by the live node {holder} for another {} s; choose another node_name, or take it over with --take-over",
+    left.as_secs()
 )]
 pub(crate) struct NameHeld {
     name: NodeName,
     holder: String,
-    #[source]
-    source: StoreError,
+    left: Duration,
 }
 
 /// As long as this lives, no second agent runs on this node.
@@ -95,9 +95,8 @@ impl Identity {
         let holder = self.id.to_string();
         match store.take_lease(self.name.as_str(), &holder, LEASE, force) {
             Ok(()) => {}
-            Err(StoreError::Held { name, holder, expires_in }) => {
-                let source = StoreError::Held { name, holder: holder.clone(), expires_in };
-                return Err(NameHeld { name: self.name.clone(), holder, source }.into());
+            Err(StoreError::Held { holder, expires_in: left, .. }) => {
+                return Err(NameHeld { name: self.name.clone(), holder, left }.into());
             }
             Err(error) => return Err(error).context("cannot take the node's name in the store"),
         }

@@ -45,8 +45,7 @@ fn main() -> ExitCode {
             error!("{error:#}");
             eprintln!("tartand: {error:#}");
             let unreachable = error.chain().any(|cause| cause.is::<tartan_store::StoreError>());
-            let held = error.chain().any(|cause| cause.is::<identity::NameHeld>());
-            ExitCode::from(if unreachable && !held { UNREACHABLE } else { WRONG })
+            ExitCode::from(if unreachable { UNREACHABLE } else { WRONG })
         }
     }
 }

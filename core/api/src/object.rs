@@ -203,6 +203,7 @@ const REASONS: [(&str, &str); 10] = [
     ("invalid boolean", "expected true or false"),
     ("invalid u8", "expected a number from 0 to 255"),
     ("invalid u16", "expected a number from 0 to 65535"),
+    ("invalid u32", "expected a whole number, not negative"),
     ("invalid value: integer `0`, expected a nonzero u16", "expected a number from 1 to 65535"),
     ("multiple YAML documents", "another object begins here; write `---` on a line of its own before it"),
     ("budget breached", "too much to read: it repeats itself by aliases or is nested too deeply"),

@@ -66,7 +66,10 @@ pub fn start(lab: &LabName, node: &LabNode, programs: &Programs) -> Result<()> {
     without_our_settings(&mut command);
     let child = spawn_in(wire::open(&lab.netns(node.as_str()))?.as_fd(), &mut command)?;
     let pid = files.pid();
-    fs::write(&pid, format!("{}\n", child.id())).with_context(|| format!("cannot write {}", pid.display()))
+    fs::write(&pid, format!("{}\n", child.id())).with_context(|| format!("cannot write {}", pid.display()))?;
+    // The kernel lets us go on before it gives the child its new name, by which it is known below (fs/exec.c).
+    process::wait_until(Duration::from_millis(200), || self::pid(lab, node).is_some());
+    Ok(())
 }
 
 /// Ends an agent: by this signal, and by SIGKILL if that does not help within 5 seconds. Does nothing if none runs.

@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result, bail};
 use tartan_kernel::netns::{self, NetnsId};
 
+use crate::error::gather;
 use crate::names::{DIRECTORY, LabName};
 use crate::{process, shared, wire};
 
@@ -22,18 +23,13 @@ const STOP: Duration = Duration::from_secs(2);
 /// Everything that could not be taken away, after all that could has been.
 pub fn down(lab: &LabName) -> Result<bool> {
     let names = namespaces(lab)?;
-    let mut errors = Vec::new();
-    end_processes(&names, &mut errors);
-    for name in &names {
-        note(&mut errors, netns::remove(name).map_err(Error::new));
-    }
     let had_files = lab.directory().exists();
-    note(&mut errors, remove_folder(&lab.directory()));
-    note(&mut errors, leave());
-    match errors.is_empty() {
-        true => Ok(had_files || !names.is_empty()),
-        false => Err(gathered(lab, &errors)),
-    }
+    let mut results = vec![end_processes(&names)];
+    results.extend(names.iter().map(|name| Ok(netns::remove(name).map(drop)?)));
+    results.push(remove_folder(&lab.directory()));
+    results.push(leave());
+    gather(&format!("lab {lab} is not quite down, try again"), results)?;
+    Ok(had_files || !names.is_empty())
 }
 
 /// The labs that are up, or of which something is left.
@@ -61,16 +57,17 @@ pub fn namespaces(lab: &LabName) -> Result<Vec<String>> {
     Ok(netns::list()?.into_iter().filter(|name| lab.place(name).is_some()).collect())
 }
 
-fn end_processes(names: &[String], errors: &mut Vec<Error>) {
+/// Ends what runs in these namespaces.
+pub(crate) fn end_processes(names: &[String]) -> Result<()> {
     // A name whose namespace cannot be opened, left by somebody who was stopped half way, has no process.
     let identity = |name: &String| -> Option<NetnsId> { netns::id(wire::open(name).ok()?.as_fd()).ok() };
     let ids: Vec<NetnsId> = names.iter().filter_map(identity).collect();
     if ids.is_empty() {
-        return;
+        return Ok(());
     }
-    let left = process::end_all(&ids, STOP);
-    if !left.is_empty() {
-        errors.push(anyhow::anyhow!("processes {left:?} do not end, not even by SIGKILL"));
+    match process::end_all(&ids, STOP).as_slice() {
+        [] => Ok(()),
+        left => bail!("processes {left:?} do not end, not even by SIGKILL"),
     }
 }
 
@@ -86,20 +83,12 @@ fn leave() -> Result<()> {
     shared::unshare_namespaces().map(drop)
 }
 
-fn remove_folder(path: &Path) -> Result<()> {
+/// Removes a folder with everything in it, if it is there.
+pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }
-}
-
-fn note<T>(errors: &mut Vec<Error>, result: Result<T>) {
-    errors.extend(result.err());
-}
-
-fn gathered(lab: &LabName, errors: &[Error]) -> Error {
-    let lines: Vec<String> = errors.iter().map(|error| format!("  {error:#}")).collect();
-    anyhow::anyhow!("lab {lab} is not quite down; try again:\n{}", lines.join("\n"))
 }

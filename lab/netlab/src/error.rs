@@ -31,6 +31,19 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Teardown never stops early: all of it has been tried when this is called, and what failed becomes one error.
+///
+/// # Errors
+/// When anything failed.
+pub(crate) fn gather(
+    what: &str,
+    results: impl IntoIterator<Item = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let failed: Vec<String> =
+        results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if failed.is_empty() { Ok(()) } else { anyhow::bail!("{what}: {}", failed.join("\n  ")) }
+}
+
 /// Network namespaces are made by root only.
 ///
 /// # Errors

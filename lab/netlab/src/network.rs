@@ -1,8 +1,8 @@
 //! The ClusterNetwork `default` that a lab applies: the preset, the pools of its families, and what `--set` says.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use tartan_api::object::{self, Object};
+use tartan_api::object::{self, Object, ObjectError};
 use tartan_model::Family;
 
 use crate::error::Usage;
@@ -18,19 +18,35 @@ pub fn build(preset: &str, families: &[Family], settings: &[String]) -> Result<O
     let mut spec = Map::new();
     spec.insert("preset".into(), preset.into());
     spec.insert("pools".into(), families.iter().copied().map(usual_pool).collect());
+    // Only the whole has to be right, but a wrong whole is blamed on the setting that it went wrong with.
+    let mut result = object(&spec);
+    let mut blamed = result.as_ref().is_err().then_some("the lab's ClusterNetwork".to_owned());
     for setting in settings {
         apply(&mut spec, setting)?;
+        result = object(&spec);
+        blamed = result.as_ref().err().and(blamed.or_else(|| Some(format!("--set {setting}"))));
     }
+    result.map_err(|error| Usage(format!("{}: {}", blamed.unwrap_or_default(), reason(&error))).into())
+}
+
+fn object(spec: &Map<String, Value>) -> Result<Object, ObjectError> {
     let object = json!({
         "apiVersion": "tartan.dev/v1alpha1",
         "kind": "ClusterNetwork",
         "metadata": {"name": "default"},
         "spec": spec,
     });
-    // One line, so that an error's line number does not send anyone looking for a file.
-    let mut objects =
-        object::parse("the lab's network", &object.to_string()).map_err(|error| Usage(error.to_string()))?;
-    objects.pop().context("the lab's network is no object")
+    let mut objects = object::parse("", &object.to_string())?;
+    objects.pop().ok_or(ObjectError::Empty { file: String::new() })
+}
+
+/// What is wrong, without a place in a text that nobody wrote.
+fn reason(error: &ObjectError) -> String {
+    match error {
+        ObjectError::Text { reason, .. } => reason.clone(),
+        ObjectError::Network { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
 }
 
 fn usual_pool(family: Family) -> Value {
@@ -88,5 +104,7 @@ mod tests {
             let error = network(settings).unwrap_err();
             assert!(error.is::<Usage>(), "{settings:?}: {error:#}");
         }
+        let error = network(&["vxlan.port=4789", "mtu=x", "attachment=bridge"]).unwrap_err().to_string();
+        assert!(error.starts_with("--set mtu=x: "), "{error}");
     }
 }

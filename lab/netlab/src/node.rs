@@ -1,22 +1,15 @@
 //! Nodes that come and go while a lab is up.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::fd::AsFd;
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use tartan_kernel::netns;
 
-use crate::error::{Usage, require_root};
+use crate::down::{end_processes, remove_folder};
+use crate::error::{Usage, gather, require_root};
 use crate::names::{LabName, LabNode};
 use crate::programs::Programs;
 use crate::state::{self, MAX_NODES, NodeState, State};
-use crate::{agent, cni, pod, process, up, wire};
-
-/// How long what runs on a node may take to end after SIGTERM.
-const STOP: Duration = Duration::from_secs(2);
+use crate::{agent, cni, pod, up, wire};
 
 /// Adds a node, and waits until it and the others have found each other.
 ///
@@ -47,14 +40,15 @@ pub fn remove(lab: &LabName, name: &LabNode) -> Result<()> {
     let state = state::load(lab)?;
     state.node(name)?;
     let agent_runs = agent::pid(lab, name).is_some();
+    let mut results = Vec::new();
     for pod in state.pods.iter().filter(|pod| pod.node == *name) {
         if agent_runs {
-            cni::del(lab, pod)?;
+            results.push(cni::del(lab, pod));
         }
-        pod::clear(lab, &pod.name)?;
-        pod::forget(lab, &pod.name)?;
+        results.extend([pod::clear(lab, &pod.name), pod::forget(lab, &pod.name)]);
     }
-    clear(lab, name)
+    results.push(clear(lab, name));
+    gather(&format!("node {name} is gone, but not without trouble"), results)
 }
 
 /// Waits until every agent that nobody ended is healthy and has all others up.
@@ -89,25 +83,17 @@ fn claim(lab: &LabName, name: &LabNode) -> Result<NodeState> {
 
 /// Ends a node's agent and whatever else runs there, and takes away its namespace and its files.
 fn clear(lab: &LabName, name: &LabNode) -> Result<()> {
-    agent::end(lab, name, Signal::SIGTERM)?;
-    let netns_name = lab.netns(name.as_str());
-    if let Ok(netns) = wire::open(&netns_name) {
-        let left = process::end_all(&[netns::id(netns.as_fd())?], STOP);
-        if !left.is_empty() {
-            bail!("node {name}: processes {left:?} do not end, not even by SIGKILL");
-        }
-    }
-    netns::remove(&netns_name)?;
-    let folder = lab.files(name).directory().to_path_buf();
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
-        }
-        _ => {}
-    }
-    state::change(lab, |state| {
-        state.nodes.retain(|node| node.name != *name);
-        state.faults.retain(|fault| fault.node() != name);
-        Ok(())
-    })
+    let netns = lab.netns(name.as_str());
+    let results = [
+        agent::end(lab, name, Signal::SIGTERM),
+        end_processes(std::slice::from_ref(&netns)),
+        netns::remove(&netns).map(drop).map_err(Into::into),
+        remove_folder(lab.files(name).directory()),
+        state::change(lab, |state| {
+            state.nodes.retain(|node| node.name != *name);
+            state.faults.retain(|fault| fault.node() != name);
+            Ok(())
+        }),
+    ];
+    gather("cannot clear it away", results)
 }

@@ -5,20 +5,18 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tartan_kernel::netns;
 use tartan_model::{ContainerId, NetworkName, PodName};
 
-use crate::error::Usage;
+use crate::down::end_processes;
+use crate::error::{Usage, gather};
 use crate::names::{LabName, LabNode};
 use crate::programs::{Programs, spawn_in};
 use crate::state::{self, MAX_PODS, PodState};
-use crate::{agent, cni, process, wire};
+use crate::{agent, cni, wire};
 
-/// How long what runs in a pod may take to end after SIGTERM.
-const STOP: Duration = Duration::from_secs(2);
 /// The longest word of a responder about itself.
 const MAX_WORD: u64 = 4096;
 
@@ -70,15 +68,9 @@ pub fn remove(lab: &LabName, name: &PodName) -> Result<()> {
 /// # Errors
 /// When something does not end.
 pub fn clear(lab: &LabName, name: &PodName) -> Result<()> {
-    let netns_name = lab.pod_netns(name);
-    if let Ok(netns) = wire::open(&netns_name) {
-        let left = process::end_all(&[netns::id(netns.as_fd())?], STOP);
-        if !left.is_empty() {
-            bail!("pod {name}: processes {left:?} do not end, not even by SIGKILL");
-        }
-    }
-    netns::remove(&netns_name)?;
-    Ok(())
+    let netns = lab.pod_netns(name);
+    let ended = end_processes(std::slice::from_ref(&netns));
+    gather(&format!("pod {name}"), [ended, netns::remove(&netns).map(drop).map_err(Into::into)])
 }
 
 /// Takes a pod out of the lab's file.

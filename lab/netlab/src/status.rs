@@ -87,7 +87,9 @@ pub fn status(lab: &LabName) -> Result<LabStatus> {
         node: pod.node.clone(),
         addresses: known.get(&pod.name).map_or(&pod.addresses, |addresses| addresses).clone(),
     });
-    let pods = pods.collect();
+    let mut pods: Vec<PodRow> = pods.collect();
+    // p10 behind p9.
+    pods.sort_by_key(|pod| (pod.name.namespace.clone(), pod.name.name.as_str().len(), pod.name.name.clone()));
     let nodes = state.nodes.iter().zip(&answers).map(|(node, answer)| NodeRow {
         name: node.name.clone(),
         address: node.address,

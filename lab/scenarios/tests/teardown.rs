@@ -15,7 +15,7 @@ fn down_leaves_nothing() {
     let lab = Lab::beside("t-down", &["--family", "dual"]);
     assert_ne!(Traces::now(), before);
     lab.down();
-    assert_eq!(Traces::now(), before);
+    before.assert_unchanged();
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn down_finds_a_lab_whose_agents_were_killed_and_whose_files_are_gone() {
     }
     fs::remove_dir_all("/run/tartan-lab/t-down").expect("the lab's files are there");
     lab.down();
-    assert_eq!(Traces::now(), before);
+    before.assert_unchanged();
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn down_ends_what_people_left_running_in_a_lab() {
     std::thread::sleep(Duration::from_millis(300));
     lab.down();
     assert!(left.wait().expect("it ended").code().is_none(), "a signal ended it");
-    assert_eq!(Traces::now(), before);
+    before.assert_unchanged();
 }
 
 #[test]

@@ -43,10 +43,14 @@ impl Show {
             let name = &status.name;
             // The usual lab needs no name.
             let flag = if name.to_string() == "lab" { String::new() } else { format!(" --name {name}") };
-            format!(
-                "{}\n\nTry next:\n  tartan lab matrix{flag}\n  tartan --lab {name} --node n1 peers\n  tartan lab exec{flag} p1 -- ip address",
-                tables(status)
-            )
+            let third = match status.pods.first() {
+                Some(pod) => format!("exec{flag} {} -- sh", pod.name),
+                None => format!("pod add{flag} web --node n1"),
+            };
+            let next = format!(
+                "  tartan lab matrix{flag}\n  tartan --lab {name} --node n1 peers\n  tartan lab {third}"
+            );
+            format!("{}\n\nTry next:\n{next}", tables(status))
         })
     }
 

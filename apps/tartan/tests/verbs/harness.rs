@@ -1,0 +1,184 @@
+//! Starts the command line against an agent with prepared answers, one for each verb.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
+use tartan_rpc::{Handler, Server, Serving};
+use tempfile::TempDir;
+
+/// What came of a run.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Starts the program with these words and nothing on standard input.
+pub(crate) fn tartan(words: &[&str]) -> Ran {
+    run(Command::new(env!("CARGO_BIN_EXE_tartan")).args(words), "")
+}
+
+/// Starts a program; `TARTAN_SOCKET` is only what the command sets.
+pub(crate) fn run(command: &mut Command, input: &str) -> Ran {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// An agent, and a folder to put files into.
+pub(crate) struct Agent {
+    folder: TempDir,
+    handler: Arc<Prepared>,
+    _serving: Serving,
+}
+
+#[derive(Default)]
+struct Prepared {
+    failure: Option<Failure>,
+    empty: bool,
+    unhealthy: bool,
+    asked: Mutex<Vec<Request>>,
+}
+
+impl Handler for Prepared {
+    fn handle(&self, request: Request, _: Option<OwnedFd>) -> Answer {
+        let answer = match &self.failure {
+            Some(failure) => Answer::Error(failure.clone()),
+            None if self.empty => Answer::Ok(json!([])),
+            None => Answer::Ok(answer(&request, !self.unhealthy)),
+        };
+        self.asked.lock().unwrap().push(request);
+        answer
+    }
+}
+
+impl Agent {
+    pub(crate) fn new() -> Agent {
+        Agent::serving(Prepared::default())
+    }
+
+    pub(crate) fn empty() -> Agent {
+        Agent::serving(Prepared { empty: true, ..Prepared::default() })
+    }
+
+    pub(crate) fn unhealthy() -> Agent {
+        Agent::serving(Prepared { unhealthy: true, ..Prepared::default() })
+    }
+
+    pub(crate) fn failing(code: FailureCode, message: &str) -> Agent {
+        let failure = Some(Failure { code, message: message.into() });
+        Agent::serving(Prepared { failure, ..Prepared::default() })
+    }
+
+    fn serving(prepared: Prepared) -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let handler = Arc::new(prepared);
+        let server = Server::bind(&folder.path().join("tartand.sock")).unwrap();
+        Agent { folder, handler: handler.clone(), _serving: server.serve(handler).unwrap() }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("tartand.sock")
+    }
+
+    pub(crate) fn tartan(&self, words: &[&str]) -> Ran {
+        self.tartan_reading(words, "")
+    }
+
+    pub(crate) fn tartan_reading(&self, words: &[&str], input: &str) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
+        run(command.args(words).env("TARTAN_SOCKET", self.socket()).current_dir(&self.folder), input)
+    }
+
+    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// What it was asked since the last time.
+    pub(crate) fn asked(&self) -> Vec<Value> {
+        let asked = std::mem::take(&mut *self.handler.asked.lock().unwrap());
+        asked.iter().map(|request| serde_json::to_value(request).unwrap()).collect()
+    }
+}
+
+/// A ClusterNetwork that `name` is filled into.
+pub(crate) fn network(name: &str) -> String {
+    format!(
+        "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec: {{encryption: \"off\"}}\n"
+    )
+}
+
+fn answer(request: &Request, healthy: bool) -> Value {
+    match request {
+        Request::Status => json!({
+            "node": "n1", "id": "0123456789abcdef0123456789abcdef", "version": "0.1.0", "healthy": healthy,
+            "reasons": if healthy { vec![] } else { vec!["2 rows are not in the kernel", "the store is away"] }, "store": {"kind": "sqlite", "connected": true}, "fabric": "overlay",
+            "uplink": {"interface": "eth0", "mtu": 1500, "addresses": ["192.0.2.1/24"]},
+            "peers": {"up": 1, "total": 2}, "endpoints": 2, "policies": 0,
+            "networks": [
+                {"name": "default", "attachment": "bridge", "mtu": 1450, "blocks": ["10.244.1.0/24"]},
+                {"name": "blue", "attachment": "routed", "mtu": null, "blocks": []},
+            ],
+            "last_error": "the store\ndid not answer", "since": "2026-11-23T22:59:32Z",
+        }),
+        Request::Nodes => json!([
+            {"name": "n1", "id": "0123456789abcdef0123456789abcdef", "addresses": ["192.0.2.1/24", "fd00::1/64"],
+             "alive": true, "this": true, "blocks": ["10.244.1.0/24"]},
+            {"name": "node-2.example", "id": "1123456789abcdef0123456789abcdef", "addresses": ["192.0.2.2/24"],
+             "alive": false, "this": false, "blocks": []},
+        ]),
+        Request::Peers => json!([
+            {"node": "n2", "address": "192.0.2.2", "path": "vxlan", "sealed": false, "mtu": 1450, "rtt_ms": 0.4321,
+             "since": "2026-11-23T23:00:00Z", "blocked": [], "blocks": ["10.244.2.0/24", "fd00:10:244:2::/64"]},
+            {"node": "n3", "address": null, "path": null, "sealed": false, "mtu": null, "rtt_ms": null, "since": null,
+             "blocked": [{"path": "vxlan", "reason": "its lease is over"}], "blocks": []},
+        ]),
+        Request::Endpoints => json!([
+            {"pod": "default/p1", "network": "default", "addresses": ["10.244.1.2", "fd00:10:244:1::2"],
+             "mac": "02:00:00:00:00:02", "attachment": "bridge", "link": "tt0123456789ab",
+             "container": "c0ffee00c0ffee00c0ffee00", "interface": "eth0", "ready": true},
+        ]),
+        Request::Ipam => json!([
+            {"network": "default", "pool": "10.244.0.0/16", "block": "10.244.1.0/24", "node": "n1", "used": 2,
+             "capacity": 253},
+            {"network": "default", "pool": "10.244.0.0/16", "block": "10.244.2.0/24", "node": "n2", "used": null,
+             "capacity": 253},
+        ]),
+        Request::Routes => json!([
+            {"dst": "10.244.2.0/24", "via": "10.244.2.0", "dev": "tartan.1", "purpose": "peer n2", "installed": true},
+            {"dst": "10.244.1.0/24", "via": null, "dev": null, "purpose": "block", "installed": false},
+        ]),
+        Request::Plan { objects } if objects.is_empty() => json!({"steps": [], "notes": []}),
+        Request::Plan { .. } => json!({"steps": ["+ link tartan.1", "- route 10.9.0.0/16"],
+            "notes": ["peer n3: no underlay address of this family"]}),
+        Request::Apply { objects } => objects
+            .iter()
+            .map(|object| json!({"kind": object.kind(), "name": object.name(), "action": "created"}))
+            .collect(),
+        Request::Get { name, .. } => [name.as_deref().unwrap_or("default"), "blue"]
+            .iter()
+            .take(if name.is_some() { 1 } else { 2 })
+            .map(|name| {
+                json!({"apiVersion": "tartan.dev/v1alpha1", "kind": "ClusterNetwork",
+                "metadata": {"name": name}, "spec": {"pools": [{"cidr": "10.244.0.0/16", "blockSize": 24}],
+                "masquerade": false, "encryption": "off"}})
+            })
+            .collect(),
+        Request::Delete { kind, name } => json!({"kind": kind, "name": name, "action": "deleted"}),
+        other => json!({"not prepared": other}),
+    }
+}

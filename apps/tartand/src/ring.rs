@@ -60,6 +60,8 @@ pub(crate) struct Ring {
     returning: BTreeSet<(NetworkName, Cidr)>,
     published: Option<Node>,
     dirty: BTreeSet<Scope>,
+    /// Namespaces that pods left since the last sweep: their interfaces may still be there.
+    left: BTreeSet<(u64, u64)>,
     sweep_at: Option<Instant>,
     retry_at: Option<Instant>,
     read_at: Instant,
@@ -122,6 +124,7 @@ impl Ring {
             returning: BTreeSet::new(),
             published: None,
             dirty: BTreeSet::new(),
+            left: BTreeSet::new(),
             sweep_at: None,
             retry_at: None,
             read_at: Instant::now() + READ_ANEW,
@@ -243,6 +246,10 @@ impl Ring {
         match self.world.learn(Fact::Attach(attach)) {
             Ok(learned) => {
                 self.keep(learned);
+                if self.left.contains(&(device, inode)) {
+                    // The new interface may have the name of one that is to be swept.
+                    self.sweep_at = Some(Instant::now());
+                }
                 Ok((add.key, self.loop_.kernel().adopt(netns)))
             }
             Err(refused) => {
@@ -303,6 +310,7 @@ impl Ring {
         match self.sweep_at {
             Some(at) if now >= at => {
                 self.sweep_at = None;
+                self.left.clear();
                 Sweep::Now
             }
             _ => Sweep::Later,
@@ -457,7 +465,7 @@ impl Ring {
         let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving) else {
             return ok(&());
         };
-        let (pod, link) = (attached.endpoint.pod.clone(), attached.endpoint.link.clone());
+        let Endpoint { pod, link, netns, .. } = attached.endpoint.clone();
         let gone = self.loop_.mirror().rows.link(&link).is_none();
         let missing = self.loop_.unsettled(&scope).into_iter().next();
         match missing {
@@ -467,6 +475,7 @@ impl Ring {
             }
             _ => {
                 self.learn(Fact::Shut(key.clone()));
+                self.left.insert((netns.device, netns.inode));
                 ok(&())
             }
         }

@@ -196,7 +196,7 @@ impl Document<'_> {
 }
 
 /// What the parser says in words of its own library, by how it begins, and what a person is told instead.
-const REASONS: [(&str, &str); 10] = [
+const REASONS: [(&str, &str); 11] = [
     ("expected mapping start", "expected `key: value`"),
     ("expected sequence start", "expected a list"),
     ("expected string scalar", "expected a word"),

@@ -224,16 +224,17 @@ impl fmt::Debug for PodName {
 }
 
 fn label(text: &str) -> Result<(), NameError> {
-    if is_label(text) { Ok(()) } else { Err(NameError::Label { text: shorten(text) }) }
+    if text.len() <= 63 && is_part(text) { Ok(()) } else { Err(NameError::Label { text: shorten(text) }) }
 }
 
 fn subdomain(text: &str) -> Result<(), NameError> {
-    let fits = text.len() <= 253 && text.split('.').all(is_label);
+    let fits = text.len() <= 253 && text.split('.').all(is_part);
     if fits { Ok(()) } else { Err(NameError::Subdomain { text: shorten(text) }) }
 }
 
-fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
+/// What stands between dots. Kubernetes bounds only the whole name.
+fn is_part(text: &str) -> bool {
+    !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')

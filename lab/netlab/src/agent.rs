@@ -24,6 +24,8 @@ use crate::wire::{self, INTERFACE};
 
 /// How long an agent may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(5);
+/// How long a new process may take to bear its program's name.
+const NAMED: Duration = Duration::from_secs(1);
 /// How long an agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How many lines of a log are shown with a failure.
@@ -64,11 +66,12 @@ pub fn start(lab: &LabName, node: &LabNode, programs: &Programs) -> Result<()> {
     command.arg("--config").arg(files.config()).current_dir("/").process_group(0);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     without_our_settings(&mut command);
-    let child = spawn_in(wire::open(&lab.netns(node.as_str()))?.as_fd(), &mut command)?;
-    let pid = files.pid();
-    fs::write(&pid, format!("{}\n", child.id())).with_context(|| format!("cannot write {}", pid.display()))?;
-    // The kernel lets us go on before it gives the child its new name, by which it is known below (fs/exec.c).
-    process::wait_until(Duration::from_millis(200), || self::pid(lab, node).is_some());
+    let mut child = spawn_in(wire::open(&lab.netns(node.as_str()))?.as_fd(), &mut command)?;
+    let pid_file = files.pid();
+    fs::write(&pid_file, format!("{}\n", child.id()))
+        .with_context(|| format!("cannot write {}", pid_file.display()))?;
+    // The kernel lets us go on a moment before it gives the process its new name (`begin_new_exec`, fs/exec.c).
+    process::wait_until(NAMED, || pid(lab, node).is_some() || !matches!(child.try_wait(), Ok(None)));
     Ok(())
 }
 

@@ -111,6 +111,8 @@ pub(crate) fn ask(probes: &mut [Probe<'_>], protocol: Protocol) -> Result<()> {
         send(probes, number, protocol, &epoll)?;
         listen(probes, protocol, &epoll)?;
     }
+    // The sockets make room for the next questions.
+    probes.iter_mut().for_each(|probe| probe.attempts = [const { None }; TRIES]);
     Ok(())
 }
 

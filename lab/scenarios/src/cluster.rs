@@ -80,6 +80,11 @@ impl Lab {
         lab
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `tartan lab …` on this lab.
     pub fn lab(&self, args: &[&str]) -> Run {
         run("tartan", ["lab", "--name", &self.name].iter().chain(args))

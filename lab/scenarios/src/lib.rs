@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "this is test code: to fail is its work")]
 
 mod cluster;
+mod plugin;
 mod probe;
 mod traces;
 
@@ -10,6 +11,7 @@ use std::fs::File;
 use nix::fcntl::{Flock, FlockArg};
 
 pub use cluster::{Lab, Run, programs, run, run_command};
+pub use plugin::{Container, run_plugin};
 pub use probe::{Outcome, Probe};
 pub use traces::Traces;
 

@@ -1,0 +1,161 @@
+//! Figures: how long things take and what an agent needs. Run by `cargo xtask bench`; the table between the marks is
+//! what it keeps.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use tartan_scenarios::{Container, Lab, lock, run};
+
+/// Pods added and deleted in a row, in each of two series.
+const IN_A_ROW: usize = 200;
+/// Pods added and deleted at once.
+const AT_ONCE: usize = 50;
+/// How often a lab is brought up.
+const LABS: usize = 5;
+/// How long an idle agent is watched.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A row of the table: what, figure, aim.
+fn row(what: &str, figure: &str, aim: &str) {
+    println!("| {what} | {figure} | {aim} |");
+}
+
+/// The value below which this share of the sorted times lies, in milliseconds.
+fn quantile(times: &mut [Duration], share: f64) -> f64 {
+    times.sort();
+    let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1;
+    times[at].as_secs_f64() * 1e3
+}
+
+fn spread(what: &str, mut times: Vec<Duration>, aim: &str) {
+    let (p50, p99) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99));
+    row(what, &format!("p50 {p50:.2} ms, p99 {p99:.2} ms"), aim);
+}
+
+#[test]
+#[ignore = "a benchmark: cargo xtask bench"]
+fn bench() {
+    println!("BENCH-BEGIN");
+    println!("| what | figure | aim |\n|---|---|---|");
+    up_to_full_matrix();
+    add_and_del("routed");
+    add_and_del("bridge");
+    at_rest();
+    sizes();
+    println!("BENCH-END");
+}
+
+fn up_to_full_matrix() {
+    let _lock = lock();
+    let mut times = Vec::new();
+    for _ in 0..LABS {
+        let start = Instant::now();
+        let lab = Lab::beside("bench", &["--preset", "flannel", "--nodes", "3", "--pods", "2", "--family", "dual"]);
+        lab.assert_full(6, &[]);
+        times.push(start.elapsed());
+    }
+    let worst = quantile(&mut times, 1.0);
+    assert!(worst < 10_000.0, "{worst} ms");
+    spread("lab of 3 nodes and 6 pods, both families: nothing to full matrix", times, "< 10 s");
+}
+
+fn add_and_del(attachment: &str) {
+    let set = format!("attachment={attachment}");
+    let lab = Lab::up("bench", &["--nodes", "3", "--pods", "0", "--family", "dual", "--set", &set]);
+    let containers: Vec<Container> = (0..IN_A_ROW).map(|n| Container::make(&lab, "n1", n)).collect();
+    let start = lab.on_node("n1", &["ip", "-o", "link"]).lines().count();
+    // Two series of the same, taken in turns: how far they differ is the noise.
+    let mut series = [Vec::new(), Vec::new()];
+    let mut dels = Vec::new();
+    for (number, container) in containers.iter().enumerate() {
+        let (run, time) = container.call("ADD");
+        run.ok();
+        series[number % 2].push(time);
+    }
+    for container in &containers {
+        let (run, time) = container.call("DEL");
+        run.ok();
+        dels.push(time);
+    }
+    let [a, b] = &mut series;
+    let (a50, b50) = (quantile(a, 0.5), quantile(b, 0.5));
+    let noise = (a50 - b50).abs() / a50.min(b50) * 100.0;
+    let all: Vec<Duration> = series.concat();
+    spread(&format!("ADD, {attachment}, {IN_A_ROW} in a row, process start included"), all.clone(), "p50 < 10 ms");
+    row(&format!("ADD, {attachment}: A/A control, p50 of one half against the other"), &format!("{noise:.1} %"), "");
+    spread(&format!("DEL, {attachment}, {IN_A_ROW} in a row, process start included"), dels, "p50 < 10 ms");
+    assert!(quantile(&mut all.clone(), 0.5) < 10.0);
+    at_once(attachment, &containers);
+    let end = Instant::now() + Duration::from_secs(1);
+    while lab.on_node("n1", &["ip", "-o", "link"]).lines().count() != start {
+        assert!(Instant::now() < end, "links stay");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    row(&format!("links, routes, endpoints left after that, {attachment}"), &left(&lab), "none");
+}
+
+fn at_once(attachment: &str, containers: &[Container]) {
+    for command in ["ADD", "DEL"] {
+        let start = Instant::now();
+        let times: Vec<Duration> = std::thread::scope(|scope| {
+            let calls: Vec<_> = containers.iter().take(AT_ONCE).map(|c| scope.spawn(|| c.call(command))).collect();
+            calls
+                .into_iter()
+                .map(|call| {
+                    let (run, time) = call.join().expect("a call");
+                    run.ok();
+                    time
+                })
+                .collect()
+        });
+        let whole = start.elapsed().as_secs_f64() * 1e3;
+        spread(&format!("{command}, {attachment}, {AT_ONCE} at once (all done after {whole:.0} ms)"), times, "");
+    }
+}
+
+/// What is left of pods on a node.
+fn left(lab: &Lab) -> String {
+    let links = lab.on_node("n1", &["ip", "-o", "link"]);
+    let links = links.lines().filter(|line| line.contains(": tt")).count();
+    let routes = lab.on_node("n1", &["ip", "route"]).lines().filter(|line| line.contains(" dev tt")).count();
+    let endpoints = lab.ask("n1", &["endpoints"]).as_array().map_or(0, Vec::len);
+    match links + routes + endpoints {
+        0 => "none".into(),
+        _ => panic!("{links} links, {routes} routes, {endpoints} endpoints are left"),
+    }
+}
+
+fn at_rest() {
+    let lab = Lab::up("bench", &["--nodes", "20", "--pods", "1", "--family", "dual"]);
+    let agents: Vec<i32> = (1..=20).map(|n| lab.agent(&format!("n{n}"))).collect();
+    let before: u64 = agents.iter().map(|pid| ticks(*pid)).sum();
+    std::thread::sleep(IDLE);
+    let used = agents.iter().map(|pid| ticks(*pid)).sum::<u64>() - before;
+    // A tick is 10 ms (USER_HZ).
+    let share = used as f64 * 0.01 / IDLE.as_secs_f64() / agents.len() as f64 * 100.0;
+    let resident = agents.iter().map(|pid| resident_kib(*pid)).max().unwrap_or(0) as f64 / 1024.0;
+    row("agent at rest for 30 s, 20 nodes, both families: share of a core", &format!("{share:.3} %"), "< 0.2 %");
+    row("agent, resident, largest of 20 nodes", &format!("{resident:.1} MiB"), "< 25 MB");
+    assert!(share < 0.2 && resident < 25.0);
+}
+
+/// User and system time of a process, in ticks (proc_pid_stat(5), fields 14 and 15).
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the agent is there");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+fn sizes() {
+    for program in ["tartand", "tartan-cni", "tartan"] {
+        let bytes = fs::metadata(tartan_scenarios::programs().join(program)).expect("the program").len();
+        row(&format!("size of `{program}`"), &format!("{:.1} MB", bytes as f64 / 1e6), "");
+    }
+    assert!(run("tartan", ["--version"]).code == 0);
+}

@@ -1,0 +1,118 @@
+//! The twin: `Host::act`, on which the laws of plans are proven, and the kernel must agree, step by step; and plans
+//! must lead the kernel where they lead the model.
+//!
+//! `TARTAN_TWIN_CASES` sets how many random cases are tried, `PROPTEST_RNG_SEED` which.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod rows;
+mod scratch;
+
+use std::env;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
+use rows::{Dice, FOREIGN, name};
+use scratch::{Node, difference, follow};
+use tartan_host::*;
+use tartan_kernel::Kernel;
+use tartan_model::IfName;
+use tartan_scenarios::lock;
+
+type Dozen = [u8; 12];
+
+/// Runs a law on random dice: each dozen of them makes one row or step.
+fn for_all(cases: u32, lengths: std::ops::Range<usize>, law: impl Fn(&[Dozen]) -> Result<(), String>) {
+    let mut config = Config { failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    config.cases = env::var("TARTAN_TWIN_CASES").map_or(cases, |text| text.parse().expect("a number of cases"));
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(116);
+    }
+    let dice = prop::collection::vec(any::<Dozen>(), lengths);
+    let outcome = TestRunner::new(config).run(&dice, |dice| law(&dice).map_err(TestCaseError::fail));
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// The three that must agree.
+struct Twins {
+    model: Host,
+    kernel: Kernel,
+    /// Fed by notices alone.
+    mirror: Host,
+    witness: Kernel,
+}
+
+impl Twins {
+    fn new(node: &Node) -> (Twins, NetnsToken) {
+        node.netns.rtnl().add_bridge(&name(FOREIGN), 1450.try_into().unwrap()).unwrap();
+        let (mut kernel, pods) = node.hand();
+        let mirror = kernel.read(&[]).unwrap();
+        (Twins { model: mirror.clone(), kernel, mirror, witness: node.witness() }, pods)
+    }
+
+    fn take(&mut self, step: &Step) -> Result<(), String> {
+        let modelled = self.model.act(step);
+        let done = self.kernel.apply(std::slice::from_ref(step)).pop().unwrap();
+        follow(&mut self.kernel, &mut self.mirror);
+        let read = self.witness.read(&[]).unwrap();
+        let mut wrong = difference(("act", &self.model.rows), ("the kernel", &read.rows));
+        wrong += &difference(("the mirror", &self.mirror.rows), ("the kernel", &read.rows));
+        if !is_same(&modelled, &done) {
+            wrong += &format!("  act answers {modelled:?}, the kernel {done:?}\n");
+        }
+        if self.mirror.foreign != read.foreign {
+            wrong += &format!("  foreign links: {:?} and {:?}\n", self.mirror.foreign, read.foreign);
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+/// The texts of other answers than the known ones are the kernel's own.
+fn is_same(a: &Result<(), StepError>, b: &Result<(), StepError>) -> bool {
+    match (a, b) {
+        (Err(StepError::Kernel { errno: a, .. }), Err(StepError::Kernel { errno: b, .. })) => a == b,
+        _ => a == b,
+    }
+}
+
+/// A step in right or wrong order; what it changes or removes is there as it says, or not at all.
+fn step(dice: &mut Dice<'_>, host: &Host, pods: NetnsToken) -> Step {
+    let what = dice.roll(8);
+    let there: Vec<IfName> = host.rows.iter().filter_map(link_name).collect();
+    let links = if dice.roll(8) == 7 { &[][..] } else { &there };
+    let row = rows::row(dice, links, pods);
+    let found = host.rows.get(&row.key()).cloned();
+    match (what, found) {
+        (0..4, _) => Step::Create { row },
+        (4..6, found) => Step::Change { from: found.unwrap_or_else(|| row.clone()), to: row },
+        (_, Some(row)) => Step::Remove { row },
+        (6, None) => Step::Remove { row: dice.pick(&Vec::from_iter(host.rows.iter().cloned())).unwrap_or(row) },
+        (_, None) => Step::Remove { row },
+    }
+}
+
+fn link_name(row: &Row) -> Option<IfName> {
+    if let Row::Link(link) = row { Some(link.name.clone()) } else { None }
+}
+
+#[test]
+fn model_and_kernel_agree_step_by_step() {
+    let _lock = lock();
+    for_all(60, 1..26, |dice| {
+        let node = Node::new();
+        let (mut twins, pods) = Twins::new(&node);
+        let mut story = String::new();
+        for thrown in dice {
+            let step = step(&mut Dice::new(thrown), &twins.model, pods);
+            story += &format!("{step}\n");
+            twins.take(&step).map_err(|wrong| format!("\n{story}{wrong}{step:?}\nact has:\n{:#?}", twins.model.rows))?;
+        }
+        Ok(())
+    });
+}

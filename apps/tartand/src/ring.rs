@@ -412,7 +412,11 @@ impl Ring {
             format!("pod {pod}: {}: {reason}", missing.row)
         });
         match failed.map_or_else(|| self.finish_inside(&choice, add.netns), Err) {
-            Ok(()) => ok(&added(&choice)),
+            Ok(()) => {
+                let links = [Some(&choice.endpoint.link), choice.bridge.as_ref()];
+                self.loop_.kernel().sync_carrier(links.into_iter().flatten());
+                ok(&added(&choice))
+            }
             Err(message) => {
                 self.went_wrong(message.clone());
                 self.give_up(add.key.clone());

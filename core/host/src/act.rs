@@ -63,11 +63,16 @@ impl Host {
 
     fn create_link(&mut self, link: &Link) -> Result<(), StepError> {
         let taken = self.rows.link(&link.name).is_some() || self.foreign.contains_key(&link.name);
-        if taken || self.has_vxlan_like(&link.kind) {
+        if taken {
             return Err(StepError::Exists);
         }
         if link.kind == LinkKind::Veth && link.peer.is_none() {
             return Err(StepError::NoNamespace);
+        }
+        // The hand looks for the master before it begins; the kernel makes the link before it looks at what that is.
+        link.master.as_ref().map(|master| self.link_up(master)).transpose()?;
+        if self.has_vxlan_like(&link.kind) {
+            return Err(StepError::Exists);
         }
         self.check_master(link)?;
         self.rows.insert(Row::Link(Link { peer: None, ..link.clone() }));

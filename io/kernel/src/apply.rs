@@ -72,7 +72,7 @@ impl Kernel {
         }
         self.requests.request(half_made);
         self.set_other_ends(steps, &answers, &found);
-        self.hear_of_addresses(steps, &answers, &found);
+        self.hear_of_silent(steps, &answers, &found);
         answers
     }
 
@@ -211,22 +211,10 @@ impl Kernel {
         }
     }
 
-    /// The kernel tells of a new IPv6 address without duplicate address detection from a work queue
-    /// (net/ipv6/addrconf.c, `inet6_addr_add` and `addrconf_dad_work`), so these are asked for.
-    fn hear_of_addresses(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
-        let made =
-            steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).filter_map(
-                |(step, _)| match step {
-                    Step::Create { row: Row::Address(row) } | Step::Change { to: Row::Address(row), .. } => {
-                        Some(row)
-                    }
-                    _ => None,
-                },
-            );
-        let requests: Vec<Request> = made
-            .filter(|row| row.address.family() == Family::Ipv6)
-            .filter_map(|row| Some(tables::address(found.index(&row.link).ok()?, row.address)))
-            .collect();
+    /// Asks for what the kernel does not tell of by the time it acknowledges, or not at all.
+    fn hear_of_silent(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
+        let done = steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok());
+        let requests: Vec<Request> = done.filter_map(|(step, _)| inquiry(step, found)).collect();
         if !requests.is_empty() {
             self.hear_at_once(requests);
         }
@@ -298,6 +286,22 @@ fn names(step: &Step) -> impl Iterator<Item = &IfName> {
     old.into_iter().chain(link).chain(master)
 }
 
+/// The question for what a step did in silence. The kernel tells of a new IPv6 address without duplicate address
+/// detection from a work queue (net/ipv6/addrconf.c, `inet6_addr_add` and `addrconf_dad_work`), and not at all of the
+/// alias of a link that is down (net/core/dev.c, `netdev_state_change`).
+fn inquiry(step: &Step, found: &Found) -> Option<Request> {
+    let (Step::Create { row } | Step::Change { to: row, .. }) = step else { return None };
+    match row {
+        Row::Link(link) if !link.up => {
+            Some(Request::new(RouteNetlinkMessage::GetLink(lookup(&link.name)), 0))
+        }
+        Row::Address(row) if row.address.family() == Family::Ipv6 => {
+            Some(tables::address(found.index(&row.link).ok()?, row.address))
+        }
+        _ => None,
+    }
+}
+
 /// What a step makes, if that is a link.
 fn made_link(step: &Step) -> Option<&IfName> {
     match step {
@@ -325,8 +329,9 @@ fn remove(row: &Row, found: &Found) -> Vec<Wish> {
     }
 }
 
+/// ENXIO: the link has no IPv6 (net/ipv6/addrconf.c, `inet6_addr_del`).
 fn is_absence(errno: i32) -> bool {
-    matches!(errno, libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL)
+    matches!(errno, libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO)
 }
 
 /// What an error number means for a step.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteProtocol;
 use tartan_host::{Host, LinkKind, NetnsToken, Row, SysctlKey};
-use tartan_model::Family;
+use tartan_model::{Family, IfName};
 
 use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
@@ -107,6 +107,11 @@ impl Kernel {
         host.rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
         host.foreign = self.links.foreign().collect();
         Ok(host)
+    }
+
+    /// Has the kernel take note of these links' carrier at once: see [`Rtnl::sync_carrier`].
+    pub fn sync_carrier<'a>(&mut self, links: impl IntoIterator<Item = &'a IfName>) {
+        links.into_iter().for_each(|link| self.requests.sync_carrier(link));
     }
 
     /// Reads one setting; None where the kernel has no such setting or does not let it be read.

@@ -119,6 +119,14 @@ impl Rtnl {
         }
     }
 
+    /// Has the kernel take note of a link's carrier at once. It does so by itself too, but for most links only once a
+    /// second for all together (net/core/link_watch.c); until then a link that came up before its other end drops
+    /// everything, and a bridge does not forward to it. Asking for one link does it on the spot (`rtnl_getlink`, since
+    /// Linux 6.8). A link that is not there needs nothing.
+    pub fn sync_carrier(&mut self, name: &IfName) {
+        let _ = self.index(name);
+    }
+
     /// The index of a link.
     ///
     /// # Errors

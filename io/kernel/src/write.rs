@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
-use tartan_model::{Family, IfName, Mac, Vni};
+use tartan_model::{Family, IfName, Mac, Mtu, Vni};
 
 use crate::marks::PROTOCOL;
 use crate::message::{self, link_by_index, link_by_name};
@@ -68,13 +68,15 @@ pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>)
     ]
 }
 
-/// A bridge follows the MTU of its ports until its own is *changed* once (net/bridge/br_device.c, `br_change_mtu`).
+/// A link is born with an MTU at which it has IPv6, without which the mark is refused (net/core/rtnetlink.c,
+/// `validate_linkmsg`). A bridge follows the MTU of its ports until its own is *changed* once (net/bridge/br_device.c,
+/// `br_change_mtu`).
 fn first_mtu(link: &Link) -> u32 {
-    let mtu = u32::from(link.mtu);
+    let (mtu, least) = (u32::from(link.mtu), u32::from(Mtu::IPV6_MIN));
     match link.kind {
-        LinkKind::Bridge if mtu > 1280 => mtu - 1,
-        LinkKind::Bridge => mtu + 1,
-        LinkKind::Vxlan { .. } | LinkKind::Veth => mtu,
+        LinkKind::Bridge if mtu > least => mtu - 1,
+        LinkKind::Bridge if mtu == least => mtu + 1,
+        LinkKind::Bridge | LinkKind::Vxlan { .. } | LinkKind::Veth => mtu.max(least),
     }
 }
 

@@ -64,6 +64,8 @@ pub fn plug(lab: &LabName, node: &str, index: u32, address: InterfaceAddress) ->
     on_wire.set_up(&port)?;
     let mut on_node = Rtnl::open_in(node.as_fd())?;
     on_node.set_up(&uplink)?;
+    on_wire.sync_carrier(&port);
+    on_wire.sync_carrier(&bridge);
     on_node.add_address(&uplink, address)?;
     on_node.add_route(None, router(address.family())?.address())?;
     Ok(())
@@ -103,6 +105,7 @@ fn add_outside(wire: BorrowedFd<'_>, outside: BorrowedFd<'_>) -> Result<()> {
     on_wire.set_up(&near)?;
     let mut on_outside = Rtnl::open_in(outside)?;
     on_outside.set_up(&far)?;
+    on_wire.sync_carrier(&near);
     for network in OUTSIDE_NETWORKS {
         let network = network.parse()?;
         let router = interface_address(network, 1)?;

@@ -25,7 +25,8 @@ impl Host {
     /// Takes one step, with everything that Linux does along with it.
     ///
     /// # Errors
-    /// As Linux does; the host is then as before, but for an IPv6 route that was to be changed, which is gone.
+    /// As Linux does; the host is then as before, but for an IPv6 route that was to be changed and whose new link is
+    /// there: it is gone.
     pub fn act(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Create { row: Row::Route(route) } => self.create_route(route),
@@ -166,8 +167,9 @@ impl Host {
     }
 
     /// IPv4 replaces in one, or makes what is not there; for IPv6 a replacement could take over a foreign route of
-    /// the same key, so the hand removes and makes.
+    /// the same key, so the hand removes and makes, unless the link is not there.
     fn change_route(&mut self, from: &Key, to: &Route) -> Result<(), StepError> {
+        to.link().map(|link| self.link_up(link)).transpose()?;
         if to.dst.family() == Family::Ipv6 {
             self.rows.remove(from);
             return self.create_route(to);
@@ -185,23 +187,18 @@ impl Host {
         {
             return Err(StepError::NotReady);
         }
+        // An address of this host is no gateway.
         if let RouteKind::Via { gateway, link } = &route.kind
-            && self.is_own_gateway(*gateway, link)
+            && self.has_address(*gateway, Some(link))
         {
             return Err(StepError::NotReady);
         }
         // The kernel does not look at the source of an IPv4 blackhole.
         let unseen = family == Family::Ipv4 && route.kind == RouteKind::Blackhole;
         match route.source {
-            Some(source) if !unseen && !self.has_address(source) => Err(StepError::NotReady),
+            Some(source) if !unseen && !self.has_address(source, route.link()) => Err(StepError::NotReady),
             _ => Ok(()),
         }
-    }
-
-    /// An address of this host is no gateway; a link-local one counts on its own link only.
-    fn is_own_gateway(&self, gateway: IpAddr, link: &IfName) -> bool {
-        let local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
-        self.addresses().any(|own| own.address.address() == gateway && (!local || own.link == *link))
     }
 
     /// The kernel's own route to the network of an IPv4 address has metric 0 and is no row (`fib_add_ifaddr`). That

@@ -70,13 +70,15 @@ impl Host {
     /// Once no link has the address, IPv4 routes with it as their source go (`fib_sync_down_addr`), IPv6 routes
     /// stay without a source (`rt6_remove_prefsrc`).
     fn source_lost(&mut self, source: IpAddr) {
-        if self.has_address(source) {
-            return;
+        let lost = |row: &&Row| match row {
+            Row::Route(route) => route.source == Some(source) && !self.has_address(source, route.link()),
+            _ => false,
+        };
+        let routes: Vec<Row> = self.rows.iter().filter(lost).cloned().collect();
+        for route in &routes {
+            self.rows.remove(&route.key());
         }
-        let named = |row: &Row| matches!(row, Row::Route(route) if route.source == Some(source));
-        let freed: Vec<Row> = self.rows.iter().filter(|row| named(row)).filter_map(without_source).collect();
-        self.forget(named);
-        self.rows.extend(freed);
+        self.rows.extend(routes.iter().filter_map(without_source));
     }
 
     fn forget(&mut self, lost: impl Fn(&Row) -> bool) {
@@ -97,9 +99,11 @@ impl Host {
         self.addresses().filter(move |found| found.link == *link)
     }
 
-    /// Whether some link has this address, up or down.
-    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        self.addresses().any(|found| found.address.address() == address)
+    /// Whether some link has this address, up or down; an IPv6 link-local one counts on that link only
+    /// (`ipv6_chk_addr`).
+    pub(crate) fn has_address(&self, address: IpAddr, on: Option<&IfName>) -> bool {
+        let local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        self.addresses().any(|own| own.address.address() == address && (!local || Some(&own.link) == on))
     }
 }
 

@@ -236,11 +236,16 @@ fn routes_are_made_once_and_changed_at_will() {
 
 #[test]
 fn ipv6_route_that_cannot_be_changed_is_gone() {
-    let mut host = busy();
-    for (dst, stays) in [("10.2.0.0/24", true), ("fd02::/64", false)] {
-        let to = Row::Route(route(dst, over("tartan9"), None));
-        assert_eq!(host.act(&change(&host, to.clone())), Err(StepError::NoLink));
-        assert_eq!(host.rows.get(&to.key()).is_some(), stays);
+    let down = Link { up: false, ..link("tartan8", LinkKind::Bridge) };
+    let cases = [("tartan9", StepError::NoLink, true), ("tartan8", StepError::NotReady, false)];
+    for (on, error, stays_ipv6) in cases {
+        for (dst, stays) in [("10.2.0.0/24", true), ("fd02::/64", stays_ipv6)] {
+            let mut host = busy();
+            host.act(&create(Row::Link(down.clone()))).unwrap();
+            let to = Row::Route(route(dst, over(on), None));
+            assert_eq!(host.act(&change(&host, to.clone())), Err(error.clone()));
+            assert_eq!(host.rows.get(&to.key()).is_some(), stays);
+        }
     }
 }
 

@@ -1,0 +1,211 @@
+//! The loop, on a kernel made of data.
+
+use std::collections::BTreeSet;
+
+use tartan_host::{
+    Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError, Sysctl,
+    SysctlKey,
+};
+use tartan_kernel::{KernelError, Notices};
+use tartan_model::{Cidr, IfName, Mac, Mtu};
+use tartan_reconcile::{Dataplane, Reconciler, Sweep};
+
+/// A kernel that tells what changed by comparing, and refuses what it is told to.
+#[derive(Default)]
+struct Fake {
+    host: Host,
+    told: Host,
+    refuse: BTreeSet<Key>,
+    lose: bool,
+    reads: usize,
+    taken: Vec<String>,
+}
+
+impl Dataplane for Fake {
+    fn read(&mut self, _: &[SysctlKey]) -> Result<Host, KernelError> {
+        self.reads += 1;
+        self.lose = false;
+        self.told = self.host.clone();
+        Ok(self.host.clone())
+    }
+
+    fn read_routes(&mut self) -> Result<Vec<Row>, KernelError> {
+        Ok(self.host.rows.iter().filter(|row| matches!(row, Row::Route(_))).cloned().collect())
+    }
+
+    fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {
+        self.host.rows.get(&Key::Sysctl(key.clone())).cloned()
+    }
+
+    fn apply(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        let mut take = |step: &Step| {
+            self.taken.push(step.to_string());
+            if self.refuse.contains(&step.key()) {
+                return Err(StepError::Kernel { errno: 1, text: "not permitted".into() });
+            }
+            self.host.act(step)
+        };
+        steps.iter().map(&mut take).collect()
+    }
+
+    fn notices(&mut self) -> Notices {
+        let is = self.host.rows.iter().filter(|row| self.told.rows.get(&row.key()) != Some(row));
+        let gone = self.told.rows.keys().filter(|key| self.host.rows.get(key).is_none());
+        let rows = is.cloned().map(Notice::Is).chain(gone.cloned().map(Notice::Gone)).collect();
+        self.told = self.host.clone();
+        Notices { rows, routes_stale: false, underlay: false, lost: self.lose }
+    }
+}
+
+type Loop = Reconciler<&'static str, Fake>;
+
+fn name(text: &str) -> IfName {
+    text.parse().unwrap()
+}
+
+/// The host's end of pod 1, and a route onto it.
+fn pod() -> Row {
+    Row::Link(Link {
+        name: name("tt000000000001"),
+        kind: LinkKind::Veth,
+        mac: Mac::local([1; 6]),
+        mtu: Mtu::try_from(1450).unwrap(),
+        up: true,
+        master: None,
+        alias: "tartan pod x/y".into(),
+        peer: Some(Peer { netns: NetnsToken(1), name: name("eth0"), mac: Mac::local([2; 6]) }),
+    })
+}
+
+fn route(dst: &str) -> Row {
+    let dst: Cidr = dst.parse().unwrap();
+    let kind = RouteKind::Link { link: name("tt000000000001") };
+    Row::Route(Route { dst, metric: 0, kind, source: None })
+}
+
+fn pod_with_route() -> Vec<Row> {
+    vec![pod(), route("10.0.0.1/32")]
+}
+
+fn start(fake: Fake) -> Loop {
+    let mut it = Reconciler::new(fake, Realm::Node);
+    it.settle(Sweep::Now).unwrap();
+    it
+}
+
+fn want(it: &mut Loop, scope: &'static str, rows: Vec<Row>) {
+    it.want(&scope, rows);
+    it.settle(Sweep::Later).unwrap();
+}
+
+#[test]
+fn what_is_wanted_comes_to_be_and_nothing_is_done_twice() {
+    let mut it = start(Fake::default());
+    want(&mut it, "a", pod_with_route());
+    assert!(it.unsettled(&"a").is_empty());
+    assert_eq!(it.kernel().taken.len(), 2);
+    want(&mut it, "a", pod_with_route());
+    assert_eq!(it.kernel().taken.len(), 2);
+}
+
+#[test]
+fn nothing_is_removed_before_it_is_allowed() {
+    let mut fake = Fake::default();
+    fake.host.rows.extend(pod_with_route());
+    let mut it = start(fake);
+    it.settle(Sweep::Now).unwrap();
+    assert_eq!(it.mirror().rows.len(), 2);
+    it.allow_removal();
+    it.settle(Sweep::Now).unwrap();
+    assert!(it.mirror().rows.is_empty());
+}
+
+#[test]
+fn links_of_pods_wait_for_the_sweep_and_routes_do_not() {
+    let mut it = start(Fake::default());
+    it.allow_removal();
+    want(&mut it, "a", pod_with_route());
+    want(&mut it, "a", vec![pod()]);
+    assert_eq!(it.mirror().rows.len(), 1);
+    want(&mut it, "a", Vec::new());
+    assert!(it.has_leftovers());
+    assert_eq!(it.mirror().rows.len(), 1);
+    it.settle(Sweep::Now).unwrap();
+    assert!(!it.has_leftovers() && it.mirror().rows.is_empty());
+}
+
+#[test]
+fn what_failed_says_why_and_is_tried_again() {
+    let mut fake = Fake::default();
+    fake.refuse.insert(route("10.0.0.1/32").key());
+    let mut it = start(fake);
+    it.want(&"a", vec![pod()]);
+    want(&mut it, "b", vec![route("10.0.0.1/32")]);
+    assert!(it.unsettled(&"a").is_empty(), "one that fails does not hold up another");
+    let left = it.unsettled(&"b");
+    assert_eq!(left[0].reason.as_deref(), Some("the kernel refused: not permitted (errno 1)"));
+    it.kernel().refuse.clear();
+    it.settle(Sweep::Later).unwrap();
+    assert!(it.has_failed(), "only a retry tries again");
+    it.retry();
+    it.settle(Sweep::Later).unwrap();
+    assert!(!it.has_failed() && it.unsettled(&"b").is_empty());
+}
+
+#[test]
+fn what_somebody_takes_away_comes_back() {
+    let mut it = start(Fake::default());
+    want(&mut it, "a", pod_with_route());
+    let wanted = it.mirror().clone();
+    it.kernel().host.rows.remove(&route("10.0.0.1/32").key());
+    it.settle(Sweep::Later).unwrap();
+    assert_eq!(*it.mirror(), wanted);
+    it.kernel().host = Host::default();
+    it.settle(Sweep::Later).unwrap();
+    assert_eq!(*it.mirror(), wanted);
+}
+
+#[test]
+fn a_lost_notice_costs_one_read() {
+    let mut it = start(Fake::default());
+    want(&mut it, "a", vec![pod()]);
+    let reads = it.kernel().reads;
+    it.kernel().lose = true;
+    it.kernel().host = Host::default();
+    it.settle(Sweep::Later).unwrap();
+    assert_eq!(it.kernel().reads, reads + 1);
+    assert!(it.unsettled(&"a").is_empty());
+}
+
+#[test]
+fn a_row_that_moves_to_another_scope_stays() {
+    let mut it = start(Fake::default());
+    it.allow_removal();
+    want(&mut it, "a", vec![pod()]);
+    it.want(&"b", vec![pod()]);
+    it.want(&"a", Vec::new());
+    it.settle(Sweep::Now).unwrap();
+    assert_eq!(it.mirror().rows.len(), 1);
+    it.want(&"b", Vec::new());
+    it.settle(Sweep::Now).unwrap();
+    assert!(it.mirror().rows.is_empty());
+}
+
+#[test]
+fn a_step_that_is_refused_is_not_taken_and_named() {
+    let mut it = start(Fake::default());
+    want(&mut it, "a", vec![pod(), route("0.0.0.0/0")]);
+    assert_eq!(it.kernel().taken.len(), 1);
+    let left = it.unsettled(&"a");
+    assert_eq!(left.len(), 1);
+    assert!(left[0].reason.is_some());
+}
+
+#[test]
+fn settings_are_read_back() {
+    let mut it = start(Fake::default());
+    let forward = Row::Sysctl(Sysctl { key: SysctlKey::Ipv4Forward, value: 1 });
+    want(&mut it, "node", vec![forward.clone()]);
+    assert!(it.unsettled(&"node").is_empty());
+    assert_eq!(it.mirror().rows.get(&forward.key()), Some(&forward));
+}

@@ -31,7 +31,11 @@ impl Failure {
     /// The same failure, saying whom it is about.
     pub(crate) fn about(self, whom: &str) -> Failure {
         // The agent names the pod itself.
-        if self.msg.starts_with(whom) { self } else { Failure { msg: format!("{whom}: {}", self.msg), ..self } }
+        if self.msg.starts_with(whom) {
+            self
+        } else {
+            Failure { msg: format!("{whom}: {}", self.msg), ..self }
+        }
     }
 
     pub(crate) fn json(&self, version: Version) -> Value {

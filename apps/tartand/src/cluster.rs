@@ -212,10 +212,12 @@ impl Writer {
         let key = EntryKey::Block(network.clone(), block).to_string();
         let Some(entry) = self.store.get(&key)? else { return Ok(()) };
         match owner(&entry) {
-            Some(id) if id == self.identity.id => match self.store.delete(&key, Expect::Revision(entry.revision)) {
-                Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-                Err(error) => Err(error),
-            },
+            Some(id) if id == self.identity.id => {
+                match self.store.delete(&key, Expect::Revision(entry.revision)) {
+                    Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
             _ => Ok(()),
         }
     }

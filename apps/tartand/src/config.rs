@@ -144,7 +144,10 @@ impl File {
             format!("cannot read {}: {error}; name another file with --config", path.display())
         };
         if std::fs::metadata(path).map_err(cannot)?.len() > MAX_FILE {
-            return Err(format!("{}: longer than {MAX_FILE} bytes; this is no configuration file", path.display()));
+            return Err(format!(
+                "{}: longer than {MAX_FILE} bytes; this is no configuration file",
+                path.display()
+            ));
         }
         let text = std::fs::read_to_string(path).map_err(cannot)?;
         toml::from_str(&text).map_err(|error| {

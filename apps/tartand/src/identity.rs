@@ -50,7 +50,9 @@ impl Lock {
     /// Locks the state folder and, by a name in the abstract socket space, the network namespace.
     pub(crate) fn take(config: &Config) -> anyhow::Result<Lock> {
         let taken = |what: String| {
-            anyhow!("another tartand runs on this node: it holds {what}; stop it first, or look at it: tartan status")
+            anyhow!(
+                "another tartand runs on this node: it holds {what}; stop it first, or look at it: tartan status"
+            )
         };
         fs::create_dir_all(&config.state_dir)
             .with_context(|| format!("cannot make the state folder {}", config.state_dir.display()))?;

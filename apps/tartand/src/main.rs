@@ -60,7 +60,8 @@ fn run(config: Config) -> anyhow::Result<()> {
     let watched: Arc<dyn Store> = Arc::new(Sqlite::open(config.store.path())?);
     identity.register(store.as_ref(), config.take_over)?;
     let records = Records::open(&config.state_dir)?;
-    let mut kernel = Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
+    let mut kernel =
+        Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
     kernel.save_settings_in(config.state_dir.join("sysctls.json"));
 
     let (sender, receiver) = mpsc::channel();

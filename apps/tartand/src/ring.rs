@@ -15,11 +15,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::{Add, Del};
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{
-    Attach, Choice, Conflict, Decision, EndpointChoice, Fact, Learned, Note, Phase, Scope, World, added, inside, lower,
+    Attach, Choice, Conflict, Decision, EndpointChoice, Fact, Learned, Note, Phase, Scope, World, added,
+    inside, lower,
 };
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::{Kernel, Marks, NetnsError, UplinkChoice, netns};
-use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, Mac, NetnsPlace, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{
+    AttachmentKey, Cidr, Endpoint, Family, Mac, NetnsPlace, NetworkName, Node, NodeId, Uplink,
+};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
@@ -92,7 +95,8 @@ struct Batch {
 pub(crate) fn block_signals() -> anyhow::Result<SignalFd> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("cannot block signals")?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot read signals")
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot read signals")
 }
 
 impl Ring {
@@ -221,19 +225,27 @@ impl Ring {
 
     fn begin_add(&mut self, add: Add, netns: Option<OwnedFd>) -> Result<(AttachmentKey, NetnsToken), Answer> {
         let Some(netns) = netns else {
-            return Err(failure(FailureCode::Invalid, format!("pod {}: no network namespace was given", add.pod)));
+            return Err(failure(
+                FailureCode::Invalid,
+                format!("pod {}: no network namespace was given", add.pod),
+            ));
         };
         let pod = add.pod.clone();
         if add.netns.len() > MAX_PATH {
-            return Err(failure(FailureCode::Invalid, format!("pod {pod}: the path of its namespace is too long")));
+            return Err(failure(
+                FailureCode::Invalid,
+                format!("pod {pod}: the path of its namespace is too long"),
+            ));
         }
         let (device, inode) = netns::id(netns.as_fd())
             .map_err(|error| failure(FailureCode::Invalid, format!("pod {pod}: {error}")))?;
         let mut chance = [0; 12];
-        random(&mut chance).map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
+        random(&mut chance)
+            .map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
         let [a, b, c, d, e, f, mac @ ..] = chance;
         let link = format!("tt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}");
-        let link = link.parse().map_err(|error| failure(FailureCode::Kernel, format!("pod {pod}: {error}")))?;
+        let link =
+            link.parse().map_err(|error| failure(FailureCode::Kernel, format!("pod {pod}: {error}")))?;
         let attach = Attach {
             key: add.key.clone(),
             pod: add.pod,
@@ -466,7 +478,8 @@ impl Ring {
     /// A pod is shut when its link is down or gone; only then its addresses are free.
     fn finish_del(&mut self, key: &AttachmentKey) -> Answer {
         let scope = Scope::Endpoint(key.clone());
-        let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving) else {
+        let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving)
+        else {
             return ok(&());
         };
         let Endpoint { pod, link, netns, .. } = attached.endpoint.clone();

@@ -54,9 +54,9 @@ impl Service {
         if !self.inbox.put(Input::Ask(Ask { question, reply })) {
             return failure(FailureCode::TryAgain, "the agent is stopping; try again when it is back");
         }
-        answer
-            .recv_timeout(PATIENCE)
-            .unwrap_or_else(|_| failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log"))
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log")
+        })
     }
 
     fn apply(&self, objects: &[Object]) -> Result<Answer, Failure> {
@@ -64,7 +64,8 @@ impl Service {
         if let Answer::Error(failure) = self.ask(Question::Check(networks)) {
             return Err(failure);
         }
-        let applied: Vec<Applied> = objects.iter().map(|object| self.put(object)).collect::<Result<_, _>>()?;
+        let applied: Vec<Applied> =
+            objects.iter().map(|object| self.put(object)).collect::<Result<_, _>>()?;
         Ok(ok(&applied))
     }
 
@@ -85,7 +86,8 @@ impl Service {
 
     fn get(&self, kind: ObjectKind, name: Option<&str>) -> Result<Answer, Failure> {
         let entries = self.store.list(NETWORKS).map_err(store)?.entries;
-        let objects = entries.iter().filter_map(|entry| serde_json::from_slice::<ClusterNetwork>(&entry.value).ok());
+        let objects =
+            entries.iter().filter_map(|entry| serde_json::from_slice::<ClusterNetwork>(&entry.value).ok());
         let objects: Vec<Object> = objects.map(Object::ClusterNetwork).collect();
         match name {
             None => Ok(ok(&objects)),

@@ -58,7 +58,9 @@ impl Ring {
         if !self.world.in_sync() {
             reasons.push("the store has not told everything yet".into());
         } else if self.world.networks().next().is_none() {
-            reasons.push("there is no network; write a ClusterNetwork and apply it: tartan apply -f FILE".into());
+            reasons.push(
+                "there is no network; write a ClusterNetwork and apply it: tartan apply -f FILE".into(),
+            );
         }
         let scopes = self.world.scopes().into_iter().filter(|scope| !matches!(scope, Scope::Endpoint(_)));
         for scope in scopes {

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use tartan_fabric::Underlay;
-use tartan_model::{Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, PodName, Vni};
+use tartan_model::{
+    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, PodName, Vni,
+};
 use thiserror::Error;
 
 use crate::Conflict;
@@ -131,7 +133,9 @@ pub enum Note {
         conflict: Conflict,
     },
     /// No interface to the other nodes.
-    #[error("no uplink: no interface with an address was found; bring it up or name it in tartand.toml (interface = …)")]
+    #[error(
+        "no uplink: no interface with an address was found; bring it up or name it in tartand.toml (interface = …)"
+    )]
     NoUplink,
     /// No block of a pool's family is held yet.
     #[error("network {network}: no {family} block held yet")]
@@ -142,7 +146,9 @@ pub enum Note {
         family: Family,
     },
     /// Every block of every pool is taken.
-    #[error("network {network}: its {family} pools have no free block; add a pool, or remove nodes that are gone")]
+    #[error(
+        "network {network}: its {family} pools have no free block; add a pool, or remove nodes that are gone"
+    )]
     PoolExhausted {
         /// The network.
         network: NetworkName,

@@ -32,7 +32,9 @@ pub enum Conflict {
         network: NetworkName,
     },
     /// Another network has the same identifier.
-    #[error("VXLAN identifier {vni} is that of network {network}; give each network its own (spec.vxlan.vni)")]
+    #[error(
+        "VXLAN identifier {vni} is that of network {network}; give each network its own (spec.vxlan.vni)"
+    )]
     Vni {
         /// The identifier.
         vni: Vni,
@@ -45,13 +47,15 @@ impl World {
     /// Whether a network would contradict the underlay or any other network.
     pub fn conflict(&self, network: &Network) -> Option<Conflict> {
         let others = self.networks.values().filter(|other| other.name != network.name);
-        self.underlay_conflict(network).or_else(|| others.into_iter().find_map(|other| between(network, other)))
+        self.underlay_conflict(network)
+            .or_else(|| others.into_iter().find_map(|other| between(network, other)))
     }
 
     /// Why a known network is not served: of two that contradict each other the first by name is.
     pub(crate) fn unserved(&self, network: &Network) -> Option<Conflict> {
         let before = self.networks.range(..network.name.clone()).map(|(_, other)| other);
-        self.underlay_conflict(network).or_else(|| before.into_iter().find_map(|other| between(network, other)))
+        self.underlay_conflict(network)
+            .or_else(|| before.into_iter().find_map(|other| between(network, other)))
     }
 
     fn underlay_conflict(&self, network: &Network) -> Option<Conflict> {

@@ -7,8 +7,8 @@ use tartan_model::{
 };
 
 use crate::{
-    Attached, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Phase,
-    Reach, Scope, World,
+    Attached, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice,
+    Phase, Reach, Scope, World,
 };
 
 impl World {
@@ -31,7 +31,8 @@ impl World {
         // Forwarding turns a host into a router, which takes no route from advertisements unless told to
         // (ip-sysctl: accept_ra).
         let advertised = self.uplink.as_ref().filter(|uplink| uplink.router_advertised);
-        let accept_ra = advertised.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
+        let accept_ra =
+            advertised.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
         Decision {
             choice: Some(Choice::Node(NodeChoice { forward, accept_ra })),
             publish: Some(own),
@@ -62,7 +63,8 @@ impl World {
     fn network_choice(&self, network: &Network, own: &Node) -> NetworkChoice {
         let bridged = network.attachment == Attachment::Bridge
             || self.endpoints.values().any(|attached| {
-                attached.endpoint.network == network.name && attached.endpoint.attachment == Attachment::Bridge
+                attached.endpoint.network == network.name
+                    && attached.endpoint.attachment == Attachment::Bridge
             });
         NetworkChoice {
             network: network.name.clone(),
@@ -123,7 +125,8 @@ impl World {
     }
 
     fn decide_peer(&self, id: &NodeId) -> Decision {
-        let (Some(peer), Some(own)) = (self.nodes.get(id).filter(|node| node.id != self.this), self.own_node())
+        let (Some(peer), Some(own)) =
+            (self.nodes.get(id).filter(|node| node.id != self.this), self.own_node())
         else {
             return Decision::default();
         };
@@ -132,10 +135,12 @@ impl World {
         for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
             match tartan_fabric::choose(&own, peer, &network.paths) {
                 Way::Through(Reached { underlay, .. }) => reach.push(self.reach(network, id, underlay)),
-                Way::None(blocked) => decision.notes.extend(blocked.into_iter().map(|blocked| Note::NoPath {
-                    node: peer.name.clone(),
-                    reason: format!("{}: {}", blocked.path, blocked.reason),
-                })),
+                Way::None(blocked) => {
+                    decision.notes.extend(blocked.into_iter().map(|blocked| Note::NoPath {
+                        node: peer.name.clone(),
+                        reason: format!("{}: {}", blocked.path, blocked.reason),
+                    }))
+                }
             }
         }
         reach.retain(|reach| !reach.blocks.is_empty());
@@ -163,11 +168,8 @@ impl World {
         }
         let mtu = served.and_then(|network| self.pod_mtu(network));
         // A link that is shut carries nothing of any size.
-        let choice = self.endpoint_choice(
-            endpoint.clone(),
-            mtu.unwrap_or(Mtu::IPV6_MIN),
-            mtu.is_some() && !leaving,
-        );
+        let choice =
+            self.endpoint_choice(endpoint.clone(), mtu.unwrap_or(Mtu::IPV6_MIN), mtu.is_some() && !leaving);
         Decision { choice: Some(Choice::Endpoint(choice)), notes, ..Decision::default() }
     }
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetnsPlace, NetworkName, Node, NodeId, PodName, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetnsPlace, NetworkName, Node, NodeId, PodName,
+    Uplink,
 };
 use thiserror::Error;
 

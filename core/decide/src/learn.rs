@@ -169,7 +169,8 @@ impl World {
             netns: attach.netns,
             labels: attach.labels,
         };
-        self.endpoints.insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
+        self.endpoints
+            .insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
         let mut learned = dirty([Scope::Endpoint(attach.key)]);
         if attachment == Attachment::Bridge || self.is_short_of_addresses(&attach.network) {
             learned.dirty.insert(Scope::Network(attach.network));
@@ -210,7 +211,11 @@ impl World {
     }
 
     /// An address of each family from this node's own blocks, or none at all.
-    fn allocate(&mut self, network: &NetworkName, families: &[Family]) -> Result<Vec<(IpAddr, Cidr)>, Refused> {
+    fn allocate(
+        &mut self,
+        network: &NetworkName,
+        families: &[Family],
+    ) -> Result<Vec<(IpAddr, Cidr)>, Refused> {
         let mut given = Vec::new();
         for family in families {
             match self.allocate_one(network, *family) {

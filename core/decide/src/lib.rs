@@ -10,7 +10,9 @@ mod lower;
 mod report;
 mod world;
 
-pub use choice::{Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach};
+pub use choice::{
+    Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach,
+};
 pub use conflict::Conflict;
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};

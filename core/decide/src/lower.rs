@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tartan_fabric::vxlan_device;
-use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Sysctl, SysctlKey};
 use tartan_host::Scope as AddressScope;
+use tartan_host::{
+    Address, Fdb, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Sysctl, SysctlKey,
+};
 use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu};
 
 use crate::{Choice, EndpointChoice, NetworkChoice, NodeChoice, PeerChoice, Reach};
@@ -77,7 +79,11 @@ fn inside_address(endpoint: &Endpoint, link: &IfName, address: IpAddr, block: &C
     ];
     if endpoint.attachment == Attachment::Routed {
         // The host's end is known: no packet waits for its first resolution.
-        rows.push(Row::Neighbor(Neighbor { link: link.clone(), address: gateway, mac: host_mac(endpoint.mac) }));
+        rows.push(Row::Neighbor(Neighbor {
+            link: link.clone(),
+            address: gateway,
+            mac: host_mac(endpoint.mac),
+        }));
     }
     rows
 }
@@ -87,7 +93,8 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
         Family::Ipv4 => SysctlKey::Ipv4Forward,
         Family::Ipv6 => SysctlKey::Ipv6Forward,
     });
-    let accept = node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
+    let accept =
+        node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
     accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl).collect()
 }
 
@@ -162,8 +169,7 @@ fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Row
 
 fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row> {
     let endpoint = &choice.endpoint;
-    let peer =
-        netns.map(|netns| Peer { netns, name: endpoint.key.interface.clone(), mac: endpoint.mac });
+    let peer = netns.map(|netns| Peer { netns, name: endpoint.key.interface.clone(), mac: endpoint.mac });
     let end = Link {
         name: endpoint.link.clone(),
         kind: LinkKind::Veth,

@@ -117,7 +117,8 @@ impl World {
             Choice::Node(_) => "node".into(),
             Choice::Network(_) => "block".into(),
             Choice::Peer(peer) => {
-                let name = self.node(&peer.id).map_or_else(|| peer.id.to_string(), |node| node.name.to_string());
+                let name =
+                    self.node(&peer.id).map_or_else(|| peer.id.to_string(), |node| node.name.to_string());
                 format!("peer {name}")
             }
             Choice::Endpoint(endpoint) => format!("pod {}", endpoint.endpoint.pod),

@@ -1,4 +1,11 @@
 //! Laws of the one decision.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -123,16 +130,17 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 /// Facts as they come, most often behind a start that lets pods be attached.
 fn facts(most: usize) -> impl Strategy<Value = Vec<Fact>> {
-    let start = (families(), 0u8..3, prop_oneof![Just("routed"), Just("bridge")]).prop_map(|(f, pools, how)| {
-        let blocks = [4, 6].map(|family| Fact::Block(name(0), block(0, family, 3), Some(id(THIS))));
-        let mut facts = vec![
-            Fact::Uplink(Some(uplink(&f, 1500))),
-            Fact::Network(name(0), Some(networks(0, pools, how))),
-            Fact::InSync,
-        ];
-        facts.extend(blocks);
-        facts
-    });
+    let start =
+        (families(), 0u8..3, prop_oneof![Just("routed"), Just("bridge")]).prop_map(|(f, pools, how)| {
+            let blocks = [4, 6].map(|family| Fact::Block(name(0), block(0, family, 3), Some(id(THIS))));
+            let mut facts = vec![
+                Fact::Uplink(Some(uplink(&f, 1500))),
+                Fact::Network(name(0), Some(networks(0, pools, how))),
+                Fact::InSync,
+            ];
+            facts.extend(blocks);
+            facts
+        });
     let start = prop_oneof![1 => Just(Vec::new()), 3 => start];
     (start, prop::collection::vec(fact(), 1..most)).prop_map(|(mut start, rest)| {
         start.extend(rest);
@@ -275,8 +283,12 @@ fn restored(records: &[Record]) -> Vec<Fact> {
     let mut released = Vec::new();
     for record in records {
         match record.clone() {
-            Record::Endpoint(endpoint) => { endpoints.insert(endpoint.key.clone(), endpoint); }
-            Record::EndpointGone(key) => { endpoints.remove(&key); }
+            Record::Endpoint(endpoint) => {
+                endpoints.insert(endpoint.key.clone(), endpoint);
+            }
+            Record::EndpointGone(key) => {
+                endpoints.remove(&key);
+            }
             Record::Released(network, block, address) => {
                 released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
                 released.push(Fact::Released(network, block, address));

@@ -5,9 +5,9 @@
 //!
 //! Left out, so plans that lean on it are not judged: which of two IPv4 addresses in one network of one link is the
 //! primary one (removing it removes the others unless `promote_secondaries` is set), a bridge whose MTU follows its
-//! ports until it is set apart from them, and what the other end of a veth has in its namespace.
-
-use std::net::IpAddr;
+//! ports until it is set apart from them, what the other end of a veth has in its namespace, the link-local address of
+//! a link whose MTU comes back over the minimum of IPv6, and the removal of an IPv4 route of metric 0 that is not
+//! there: the kernel takes that for any metric (`fib_nh_match`), and removes the next of ours.
 
 use tartan_model::{Family, IfName, Mtu};
 

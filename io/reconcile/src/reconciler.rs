@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use tartan_host::{Host, Key, LinkKind, Realm, Row, Rows, Step, StepError, SysctlKey, diff, diff_keys, guard};
+use tartan_host::{
+    Host, Key, LinkKind, Realm, Row, Rows, Step, StepError, SysctlKey, diff, diff_keys, guard,
+};
 use tartan_kernel::KernelError;
 use tartan_model::IfName;
 use tracing::{debug, warn};
@@ -318,7 +320,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     fn read_routes(&mut self) -> Result<(), KernelError> {
         let found = Rows::from_iter(self.kernel.read_routes()?);
-        let old: Vec<Row> = self.mirror.rows.iter().filter(|row| matches!(row, Row::Route(_))).cloned().collect();
+        let old: Vec<Row> =
+            self.mirror.rows.iter().filter(|row| matches!(row, Row::Route(_))).cloned().collect();
         for row in old.iter().filter(|row| found.get(&row.key()).is_none()) {
             self.mirror.rows.remove(&row.key());
             self.dirty.insert(row.key());

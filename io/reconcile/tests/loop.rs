@@ -1,10 +1,17 @@
 //! The loop, on a kernel made of data.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::collections::BTreeSet;
 
 use tartan_host::{
-    Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError, Sysctl,
-    SysctlKey,
+    Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError,
+    Sysctl, SysctlKey,
 };
 use tartan_kernel::{KernelError, Notices};
 use tartan_model::{Cidr, IfName, Mac, Mtu};

@@ -118,7 +118,8 @@ impl Lab {
     pub fn addresses(&self, pod: &str) -> Vec<std::net::IpAddr> {
         let status = self.lab(&["status", "-o", "json"]).ok().json();
         let pods = status["pods"].as_array().expect("a list of pods").clone();
-        let pod = pods.iter().find(|row| row["name"] == pod).unwrap_or_else(|| panic!("no {pod} in {status}"));
+        let pod =
+            pods.iter().find(|row| row["name"] == pod).unwrap_or_else(|| panic!("no {pod} in {status}"));
         let texts = pod["addresses"].as_array().expect("a list of addresses").clone();
         texts.iter().map(|text| text.as_str().expect("text").parse().expect("an address")).collect()
     }

@@ -1,5 +1,10 @@
 //! What the scenarios share: a lock on the machine, a lab that is taken down by itself, probes and traces.
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "this is test code: to fail is its work")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "this is test code: to fail is its work"
+)]
 
 mod cluster;
 mod plugin;

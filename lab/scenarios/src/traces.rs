@@ -15,7 +15,8 @@ pub struct Traces(BTreeSet<(&'static str, String)>);
 impl Traces {
     /// What there is now.
     pub fn now() -> Traces {
-        let namespaces = netns::list().unwrap_or_default().into_iter().filter(|name| name.starts_with("tartan-"));
+        let namespaces =
+            netns::list().unwrap_or_default().into_iter().filter(|name| name.starts_with("tartan-"));
         let tables = run_command(std::process::Command::new("nft").args(["list", "tables"])).stdout;
         let mut all: BTreeSet<_> = namespaces.map(|name| ("namespace", name)).collect();
         all.extend(links().map(|link| ("link", link)));

@@ -1,4 +1,11 @@
 //! Bad input gets a clear error and an exit code, and changes nothing. The texts are golden: `cargo xtask bless`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,7 +38,9 @@ fn objects_that_cannot_be_applied() {
     let lab = Lab::up("t-bad", &["--nodes", "1", "--pods", "1", "--family", "dual"]);
     let folder = tempfile::tempdir().expect("a folder");
     let network = |name: &str, spec: &str| {
-        format!("apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
+        format!(
+            "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec:\n{spec}\n"
+        )
     };
     let cases = [
         ("unknown key", network("default", "  attachement: routed")),
@@ -42,7 +51,10 @@ fn objects_that_cannot_be_applied() {
         ("block size outside the pool", network("default", "  pools: [{cidr: 10.9.0.0/24, blockSize: 16}]")),
         ("pools that overlap", network("default", "  pools: [{cidr: 10.9.0.0/16}, {cidr: 10.9.128.0/17}]")),
         ("pool over the underlay", network("default", "  pools: [{cidr: 172.30.0.0/15}]")),
-        ("pool over another network", network("other", "  pools: [{cidr: 10.244.8.0/21}]\n  vxlan: {vni: 2}")),
+        (
+            "pool over another network",
+            network("other", "  pools: [{cidr: 10.244.8.0/21}]\n  vxlan: {vni: 2}"),
+        ),
         ("the identifier of another network", network("other", "  pools: [{cidr: 10.9.0.0/16}]")),
         ("not served yet", network("default", "  policy: true")),
         ("a preset not served yet", network("default", "  preset: calico")),
@@ -199,7 +211,8 @@ fn calls_of_the_plugin_that_must_fail() {
     let before = state(&lab);
     let mut golden = String::new();
     for (case, stdin, container, netns) in cases {
-        let run = plugin(stdin, &[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", container), ("CNI_NETNS", netns)]);
+        let run =
+            plugin(stdin, &[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", container), ("CNI_NETNS", netns)]);
         assert_eq!(run.code, 1, "{case}: {run:?}");
         note(&mut golden, case, &run, folder.path());
         assert_eq!(state(&lab), before, "{case} changed something");

@@ -1,5 +1,12 @@
 //! Figures: how long things take and what an agent needs. Run by `cargo xtask bench`; the table between the marks is
 //! what it keeps.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -50,7 +57,8 @@ fn up_to_full_matrix() {
     let mut times = Vec::new();
     for _ in 0..LABS {
         let start = Instant::now();
-        let lab = Lab::beside("bench", &["--preset", "flannel", "--nodes", "3", "--pods", "2", "--family", "dual"]);
+        let lab =
+            Lab::beside("bench", &["--preset", "flannel", "--nodes", "3", "--pods", "2", "--family", "dual"]);
         lab.assert_full(6, &[]);
         times.push(start.elapsed());
     }
@@ -81,8 +89,16 @@ fn add_and_del(attachment: &str) {
     let (a50, b50) = (quantile(a, 0.5), quantile(b, 0.5));
     let noise = (a50 - b50).abs() / a50.min(b50) * 100.0;
     let all: Vec<Duration> = series.concat();
-    spread(&format!("ADD, {attachment}, {IN_A_ROW} in a row, process start included"), all.clone(), "p50 < 10 ms");
-    row(&format!("ADD, {attachment}: A/A control, p50 of one half against the other"), &format!("{noise:.1} %"), "");
+    spread(
+        &format!("ADD, {attachment}, {IN_A_ROW} in a row, process start included"),
+        all.clone(),
+        "p50 < 10 ms",
+    );
+    row(
+        &format!("ADD, {attachment}: A/A control, p50 of one half against the other"),
+        &format!("{noise:.1} %"),
+        "",
+    );
     spread(&format!("DEL, {attachment}, {IN_A_ROW} in a row, process start included"), dels, "p50 < 10 ms");
     assert!(quantile(&mut all.clone(), 0.5) < 10.0);
     at_once(attachment, &containers);
@@ -98,7 +114,8 @@ fn at_once(attachment: &str, containers: &[Container]) {
     for command in ["ADD", "DEL"] {
         let start = Instant::now();
         let times: Vec<Duration> = std::thread::scope(|scope| {
-            let calls: Vec<_> = containers.iter().take(AT_ONCE).map(|c| scope.spawn(|| c.call(command))).collect();
+            let calls: Vec<_> =
+                containers.iter().take(AT_ONCE).map(|c| scope.spawn(|| c.call(command))).collect();
             calls
                 .into_iter()
                 .map(|call| {
@@ -109,7 +126,11 @@ fn at_once(attachment: &str, containers: &[Container]) {
                 .collect()
         });
         let whole = start.elapsed().as_secs_f64() * 1e3;
-        spread(&format!("{command}, {attachment}, {AT_ONCE} at once (all done after {whole:.0} ms)"), times, "");
+        spread(
+            &format!("{command}, {attachment}, {AT_ONCE} at once (all done after {whole:.0} ms)"),
+            times,
+            "",
+        );
     }
 }
 
@@ -134,7 +155,11 @@ fn at_rest() {
     // A tick is 10 ms (USER_HZ).
     let share = used as f64 * 0.01 / IDLE.as_secs_f64() / agents.len() as f64 * 100.0;
     let resident = agents.iter().map(|pid| resident_kib(*pid)).max().unwrap_or(0) as f64 / 1024.0;
-    row("agent at rest for 30 s, 20 nodes, both families: share of a core", &format!("{share:.3} %"), "< 0.2 %");
+    row(
+        "agent at rest for 30 s, 20 nodes, both families: share of a core",
+        &format!("{share:.3} %"),
+        "< 0.2 %",
+    );
     row("agent, resident, largest of 20 nodes", &format!("{resident:.1} MiB"), "< 25 MB");
     assert!(share < 0.2 && resident < 25.0);
 }

@@ -1,4 +1,11 @@
 //! The main job: every pod reaches every other through the overlay.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -20,7 +27,8 @@ fn assert_at_rest(lab: &Lab, nodes: usize) {
 
 fn full_lab(family: &str, attachment: &str) {
     let attachment = format!("attachment={attachment}");
-    let args = ["--preset", "flannel", "--nodes", "3", "--pods", "2", "--family", family, "--set", &attachment];
+    let args =
+        ["--preset", "flannel", "--nodes", "3", "--pods", "2", "--family", family, "--set", &attachment];
     let lab = Lab::up("t-overlay", &args);
     let families: &[&str] = if family == "dual" { &["ipv4", "ipv6"] } else { &[family] };
     for family in families {
@@ -63,10 +71,13 @@ fn dual_routed_pods_all_reach_each_other() {
 
 #[test]
 fn pods_of_either_family_cross_an_underlay_of_the_other() {
-    for (pods, underlay, device, mtu) in
-        [("ipv4", "ipv6", "tart6.1", 1430), ("ipv6", "ipv4", "tartan.1", 1450), ("dual", "ipv6", "tart6.1", 1430)]
-    {
-        let lab = Lab::up("t-overlay", &["--nodes", "2", "--pods", "1", "--family", pods, "--underlay", underlay]);
+    for (pods, underlay, device, mtu) in [
+        ("ipv4", "ipv6", "tart6.1", 1430),
+        ("ipv6", "ipv4", "tartan.1", 1450),
+        ("dual", "ipv6", "tart6.1", 1430),
+    ] {
+        let lab =
+            Lab::up("t-overlay", &["--nodes", "2", "--pods", "1", "--family", pods, "--underlay", underlay]);
         lab.assert_full(2, &[]);
         assert_at_rest(&lab, 2);
         let link = lab.on_node("n1", &["ip", "-o", "link", "show", device]);
@@ -92,7 +103,8 @@ fn the_wire_carries_vxlan_only() {
     capture.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
     capture.wait().expect("tcpdump ends");
     // tcpdump prints a packet inside another on a line of its own that bears no time.
-    let outer: Vec<&str> = text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
+    let outer: Vec<&str> =
+        text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
     let from_nodes = outer.iter().filter(|line| line.contains(" IP 172.30.")).count();
     assert!(from_nodes >= 4 && text.contains("10.244."), "no VXLAN seen:\n{text}");
     assert!(!outer.iter().any(|line| line.contains(" IP 10.244.")), "a bare packet:\n{text}");

@@ -1,4 +1,11 @@
 //! The plugin and the agent behind it, as a container runtime meets them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -15,10 +22,11 @@ fn addresses(result: &Value) -> Vec<String> {
 
 /// What ADD and DEL change on a node.
 fn state(lab: &Lab) -> String {
-    let kernel = ["-o link", "-o address", "-4 route", "-6 route", "neighbor show nud permanent"].map(|what| {
-        let args: Vec<&str> = ["ip"].into_iter().chain(what.split(' ')).collect();
-        lab.on_node("n1", &args)
-    });
+    let kernel =
+        ["-o link", "-o address", "-4 route", "-6 route", "neighbor show nud permanent"].map(|what| {
+            let args: Vec<&str> = ["ip"].into_iter().chain(what.split(' ')).collect();
+            lab.on_node("n1", &args)
+        });
     format!("{}\n{}", kernel.join("\n"), lab.ask("n1", &["endpoints"]))
 }
 
@@ -135,7 +143,15 @@ fn neither_agent_nor_plugin_starts_a_program() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name).display().to_string();
     let mut agent = Command::new("strace")
-        .args(["-f", "-e", "trace=execve,fork,vfork", "-o", &file("agent"), "-p", &lab.agent("n1").to_string()])
+        .args([
+            "-f",
+            "-e",
+            "trace=execve,fork,vfork",
+            "-o",
+            &file("agent"),
+            "-p",
+            &lab.agent("n1").to_string(),
+        ])
         .stderr(Stdio::null())
         .spawn()
         .expect("strace starts");

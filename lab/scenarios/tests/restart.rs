@@ -1,4 +1,11 @@
 //! The agent may die at any moment.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -91,6 +98,9 @@ fn an_agent_that_comes_back_knows_its_pods() {
     lab.lab(&["pod", "add", "p3", "--node", "n1"]).ok();
     let after = lab.addresses("default/p3");
     // Addresses go up in order; a released one is the last choice.
-    assert_eq!(after, ["10.244.0.4", "fd00:10:244::4"].map(|a| a.parse::<std::net::IpAddr>().expect("an address")));
+    assert_eq!(
+        after,
+        ["10.244.0.4", "fd00:10:244::4"].map(|a| a.parse::<std::net::IpAddr>().expect("an address"))
+    );
     lab.assert_full(2, &[]);
 }

@@ -1,4 +1,11 @@
 //! A lab leaves nothing behind, whatever became of it, and labs do not meet.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::fs;
 use std::process::Command;

@@ -9,17 +9,21 @@
     reason = "a test that cannot go on stops"
 )]
 
+mod foreign;
 mod rows;
 mod scratch;
+mod wants;
 
 use std::env;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use rows::{Dice, FOREIGN, name};
+use foreign::Foreign;
 use scratch::{Node, difference, follow};
 use tartan_host::*;
 use tartan_kernel::Kernel;
+use tartan_reconcile::{Reconciler, Sweep};
 use tartan_model::{IfName, Mtu};
 use tartan_scenarios::lock;
 
@@ -90,7 +94,7 @@ fn is_same(a: &Result<(), StepError>, b: &Result<(), StepError>) -> bool {
 /// A step in right or wrong order; what it changes or removes is there as it says, or not at all.
 fn step(dice: &mut Dice<'_>, host: &Host, pods: NetnsToken) -> Step {
     let what = dice.roll(8);
-    let there: Vec<IfName> = host.rows.iter().filter_map(link_name).collect();
+    let there: Vec<IfName> = host.rows.iter().filter_map(rows::link_name).collect();
     let links = if dice.roll(8) == 7 { &[][..] } else { &there };
     let row = rows::row(dice, links, pods);
     let found = host.rows.get(&row.key()).cloned();
@@ -99,8 +103,21 @@ fn step(dice: &mut Dice<'_>, host: &Host, pods: NetnsToken) -> Step {
         (4..6, Some(from)) => Step::Change { to: keep_without_ipv6(&from, row), from },
         (4..6, None) => Step::Change { from: row.clone(), to: row },
         (_, Some(row)) => Step::Remove { row },
-        (6, None) => Step::Remove { row: dice.pick(&Vec::from_iter(host.rows.iter().cloned())).unwrap_or(row) },
-        (_, None) => Step::Remove { row },
+        (6, None) if !host.rows.is_empty() => {
+            Step::Remove { row: dice.pick(&Vec::from_iter(host.rows.iter().cloned())).unwrap_or(row) }
+        }
+        (_, None) => {
+            let row = with_a_metric(row);
+            Step::Remove { row: host.rows.get(&row.key()).cloned().unwrap_or(row) }
+        }
+    }
+}
+
+/// For the kernel, no metric is any metric when an IPv4 route that is not there is removed.
+fn with_a_metric(row: Row) -> Row {
+    match row {
+        Row::Route(route) => Row::Route(Route { metric: 8400, ..route }),
+        row => row,
     }
 }
 
@@ -110,10 +127,6 @@ fn keep_without_ipv6(from: &Row, to: Row) -> Row {
         (Row::Link(from), Row::Link(to)) if from.mtu < Mtu::IPV6_MIN => Row::Link(Link { mtu: from.mtu, ..to }),
         (_, to) => to,
     }
-}
-
-fn link_name(row: &Row) -> Option<IfName> {
-    if let Row::Link(link) = row { Some(link.name.clone()) } else { None }
 }
 
 #[test]
@@ -127,6 +140,38 @@ fn model_and_kernel_agree_step_by_step() {
             let step = step(&mut Dice::new(thrown), &twins.model, pods);
             story += &format!("{step}\n");
             twins.take(&step).map_err(|wrong| format!("after the steps\n{story}the last as\n  {step:?}\n{wrong}"))?;
+        }
+        Ok(())
+    });
+}
+
+/// The reconciler has done all that is wanted, and the kernel says so to a witness.
+fn check_settled(reconciler: &Reconciler<u8, Kernel>, witness: &mut Kernel, want: &Rows) -> Result<(), String> {
+    let unsettled: String = reconciler.all_unsettled().map(|left| format!("  unsettled: {left:?}\n")).collect();
+    let read = witness.read(&[]).unwrap();
+    let wrong = unsettled + &difference(("the want", want), ("the kernel", &read.rows));
+    if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong}{}", listed(("the kernel", &read)))) }
+}
+
+#[test]
+fn plans_settle_on_the_real_kernel() {
+    let _lock = lock();
+    for_all(25, 8..48, |dice| {
+        let node = Node::new();
+        let foreign = Foreign::make(&node);
+        let (kernel, pods) = node.hand();
+        let mut witness = node.witness();
+        let mut reconciler = Reconciler::new(kernel, Realm::Node);
+        reconciler.allow_removal();
+        let mut story = String::new();
+        let (a, b) = dice.split_at(dice.len() / 2);
+        for want in [a, b, a].map(|dice| wants::want(dice, pods)) {
+            let rows: Vec<Row> = want.iter().cloned().collect();
+            story += &rows.iter().fold("wanted\n".into(), |text: String, row| text + &format!("  {row}\n"));
+            reconciler.want(&0, rows);
+            reconciler.settle(Sweep::Now).unwrap();
+            check_settled(&reconciler, &mut witness, &want).map_err(|wrong| format!("{story}{wrong}"))?;
+            foreign.check(&node).map_err(|wrong| format!("{story}{wrong}"))?;
         }
         Ok(())
     });

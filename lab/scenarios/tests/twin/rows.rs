@@ -48,15 +48,24 @@ fn mac(last: u8) -> Mac {
 
 /// A row of any table; what is not a link stands on one of `links`. The other ends of veths go to `pods`.
 pub(crate) fn row(dice: &mut Dice<'_>, links: &[IfName], pods: NetnsToken) -> Row {
-    let table = dice.roll(12);
+    if dice.roll(4) == 0 { Row::Link(link(dice, pods)) } else { standing(dice, links) }
+}
+
+/// A row that stands on one of these links, or on any if there are none.
+pub(crate) fn standing(dice: &mut Dice<'_>, links: &[IfName]) -> Row {
+    let table = dice.roll(9);
     let on = dice.pick(links).unwrap_or_else(|| any_name(dice));
     match table {
-        0..3 => Row::Link(link(dice, pods)),
-        3..5 => Row::Address(address(dice, on)),
-        5 => Row::Fdb(fdb(dice, on)),
-        6 => Row::Neighbor(neighbor(dice, on)),
+        0..2 => Row::Address(address(dice, on)),
+        2 => Row::Fdb(fdb(dice, on)),
+        3 => Row::Neighbor(neighbor(dice, on)),
         _ => Row::Route(route(dice, on)),
     }
+}
+
+/// The name of a row that is a link.
+pub(crate) fn link_name(row: &Row) -> Option<IfName> {
+    if let Row::Link(link) = row { Some(link.name.clone()) } else { None }
 }
 
 /// The name of a link that may be there or not.

@@ -1,6 +1,6 @@
 //! Network namespaces that go with their guard, and what two hosts are compared by.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tartan_host::{Host, NetnsToken, Row, Rows};
@@ -26,6 +26,10 @@ impl Scratch {
 
     pub(crate) fn rtnl(&self) -> Rtnl {
         Rtnl::open_in(self.netns.as_fd()).unwrap()
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
     }
 
     fn kernel(&self) -> Kernel {

@@ -1,0 +1,26 @@
+//! Random wants that a kernel can have: what `Host::act` takes when it is built from the ground up.
+
+use tartan_host::*;
+
+use crate::rows::{self, Dice};
+
+/// One row at most for each dozen of dice.
+pub(crate) fn want(dice: &[[u8; 12]], pods: NetnsToken) -> Rows {
+    let mut links: Vec<Link> = dice.iter().step_by(4).map(|thrown| rows::link(&mut Dice::new(thrown), pods)).collect();
+    // A name of ours as a master is a bridge of ours, and stands before its ports.
+    links.sort_by_key(|link| link.kind != LinkKind::Bridge);
+    let mut host = Host::default();
+    let mut want: Rows = links.into_iter().map(Row::Link).filter(|row| takes(&mut host, row)).collect();
+    let names: Vec<_> = host.rows.iter().filter_map(rows::link_name).collect();
+    let mut standing: Vec<Row> = dice.iter().map(|thrown| rows::standing(&mut Dice::new(thrown), &names)).collect();
+    standing.sort_by_key(Row::key);
+    want.extend(standing.into_iter().filter(|row| takes(&mut host, row)));
+    // What is accepted and then not there as asked (an address that keeps its length, a forwarding entry on a bridge)
+    // is nothing to want.
+    want.retain(|row| host.rows.get(&row.key()).is_some_and(|found| row.matches(found)));
+    want
+}
+
+fn takes(host: &mut Host, row: &Row) -> bool {
+    host.rows.get(&row.key()).is_none() && host.act(&Step::Create { row: row.clone() }).is_ok()
+}

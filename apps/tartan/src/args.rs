@@ -106,6 +106,9 @@ pub(crate) enum Verb {
         /// A file, a folder with .yaml, .yml and .json files, or - for standard input; may be given again
         #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
         files: Vec<PathBuf>,
+        /// Return when every live agent has this and every earlier write in its kernel, or say which has not and why
+        #[arg(long)]
+        wait: bool,
     },
     /// Show objects of the store
     #[command(

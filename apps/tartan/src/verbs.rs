@@ -39,9 +39,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let plan: Plan = agent(&shared)?.ask(&Request::Plan { objects: files::read(&files)? })?;
             show(&shared, &plan, || table::plan(&plan))?;
         }
-        Verb::Apply { files } => {
-            let applied: Vec<Applied> =
-                agent(&shared)?.ask(&Request::Apply { objects: files::read(&files)? })?;
+        Verb::Apply { files, wait } => {
+            let agent = agent(&shared)?;
+            let applied: Vec<Applied> = agent.ask(&Request::Apply { objects: files::read(&files)? })?;
+            if wait {
+                agent.ask::<()>(&Request::Wait)?;
+            }
             show(&shared, &applied, || applied.iter().map(table::applied).collect())?;
         }
         Verb::Get { kind, name } => get(&shared, kind, name)?,

@@ -14,7 +14,7 @@ use tartan_model::{Cidr, NetworkName, Node, NodeId};
 use tartan_store::{Change, Durability, Entry, Expect, Revision, Store, StoreError};
 use tracing::{error, warn};
 
-use crate::entry::{EntryKey, Owner};
+use crate::entry::{EntryKey, HEARD, Heard, Owner, WAITS};
 use crate::identity::{Identity, LEASE};
 use crate::input::{Inbox, Input};
 
@@ -31,6 +31,8 @@ pub(crate) enum Write {
     Return(NetworkName, Cidr),
     /// Publish this node.
     Publish(Node),
+    /// Answer a wait.
+    Heard(String, Heard),
 }
 
 /// The way to the writing thread.
@@ -108,6 +110,8 @@ impl Listener {
     }
 
     fn tell_listing(&mut self, entries: Vec<Entry>) -> bool {
+        // Who waited before this gap has given up, or will.
+        let entries: Vec<Entry> = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS)).collect();
         let listed: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
         let gone: Vec<String> = self.known.difference(&listed).cloned().collect();
         entries.into_iter().all(|entry| self.tell_change(Change::Put(entry)))
@@ -125,6 +129,9 @@ impl Listener {
             Some(_) => self.known.insert(key.clone()),
             None => self.known.remove(key),
         };
+        if let (Some(wait), Some(_)) = (key.strip_prefix(WAITS), value) {
+            return self.inbox.put(Input::Wait(wait.into()));
+        }
         let Some(parsed) = EntryKey::parse(key) else { return true };
         match parsed.fact(value) {
             Ok(fact) => self.inbox.put(Input::Fact(fact)),
@@ -180,6 +187,10 @@ impl Writer {
             Write::Claim(claim) => self.claim(claim),
             Write::Return(network, block) => self.give_back(network, *block),
             Write::Publish(node) => self.publish(node),
+            Write::Heard(wait, heard) => {
+                let key = format!("{HEARD}{wait}/{}", self.identity.id);
+                self.store.put(&key, &encode(heard), Expect::Any, Durability::Crash).map(drop)
+            }
         }
     }
 

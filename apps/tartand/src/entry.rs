@@ -1,6 +1,7 @@
 //! The store's entries: how facts are written down there.
 //!
 //! `network/NAME` is a ClusterNetwork, `node/ID` a node, `block/NETWORK/ADDRESS-LENGTH` the owner of a block.
+//! `wait/…` and `heard/…` are there only as long as somebody waits (`tartan apply --wait`).
 
 use std::fmt;
 
@@ -16,6 +17,17 @@ pub(crate) const NETWORKS: &str = "network/";
 pub(crate) const NODES: &str = "node/";
 /// The prefix of all blocks.
 pub(crate) const BLOCKS: &str = "block/";
+
+/// The prefix of what somebody waits for: `wait/ID-NUMBER`, written by the agent that was asked.
+pub(crate) const WAITS: &str = "wait/";
+/// The prefix of the answers: `heard/ID-NUMBER/ID`, one from each agent.
+pub(crate) const HEARD: &str = "heard/";
+
+/// An agent's answer to a wait: why its kernel has not everything, or nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    pub(crate) reasons: Vec<String>,
+}
 
 /// A key of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::config::Config;
-use crate::entry::{BLOCKS, EntryKey, NODES, Owner};
+use crate::entry::{BLOCKS, EntryKey, HEARD, NODES, Owner, WAITS};
 
 /// How long a node is thought alive after its last renewal.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
@@ -102,7 +102,18 @@ impl Identity {
             }
             Err(error) => return Err(error).context("cannot take the node's name in the store"),
         }
+        self.forget_waits(store).context("cannot take back what an earlier run waited for")?;
         self.inherit(store).context("cannot take over what the node of this name had")
+    }
+
+    /// Nobody waits any more for what an agent of before was asked.
+    fn forget_waits(&self, store: &dyn Store) -> Result<(), StoreError> {
+        for prefix in [WAITS, HEARD] {
+            for entry in store.list(&format!("{prefix}{}-", self.id))?.entries {
+                store.delete(&entry.key, Expect::Any)?;
+            }
+        }
+        Ok(())
     }
 
     /// Blocks of the nodes that had this name before become this node's; their entries go.

@@ -17,6 +17,8 @@ pub(crate) enum Input {
     Fact(Fact),
     /// A claim was answered, whatever the answer.
     Claimed(Claim),
+    /// Somebody waits until this agent's kernel has everything that was written before this.
+    Wait(String),
     /// The store answers, or does not and why.
     Store(Result<(), String>),
     /// Somebody asks.

@@ -9,6 +9,7 @@ mod records;
 mod ring;
 mod serve;
 mod status;
+mod wait;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
     let mut ring = Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver)?;
-    let server = server.serve(Arc::new(Service::new(inbox, store.clone())));
+    let server = server.serve(Arc::new(Service::new(identity.id, inbox, store.clone())));
     info!("node {} ({}) serves {}", identity.name, identity.id, config.socket().display());
     let outcome = ring.run(&signals);
     // The kernel keeps forwarding; only the name is given back.

@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
+use crate::entry::Heard;
 use crate::identity::{Identity, random};
 use crate::input::{Ask, Inbox, Input, Question};
 use crate::records::Records;
@@ -37,6 +38,8 @@ use crate::serve::{failure, ok};
 const GATHER: Duration = Duration::from_millis(100);
 /// The longest path of a namespace (PATH_MAX).
 const MAX_PATH: usize = 4096;
+/// How long an agent that is waited for tries to settle.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How long until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the kernel is read anew although it told nothing: the net below its notifications.
@@ -65,6 +68,8 @@ pub(crate) struct Ring {
     dirty: BTreeSet<Scope>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     left: BTreeSet<(u64, u64)>,
+    /// Who waits for this agent, and how long at most.
+    waits: BTreeMap<String, Instant>,
     sweep_at: Option<Instant>,
     retry_at: Option<Instant>,
     read_at: Instant,
@@ -129,6 +134,7 @@ impl Ring {
             published: None,
             dirty: BTreeSet::new(),
             left: BTreeSet::new(),
+            waits: BTreeMap::new(),
             sweep_at: None,
             retry_at: None,
             read_at: Instant::now() + READ_ANEW,
@@ -154,7 +160,9 @@ impl Ring {
 
     /// Sleeps until something comes in or is due; true when a signal says to stop.
     fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
-        let due = [self.sweep_at, self.retry_at].into_iter().flatten().fold(self.read_at, Instant::min);
+        let wait_at = self.waits.values().min().copied();
+        let due = [self.sweep_at, self.retry_at, wait_at];
+        let due = due.into_iter().flatten().fold(self.read_at, Instant::min);
         let left = due.saturating_duration_since(Instant::now());
         // Rounded up, so as not to wake just before.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
@@ -184,6 +192,7 @@ impl Ring {
         for ask in batch.asks {
             self.answer(ask);
         }
+        self.answer_waits();
         self.set_timers();
     }
 
@@ -201,6 +210,9 @@ impl Ring {
                         self.last_error = Some(format!("the store: {error}"));
                     }
                     self.store = state;
+                }
+                Input::Wait(wait) => {
+                    self.waits.insert(wait, Instant::now() + SETTLE);
                 }
                 Input::Ask(ask) => self.take_ask(ask, &mut batch),
             }
@@ -519,6 +531,22 @@ impl Ring {
             let _ = world.learn(Fact::Network(network.name.clone(), Some(network.clone())));
         }
         networks.iter().find_map(|network| Some((network.name.clone(), world.conflict(network)?)))
+    }
+
+    /// Answers those who wait when there is nothing left to do, or when it has taken too long.
+    fn answer_waits(&mut self) {
+        if self.waits.is_empty() {
+            return;
+        }
+        let reasons = self.reasons();
+        let now = Instant::now();
+        let (done, waits) = std::mem::take(&mut self.waits)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, until)| reasons.is_empty() || now >= *until);
+        self.waits = waits;
+        for wait in done.into_keys() {
+            self.cluster.write(Write::Heard(wait, Heard { reasons: reasons.clone() }));
+        }
     }
 
     fn set_timers(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tartan_api::network::{ClusterNetwork, Network};
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{Action, Applied};
+use tartan_model::NodeId;
 use tartan_rpc::Handler;
 use tartan_store::{Durability, Expect, Store, StoreError};
 
@@ -21,14 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Serves the agent's socket.
 pub(crate) struct Service {
+    pub(crate) id: NodeId,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) waits: AtomicU64,
     inbox: Inbox,
-    store: Arc<dyn Store>,
 }
 
 impl Handler for Service {
     fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
         let outcome = match request {
             Request::Apply { objects } => self.apply(&objects),
+            Request::Wait => self.wait(),
             Request::Get { kind, name } => self.get(kind, name.as_deref()),
             Request::Delete { kind, name } => self.delete(kind, &name),
             request => return self.ask_request(request, netns),
@@ -38,8 +43,8 @@ impl Handler for Service {
 }
 
 impl Service {
-    pub(crate) fn new(inbox: Inbox, store: Arc<dyn Store>) -> Service {
-        Service { inbox, store }
+    pub(crate) fn new(id: NodeId, inbox: Inbox, store: Arc<dyn Store>) -> Service {
+        Service { id, store, waits: AtomicU64::new(0), inbox }
     }
 
     fn ask_request(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
@@ -124,7 +129,7 @@ fn invalid(message: String) -> Failure {
     Failure { code: FailureCode::Invalid, message }
 }
 
-fn store(error: StoreError) -> Failure {
+pub(crate) fn store(error: StoreError) -> Failure {
     Failure { code: FailureCode::Store, message: format!("the store: {error}") }
 }
 

@@ -50,7 +50,7 @@ impl Ring {
     }
 
     /// Why this node is not healthy. A pod that cannot be served is the pod's trouble, shown with the endpoints.
-    fn reasons(&self) -> Vec<String> {
+    pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         if let Err(error) = &self.store {
             reasons.push(format!("the store: {error}"));

@@ -47,6 +47,8 @@ pub enum Request {
         /// The objects.
         objects: Vec<Object>,
     },
+    /// Until every live agent has everything that is in the store now in its kernel. Answered by null.
+    Wait,
     /// Answered by a list of [`Object`].
     Get {
         /// Which kind.
@@ -97,6 +99,8 @@ pub enum FailureCode {
     Store,
     /// The kernel refused.
     Kernel,
+    /// Some node has not everything in its kernel yet.
+    NotSettled,
 }
 
 impl FailureCode {
@@ -104,7 +108,7 @@ impl FailureCode {
     pub const fn exit_code(self) -> u8 {
         match self {
             FailureCode::Invalid => 2,
-            FailureCode::NotFound | FailureCode::Kernel => 1,
+            FailureCode::NotFound | FailureCode::Kernel | FailureCode::NotSettled => 1,
             FailureCode::TryAgain | FailureCode::Store => 3,
         }
     }
@@ -114,7 +118,7 @@ impl FailureCode {
     pub const fn cni_code(self) -> u32 {
         match self {
             FailureCode::Invalid => 7,
-            FailureCode::TryAgain | FailureCode::Store => 11,
+            FailureCode::TryAgain | FailureCode::Store | FailureCode::NotSettled => 11,
             FailureCode::NotFound => 100,
             FailureCode::Kernel => 101,
         }

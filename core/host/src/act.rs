@@ -9,7 +9,10 @@
 //! a link whose MTU comes back over the minimum of IPv6, and the removal of an IPv4 route of metric 0 that is not
 //! there: the kernel takes that for any metric (`fib_nh_match`), and removes the next of ours.
 
-use tartan_model::{Family, IfName, Mtu};
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use tartan_model::{Cidr, Family, IfName, Mtu};
 
 use crate::{
     Address, Fdb, Host, Key, Link, LinkKind, Neighbor, Route, RouteKind, Row, Step, StepError, Sysctl,
@@ -25,8 +28,8 @@ impl Host {
     /// Takes one step, with everything that Linux does along with it.
     ///
     /// # Errors
-    /// As Linux does; the host is then as before, but for an IPv6 route that was to be changed and whose new link is
-    /// there: it is gone.
+    /// As Linux does; the host is then as before, but for two: an IPv6 route that was to be changed and whose new link is
+    /// there is gone, and of a link that was to be changed only the master is not as it was to be.
     pub fn act(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Create { row: Row::Route(route) } => self.create_route(route),
@@ -105,14 +108,19 @@ impl Host {
         }
     }
 
-    /// What a link is cannot be changed, so it stays.
+    /// What a link is cannot be changed, so it stays. The kernel turns to the master last, and lets go of the old one
+    /// before it looks at the new one (`do_setlink`, `do_set_master`).
     fn change_link(&mut self, to: &Link) -> Result<(), StepError> {
         let from = self.rows.link(&to.name).ok_or(StepError::Gone)?.clone();
-        let to = Link { kind: from.kind.clone(), peer: None, ..to.clone() };
-        self.check_master(&to)?;
+        to.master.as_ref().map(|master| self.link_up(master)).transpose()?;
+        let mut to = Link { kind: from.kind.clone(), peer: None, ..to.clone() };
+        let mastered = self.check_master(&to);
+        if mastered.is_err() {
+            to.master = None;
+        }
         self.link_changed(&from, &to);
         self.rows.insert(Row::Link(to));
-        Ok(())
+        mastered
     }
 
     /// An address that is there already keeps its scope, and an IPv6 address its length: a replacement only changes
@@ -189,7 +197,7 @@ impl Host {
         }
         // An address of this host is no gateway.
         if let RouteKind::Via { gateway, link } = &route.kind
-            && self.has_address(*gateway, Some(link))
+            && (self.has_address(*gateway, Some(link)) || self.leads_elsewhere(*gateway, link))
         {
             return Err(StepError::NotReady);
         }
@@ -199,6 +207,25 @@ impl Host {
             Some(source) if !unseen && !self.has_address(source, route.link()) => Err(StepError::NotReady),
             _ => Ok(()),
         }
+    }
+
+    /// An IPv6 next hop must not be reached by another link, even if it is said to be on this one, but by a default
+    /// route or a blackhole (`ip6_route_check_nh_onlink`); the kernel's own routes have metric 256.
+    fn leads_elsewhere(&self, gateway: IpAddr, link: &IfName) -> bool {
+        if !matches!(gateway, IpAddr::V6(address) if !address.is_unicast_link_local()) {
+            return false;
+        }
+        let connected = self.addresses().filter(|own| self.link_up(&own.link) == Ok(true));
+        let connected = connected.map(|own| (own.address.network(), 256, Some(&own.link)));
+        let ways: Vec<_> = self
+            .routes()
+            .map(|route| (route.dst, route.metric, route.link()))
+            .chain(connected)
+            .filter(|(dst, ..)| dst.length() > 0 && dst.contains(gateway))
+            .collect();
+        let rank = |(dst, metric, _): &(Cidr, u32, Option<&IfName>)| (dst.length(), Reverse(*metric));
+        let Some(best) = ways.iter().map(rank).max() else { return false };
+        ways.iter().filter(|way| rank(way) == best).all(|(.., over)| over.is_some_and(|over| over != link))
     }
 
     /// The kernel's own route to the network of an IPv4 address has metric 0 and is no row (`fib_add_ifaddr`). That

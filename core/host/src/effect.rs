@@ -95,6 +95,11 @@ impl Host {
         self.rows.iter().filter_map(|row| if let Row::Address(address) = row { Some(address) } else { None })
     }
 
+    /// Our routes.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.rows.iter().filter_map(|row| if let Row::Route(route) = row { Some(route) } else { None })
+    }
+
     fn addresses_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Address> {
         self.addresses().filter(move |found| found.link == *link)
     }

@@ -104,3 +104,36 @@ fn an_agent_that_comes_back_knows_its_pods() {
     );
     lab.assert_full(2, &[]);
 }
+
+#[test]
+fn apply_and_wait_returns_when_every_live_agent_has_it() {
+    let lab = Lab::up("t-wait", &["--nodes", "3", "--pods", "0"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("network.yaml");
+    let apply = |port: u16| {
+        let text = format!(
+            "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: default}}\n\
+             spec: {{attachment: routed, vxlan: {{port: {port}}}}}\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+        lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")])
+    };
+    for port in 9000..9010 {
+        apply(port).ok();
+        for node in ["n1", "n2", "n3"] {
+            let device = lab.on_node(node, &["ip", "-d", "link", "show", "tartan.1"]);
+            assert!(device.contains(&format!("dstport {port}")), "{node}: {device}");
+        }
+    }
+    // An agent that is stopped is not waited for; one that is alive and does not get on is named.
+    lab.lab(&["fault", "add", "stop", "n3"]).ok();
+    apply(9020).ok();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.agent("n2")), nix::sys::signal::Signal::SIGSTOP)
+        .expect("the agent is there");
+    let run = apply(9021);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.agent("n2")), nix::sys::signal::Signal::SIGCONT)
+        .expect("the agent is there");
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("n2: it has not answered"), "{run:?}");
+    apply(9022).ok();
+}

@@ -170,6 +170,9 @@ fn plans_settle_on_the_real_kernel() {
             story += &rows.iter().fold("wanted\n".into(), |text: String, row| text + &format!("  {row}\n"));
             reconciler.want(&0, rows);
             reconciler.settle(Sweep::Now).unwrap();
+            // What waits for something to be cleared away is tried again, as the agent does.
+            reconciler.retry();
+            reconciler.settle(Sweep::Now).unwrap();
             check_settled(&reconciler, &mut witness, &want).map_err(|wrong| format!("{story}{wrong}"))?;
             foreign.check(&node).map_err(|wrong| format!("{story}{wrong}"))?;
         }

@@ -106,7 +106,8 @@ fn kind(dice: &mut Dice<'_>, name: &str) -> LinkKind {
 fn master(dice: &mut Dice<'_>, kind: &LinkKind) -> Option<IfName> {
     match (dice.roll(16), kind) {
         (0..2, LinkKind::Bridge) | (0, _) => Some(any_name(dice)),
-        (1, _) => Some(name(FOREIGN)),
+        // Of a foreign master the model does not know that it is a bridge, and takes no other bridge.
+        (1, LinkKind::Veth) => Some(name(FOREIGN)),
         (2..8, LinkKind::Veth | LinkKind::Vxlan { .. }) => Some(name("tartan0")),
         _ => None,
     }

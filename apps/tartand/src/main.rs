@@ -5,6 +5,7 @@ mod config;
 mod entry;
 mod identity;
 mod input;
+mod pods;
 mod records;
 mod ring;
 mod serve;

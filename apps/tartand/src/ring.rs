@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,32 +11,26 @@ use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tartan_api::cni::{Add, Del};
+use tartan_api::cni::Del;
 use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_decide::{
-    Attach, Choice, Conflict, Decision, EndpointChoice, Fact, Learned, Note, Phase, Scope, World, added,
-    inside, lower,
-};
+use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Scope, World, lower};
 use tartan_host::{NetnsToken, Realm};
-use tartan_kernel::{Kernel, Marks, NetnsError, UplinkChoice, netns};
-use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, Mac, NetnsPlace, NetworkName, Node, NodeId, Uplink,
-};
+use tartan_kernel::{Kernel, UplinkChoice};
+use tartan_model::{Cidr, Family, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
 use crate::entry::Heard;
-use crate::identity::{Identity, random};
+use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
+use crate::pods::{Adding, Deleting};
 use crate::records::Records;
 use crate::serve::{failure, ok};
 
 /// How long removed links are gathered.
 const GATHER: Duration = Duration::from_millis(100);
-/// The longest path of a namespace (PATH_MAX).
-const MAX_PATH: usize = 4096;
 /// How long an agent that is waited for tries to settle.
 const SETTLE: Duration = Duration::from_secs(10);
 /// How long until what failed is tried again.
@@ -67,25 +60,12 @@ pub(crate) struct Ring {
     published: Option<Node>,
     dirty: BTreeSet<Scope>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
-    left: BTreeSet<(u64, u64)>,
+    pub(crate) left: BTreeSet<(u64, u64)>,
     /// Who waits for this agent, and how long at most.
     waits: BTreeMap<String, Instant>,
-    sweep_at: Option<Instant>,
+    pub(crate) sweep_at: Option<Instant>,
     retry_at: Option<Instant>,
     read_at: Instant,
-}
-
-/// An ADD on its way.
-struct Adding {
-    key: AttachmentKey,
-    netns: NetnsToken,
-    reply: SyncSender<Answer>,
-}
-
-/// A DEL on its way.
-struct Deleting {
-    key: AttachmentKey,
-    reply: Option<SyncSender<Answer>>,
 }
 
 /// What came in at once and is answered when the kernel has settled.
@@ -235,63 +215,15 @@ impl Ring {
         }
     }
 
-    fn begin_add(&mut self, add: Add, netns: Option<OwnedFd>) -> Result<(AttachmentKey, NetnsToken), Answer> {
-        let Some(netns) = netns else {
-            return Err(failure(
-                FailureCode::Invalid,
-                format!("pod {}: no network namespace was given", add.pod),
-            ));
-        };
-        let pod = add.pod.clone();
-        if add.netns.len() > MAX_PATH {
-            return Err(failure(
-                FailureCode::Invalid,
-                format!("pod {pod}: the path of its namespace is too long"),
-            ));
-        }
-        let (device, inode) = netns::id(netns.as_fd())
-            .map_err(|error| failure(FailureCode::Invalid, format!("pod {pod}: {error}")))?;
-        let mut chance = [0; 12];
-        random(&mut chance)
-            .map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
-        let [a, b, c, d, e, f, mac @ ..] = chance;
-        let link = format!("tt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}");
-        let link =
-            link.parse().map_err(|error| failure(FailureCode::Kernel, format!("pod {pod}: {error}")))?;
-        let attach = Attach {
-            key: add.key.clone(),
-            pod: add.pod,
-            network: add.network,
-            netns: NetnsPlace { path: add.netns, device, inode },
-            labels: add.labels,
-            link,
-            mac: Mac::local(mac),
-        };
-        match self.world.learn(Fact::Attach(attach)) {
-            Ok(learned) => {
-                self.keep(learned);
-                if self.left.contains(&(device, inode)) {
-                    // The new interface may have the name of one that is to be swept.
-                    self.sweep_at = Some(Instant::now());
-                }
-                Ok((add.key, self.loop_.kernel().adopt(netns)))
-            }
-            Err(refused) => {
-                let code = if refused.is_temporary() { FailureCode::TryAgain } else { FailureCode::Invalid };
-                Err(failure(code, format!("pod {pod}: {refused}")))
-            }
-        }
-    }
-
     /// Learns what cannot be refused.
-    fn learn(&mut self, fact: Fact) {
+    pub(crate) fn learn(&mut self, fact: Fact) {
         match self.world.learn(fact) {
             Ok(learned) => self.keep(learned),
             Err(refused) => self.went_wrong(refused.to_string()),
         }
     }
 
-    fn keep(&mut self, learned: Learned) {
+    pub(crate) fn keep(&mut self, learned: Learned) {
         for record in &learned.records {
             if let Err(error) = self.records.keep(record) {
                 self.went_wrong(format!("cannot keep a record: {error:#}"));
@@ -341,7 +273,7 @@ impl Ring {
         }
     }
 
-    fn decide(&mut self) {
+    pub(crate) fn decide(&mut self) {
         for scope in std::mem::take(&mut self.dirty) {
             let decision = self.world.decide(&scope);
             if let Some(Choice::Endpoint(choice)) = &decision.choice {
@@ -357,7 +289,7 @@ impl Ring {
         }
     }
 
-    fn want(&mut self, scope: &Scope, decision: &Decision, netns: Option<NetnsToken>) {
+    pub(crate) fn want(&mut self, scope: &Scope, decision: &Decision, netns: Option<NetnsToken>) {
         let rows = decision.choice.as_ref().map(|choice| lower(choice, netns)).unwrap_or_default();
         self.loop_.want(scope, rows);
     }
@@ -399,114 +331,12 @@ impl Ring {
         }
     }
 
-    fn settle(&mut self, sweep: Sweep) {
+    pub(crate) fn settle(&mut self, sweep: Sweep) {
         if self.world.in_sync() && self.world.own_node().is_some() {
             self.loop_.allow_removal();
         }
         if let Err(error) = self.loop_.settle(sweep) {
             self.went_wrong(format!("cannot read the kernel: {error}"));
-        }
-    }
-
-    fn finish_adds(&mut self, adding: Vec<Adding>) {
-        // The other end of each link goes to a namespace that only the request brought along.
-        for add in &adding {
-            let scope = Scope::Endpoint(add.key.clone());
-            let decision = self.world.decide(&scope);
-            self.want(&scope, &decision, Some(add.netns));
-        }
-        if !adding.is_empty() {
-            self.settle(Sweep::Later);
-        }
-        for add in adding {
-            let answer = self.finish_add(&add);
-            self.loop_.kernel().release(add.netns);
-            give(&add.reply, answer);
-        }
-    }
-
-    fn finish_add(&mut self, add: &Adding) -> Answer {
-        let scope = Scope::Endpoint(add.key.clone());
-        let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice else {
-            return failure(FailureCode::TryAgain, format!("{} was deleted before it was added", add.key));
-        };
-        let pod = &choice.endpoint.pod;
-        let failed = self.loop_.unsettled(&scope).into_iter().next().map(|missing| {
-            let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
-            format!("pod {pod}: {}: {reason}", missing.row)
-        });
-        match failed.map_or_else(|| self.finish_inside(&choice, add.netns), Err) {
-            Ok(()) => {
-                let links = [Some(&choice.endpoint.link), choice.bridge.as_ref()];
-                self.loop_.kernel().sync_carrier(links.into_iter().flatten());
-                ok(&added(&choice))
-            }
-            Err(message) => {
-                self.went_wrong(message.clone());
-                self.give_up(add.key.clone());
-                failure(FailureCode::Kernel, message)
-            }
-        }
-    }
-
-    fn finish_inside(&self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
-        match self.loop_.kernel_ref().netns(netns) {
-            Some(netns) => set_up_inside(choice, netns),
-            None => Err(format!("pod {}: its network namespace is gone", choice.endpoint.pod)),
-        }
-    }
-
-    /// Where the MTU is to change, the pod's own end goes first: if the agent dies in between, the host's end still
-    /// shows that there is something to do.
-    fn refit(&mut self, choice: &EndpointChoice) {
-        let link = self.loop_.mirror().rows.link(&choice.endpoint.link);
-        if choice.open
-            && link.is_some_and(|link| link.mtu != choice.mtu)
-            && let Err(message) = open_inside(choice)
-        {
-            self.went_wrong(message);
-        }
-    }
-
-    /// Takes back an ADD that failed.
-    fn give_up(&mut self, key: AttachmentKey) {
-        self.learn(Fact::Detach(key.clone()));
-        self.decide();
-        self.settle(Sweep::Later);
-        self.finish_dels(vec![Deleting { key, reply: None }]);
-    }
-
-    fn finish_dels(&mut self, deleting: Vec<Deleting>) {
-        for del in deleting {
-            let answer = self.finish_del(&del.key);
-            if let Some(reply) = del.reply {
-                give(&reply, answer);
-            }
-        }
-        self.decide();
-        self.settle(Sweep::Later);
-    }
-
-    /// A pod is shut when its link is down or gone; only then its addresses are free.
-    fn finish_del(&mut self, key: &AttachmentKey) -> Answer {
-        let scope = Scope::Endpoint(key.clone());
-        let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving)
-        else {
-            return ok(&());
-        };
-        let Endpoint { pod, link, netns, .. } = attached.endpoint.clone();
-        let gone = self.loop_.mirror().rows.link(&link).is_none();
-        let missing = self.loop_.unsettled(&scope).into_iter().next();
-        match missing {
-            Some(missing) if !gone => {
-                let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
-                failure(FailureCode::Kernel, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
-            }
-            _ => {
-                self.learn(Fact::Shut(key.clone()));
-                self.left.insert((netns.device, netns.inode));
-                ok(&())
-            }
         }
     }
 
@@ -569,32 +399,6 @@ impl Ring {
     }
 }
 
-/// A pod's namespace is a kernel like the node's, with rows of its own.
-fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), String> {
-    let pod = &choice.endpoint.pod;
-    let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
-    let interface = choice.endpoint.key.interface.clone();
-    let kernel = Kernel::open_in(netns, Marks::Pod(interface)).map_err(|error| wrong(error.to_string()))?;
-    let mut pod_loop = Reconciler::new(kernel, Realm::Pod);
-    pod_loop.want(&(), inside(choice).iter().cloned().collect());
-    pod_loop.settle(Sweep::Now).map_err(|error| wrong(error.to_string()))?;
-    match pod_loop.all_unsettled().next() {
-        None => Ok(()),
-        Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
-    }
-}
-
-/// Goes into the namespace that a pod was added in, if its path still leads there.
-fn open_inside(choice: &EndpointChoice) -> Result<(), String> {
-    let Endpoint { pod, netns: place, .. } = &choice.endpoint;
-    let wrong = |error: NetnsError| format!("pod {pod}: {error}");
-    let found = netns::open(Path::new(&place.path)).map_err(wrong)?;
-    if netns::id(found.as_fd()).map_err(wrong)? != (place.device, place.inode) {
-        return Err(format!("pod {pod}: {} is another namespace now", place.path));
-    }
-    set_up_inside(choice, found.as_fd())
-}
-
 /// The uplink with only the address that the configuration names.
 fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Uplink {
     if let Some(address) = address {
@@ -607,6 +411,6 @@ fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Uplink {
 }
 
 /// Whoever asked may have gone away, which is theirs to decide.
-fn give(reply: &SyncSender<Answer>, answer: Answer) {
+pub(crate) fn give(reply: &SyncSender<Answer>, answer: Answer) {
     let _ = reply.try_send(answer);
 }

@@ -1,12 +1,13 @@
 //! Random wants that a kernel can have: what `Host::act` takes when it is built from the ground up.
 
 use tartan_host::*;
+use tartan_model::Mtu;
 
 use crate::rows::{self, Dice};
 
 /// One row at most for each dozen of dice.
 pub(crate) fn want(dice: &[[u8; 12]], pods: NetnsToken) -> Rows {
-    let mut links: Vec<Link> = dice.iter().step_by(4).map(|thrown| rows::link(&mut Dice::new(thrown), pods)).collect();
+    let mut links: Vec<Link> = dice.iter().step_by(4).map(|thrown| link(thrown, pods)).collect();
     // A name of ours as a master is a bridge of ours, and stands before its ports.
     links.sort_by_key(|link| link.kind != LinkKind::Bridge);
     let mut host = Host::default();
@@ -19,6 +20,12 @@ pub(crate) fn want(dice: &[[u8; 12]], pods: NetnsToken) -> Rows {
     // is nothing to want.
     want.retain(|row| host.rows.get(&row.key()).is_some_and(|found| row.matches(found)));
     want
+}
+
+/// A link that has IPv6 throughout: one that gets it back gets an address from the kernel, a while later.
+fn link(thrown: &[u8], pods: NetnsToken) -> Link {
+    let link = rows::link(&mut Dice::new(thrown), pods);
+    Link { mtu: link.mtu.max(Mtu::IPV6_MIN), ..link }
 }
 
 fn takes(host: &mut Host, row: &Row) -> bool {

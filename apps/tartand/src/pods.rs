@@ -1,0 +1,217 @@
+//! Pods: how the ring serves an ADD and a DEL.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use tartan_api::cni::Add;
+use tartan_api::rpc::{Answer, FailureCode};
+use tartan_decide::{Attach, Choice, EndpointChoice, Fact, Phase, Scope, added, inside};
+use tartan_host::{NetnsToken, Realm};
+use tartan_kernel::{Kernel, Marks, NetnsError, netns};
+use tartan_model::{AttachmentKey, Endpoint, Mac, NetnsPlace};
+use tartan_reconcile::{Reconciler, Sweep};
+
+use crate::identity::random;
+use crate::ring::{Ring, give};
+use crate::serve::{failure, ok};
+
+/// The longest path of a namespace (PATH_MAX).
+const MAX_PATH: usize = 4096;
+
+/// An ADD on its way.
+pub(crate) struct Adding {
+    pub(crate) key: AttachmentKey,
+    pub(crate) netns: NetnsToken,
+    pub(crate) reply: SyncSender<Answer>,
+}
+
+/// A DEL on its way.
+pub(crate) struct Deleting {
+    pub(crate) key: AttachmentKey,
+    pub(crate) reply: Option<SyncSender<Answer>>,
+}
+
+impl Ring {
+    /// Makes the choices for a new pod's interface; nothing of it is in the kernel yet.
+    pub(crate) fn begin_add(
+        &mut self,
+        add: Add,
+        netns: Option<OwnedFd>,
+    ) -> Result<(AttachmentKey, NetnsToken), Answer> {
+        let Some(netns) = netns else {
+            return Err(failure(
+                FailureCode::Invalid,
+                format!("pod {}: no network namespace was given", add.pod),
+            ));
+        };
+        let pod = add.pod.clone();
+        if add.netns.len() > MAX_PATH {
+            return Err(failure(
+                FailureCode::Invalid,
+                format!("pod {pod}: the path of its namespace is too long"),
+            ));
+        }
+        let (device, inode) = netns::id(netns.as_fd())
+            .map_err(|error| failure(FailureCode::Invalid, format!("pod {pod}: {error}")))?;
+        let mut chance = [0; 12];
+        random(&mut chance)
+            .map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
+        let [a, b, c, d, e, f, mac @ ..] = chance;
+        let link = format!("tt{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}");
+        let link =
+            link.parse().map_err(|error| failure(FailureCode::Kernel, format!("pod {pod}: {error}")))?;
+        let attach = Attach {
+            key: add.key.clone(),
+            pod: add.pod,
+            network: add.network,
+            netns: NetnsPlace { path: add.netns, device, inode },
+            labels: add.labels,
+            link,
+            mac: Mac::local(mac),
+        };
+        match self.world.learn(Fact::Attach(attach)) {
+            Ok(learned) => {
+                self.keep(learned);
+                if self.left.contains(&(device, inode)) {
+                    // The new interface may have the name of one that is to be swept.
+                    self.sweep_at = Some(Instant::now());
+                }
+                Ok((add.key, self.loop_.kernel().adopt(netns)))
+            }
+            Err(refused) => {
+                let code = if refused.is_temporary() { FailureCode::TryAgain } else { FailureCode::Invalid };
+                Err(failure(code, format!("pod {pod}: {refused}")))
+            }
+        }
+    }
+
+    pub(crate) fn finish_adds(&mut self, adding: Vec<Adding>) {
+        // The other end of each link goes to a namespace that only the request brought along.
+        for add in &adding {
+            let scope = Scope::Endpoint(add.key.clone());
+            let decision = self.world.decide(&scope);
+            self.want(&scope, &decision, Some(add.netns));
+        }
+        if !adding.is_empty() {
+            self.settle(Sweep::Later);
+        }
+        for add in adding {
+            let answer = self.finish_add(&add);
+            self.loop_.kernel().release(add.netns);
+            give(&add.reply, answer);
+        }
+    }
+
+    fn finish_add(&mut self, add: &Adding) -> Answer {
+        let scope = Scope::Endpoint(add.key.clone());
+        let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice else {
+            return failure(FailureCode::TryAgain, format!("{} was deleted before it was added", add.key));
+        };
+        let pod = &choice.endpoint.pod;
+        let failed = self.loop_.unsettled(&scope).into_iter().next().map(|missing| {
+            let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
+            format!("pod {pod}: {}: {reason}", missing.row)
+        });
+        match failed.map_or_else(|| self.finish_inside(&choice, add.netns), Err) {
+            Ok(()) => {
+                let links = [Some(&choice.endpoint.link), choice.bridge.as_ref()];
+                self.loop_.kernel().sync_carrier(links.into_iter().flatten());
+                ok(&added(&choice))
+            }
+            Err(message) => {
+                self.went_wrong(message.clone());
+                self.give_up(add.key.clone());
+                failure(FailureCode::Kernel, message)
+            }
+        }
+    }
+
+    fn finish_inside(&self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
+        match self.loop_.kernel_ref().netns(netns) {
+            Some(netns) => set_up_inside(choice, netns),
+            None => Err(format!("pod {}: its network namespace is gone", choice.endpoint.pod)),
+        }
+    }
+
+    /// Where the MTU is to change, the pod's own end goes first: if the agent dies in between, the host's end still
+    /// shows that there is something to do.
+    pub(crate) fn refit(&mut self, choice: &EndpointChoice) {
+        let link = self.loop_.mirror().rows.link(&choice.endpoint.link);
+        if choice.open
+            && link.is_some_and(|link| link.mtu != choice.mtu)
+            && let Err(message) = open_inside(choice)
+        {
+            self.went_wrong(message);
+        }
+    }
+
+    /// Takes back an ADD that failed.
+    fn give_up(&mut self, key: AttachmentKey) {
+        self.learn(Fact::Detach(key.clone()));
+        self.decide();
+        self.settle(Sweep::Later);
+        self.finish_dels(vec![Deleting { key, reply: None }]);
+    }
+
+    pub(crate) fn finish_dels(&mut self, deleting: Vec<Deleting>) {
+        for del in deleting {
+            let answer = self.finish_del(&del.key);
+            if let Some(reply) = del.reply {
+                give(&reply, answer);
+            }
+        }
+        self.decide();
+        self.settle(Sweep::Later);
+    }
+
+    /// A pod is shut when its link is down or gone; only then its addresses are free.
+    fn finish_del(&mut self, key: &AttachmentKey) -> Answer {
+        let scope = Scope::Endpoint(key.clone());
+        let Some(attached) = self.world.endpoint(key).filter(|attached| attached.phase == Phase::Leaving)
+        else {
+            return ok(&());
+        };
+        let Endpoint { pod, link, netns, .. } = attached.endpoint.clone();
+        let gone = self.loop_.mirror().rows.link(&link).is_none();
+        let missing = self.loop_.unsettled(&scope).into_iter().next();
+        match missing {
+            Some(missing) if !gone => {
+                let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
+                failure(FailureCode::Kernel, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
+            }
+            _ => {
+                self.learn(Fact::Shut(key.clone()));
+                self.left.insert((netns.device, netns.inode));
+                ok(&())
+            }
+        }
+    }
+}
+
+/// A pod's namespace is a kernel like the node's, with rows of its own.
+fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), String> {
+    let pod = &choice.endpoint.pod;
+    let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
+    let interface = choice.endpoint.key.interface.clone();
+    let kernel = Kernel::open_in(netns, Marks::Pod(interface)).map_err(|error| wrong(error.to_string()))?;
+    let mut pod_loop = Reconciler::new(kernel, Realm::Pod);
+    pod_loop.want(&(), inside(choice).iter().cloned().collect());
+    pod_loop.settle(Sweep::Now).map_err(|error| wrong(error.to_string()))?;
+    match pod_loop.all_unsettled().next() {
+        None => Ok(()),
+        Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
+    }
+}
+
+/// Goes into the namespace that a pod was added in, if its path still leads there.
+fn open_inside(choice: &EndpointChoice) -> Result<(), String> {
+    let Endpoint { pod, netns: place, .. } = &choice.endpoint;
+    let wrong = |error: NetnsError| format!("pod {pod}: {error}");
+    let found = netns::open(Path::new(&place.path)).map_err(wrong)?;
+    if netns::id(found.as_fd()).map_err(wrong)? != (place.device, place.inode) {
+        return Err(format!("pod {pod}: {} is another namespace now", place.path));
+    }
+    set_up_inside(choice, found.as_fd())
+}

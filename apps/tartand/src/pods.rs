@@ -118,6 +118,8 @@ impl Ring {
             Ok(()) => {
                 let links = [Some(&choice.endpoint.link), choice.bridge.as_ref()];
                 self.loop_.kernel().sync_carrier(links.into_iter().flatten());
+                // From now on the link is wanted without a namespace to make it in, as after a restart.
+                self.dirty.insert(scope);
                 ok(&added(&choice))
             }
             Err(message) => {

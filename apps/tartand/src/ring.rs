@@ -58,7 +58,7 @@ pub(crate) struct Ring {
     claiming: BTreeSet<(NetworkName, Family)>,
     returning: BTreeSet<(NetworkName, Cidr)>,
     published: Option<Node>,
-    dirty: BTreeSet<Scope>,
+    pub(crate) dirty: BTreeSet<Scope>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     pub(crate) left: BTreeSet<(u64, u64)>,
     /// Who waits for this agent, and how long at most.

@@ -1,7 +1,7 @@
 //! What keeps a network from being served: it contradicts the underlay or another network.
 
 use tartan_api::network::Network;
-use tartan_model::{Cidr, NetworkName, NodeName, Pool, Vni};
+use tartan_model::{Cidr, InterfaceAddress, NetworkName, Pool, Vni};
 use thiserror::Error;
 
 use crate::World;
@@ -11,14 +11,12 @@ use crate::World;
 pub enum Conflict {
     /// A pool holds addresses of the nodes' own network.
     #[error(
-        "pool {pool} overlaps the underlay: node {node} stands in {underlay}; choose a pool that no node's own network touches"
+        "pool {pool} overlaps the underlay: nodes stand in {underlay}; choose a pool that no node's own network touches"
     )]
     Underlay {
         /// The pool.
         pool: Pool,
-        /// A node whose network is met.
-        node: NodeName,
-        /// That network.
+        /// The network of nodes that it meets.
         underlay: Cidr,
     },
     /// A pool holds addresses of another network.
@@ -59,12 +57,10 @@ impl World {
     }
 
     fn underlay_conflict(&self, network: &Network) -> Option<Conflict> {
-        let own = self.own_node();
-        self.nodes.values().chain(&own).find_map(|node| {
-            node.addresses.iter().map(|address| address.network()).find_map(|underlay| {
-                let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
-                Some(Conflict::Underlay { pool: *pool, node: node.name.clone(), underlay })
-            })
+        let own = self.uplink.iter().flat_map(|uplink| &uplink.addresses).map(InterfaceAddress::network);
+        own.chain(self.underlays.keys().copied()).find_map(|underlay| {
+            let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
+            Some(Conflict::Underlay { pool: *pool, underlay })
         })
     }
 }

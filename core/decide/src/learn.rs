@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{
+    Attachment, AttachmentKey, Cidr, Endpoint, Family, InterfaceAddress, NetworkName, Node, NodeId, Uplink,
+};
 
 use crate::{Attach, Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -64,10 +66,38 @@ impl World {
         if old == node {
             return Learned::default();
         }
-        // A node's place on the underlay may contradict a pool, which concerns all of its network.
-        let mut learned = self.everything_if(places(&old) != places(&node));
+        let left = old.iter().map(|node| self.leave_underlays(node)).sum::<usize>();
+        let came = node.iter().map(|node| self.join_underlays(node)).sum::<usize>();
+        // A new network under the nodes may contradict a pool, which concerns everything in it.
+        let mut learned = self.everything_if(left + came > 0);
         learned.dirty.insert(if id == self.this { Scope::Node } else { Scope::Peer(id) });
         learned
+    }
+
+    /// Counts a node in; gives how many networks it is the first in.
+    fn join_underlays(&mut self, node: &Node) -> usize {
+        let mut new = 0;
+        for address in &node.addresses {
+            let count = self.underlays.entry(address.network()).or_default();
+            *count += 1;
+            new += usize::from(*count == 1);
+        }
+        new
+    }
+
+    /// Counts a node out; gives how many networks it was the last in.
+    fn leave_underlays(&mut self, node: &Node) -> usize {
+        let mut gone = 0;
+        for network in node.addresses.iter().map(InterfaceAddress::network) {
+            if let Some(count) = self.underlays.get_mut(&network) {
+                *count -= 1;
+                if *count == 0 {
+                    self.underlays.remove(&network);
+                    gone += 1;
+                }
+            }
+        }
+        gone
     }
 
     fn learn_network(&mut self, name: NetworkName, network: Option<Network>) -> Learned {
@@ -283,8 +313,4 @@ impl World {
 
 fn dirty(scopes: impl IntoIterator<Item = Scope>) -> Learned {
     Learned { dirty: scopes.into_iter().collect(), records: Vec::new() }
-}
-
-fn places(node: &Option<Node>) -> Option<BTreeSet<Cidr>> {
-    node.as_ref().map(|node| node.addresses.iter().map(|address| address.network()).collect())
 }

@@ -60,6 +60,8 @@ pub struct World {
     /// Whether it is there now.
     pub(crate) uplink_up: bool,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// The networks that the nodes stand in, each with how many do: few, however many nodes there are.
+    pub(crate) underlays: BTreeMap<Cidr, usize>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) blocks: BTreeMap<NetworkName, BTreeMap<Cidr, NodeId>>,
     pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
@@ -82,6 +84,7 @@ impl World {
             uplink: None,
             uplink_up: false,
             nodes: BTreeMap::new(),
+            underlays: BTreeMap::new(),
             networks: BTreeMap::new(),
             blocks: BTreeMap::new(),
             endpoints: BTreeMap::new(),

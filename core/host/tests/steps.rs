@@ -217,6 +217,11 @@ fn routes_want_their_source_and_no_gateway_of_their_own() {
     assert_eq!(host.act(&via("10.5.0.0/24", "10.0.1.1")), Err(StepError::NotReady));
     assert_eq!(host.act(&via("fd05::/64", "fd00::1")), Err(StepError::NotReady));
     assert_eq!(host.act(&via("fd05::/64", "fe80::1")), Ok(()));
+    // Both are reached by the other link, one by a route of ours, one by the kernel's.
+    assert_eq!(host.act(&via("fd06::/64", "fd02::9")), Err(StepError::NotReady));
+    assert_eq!(host.act(&via("fd06::/64", "fd00::9")), Err(StepError::NotReady));
+    assert_eq!(host.act(&from("fd06::/64", over("tartan1"), "fe80::1")), Err(StepError::NotReady));
+    assert_eq!(host.act(&via("fd06::/64", "fd03::9")), Ok(()));
 }
 
 #[test]

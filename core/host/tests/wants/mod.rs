@@ -111,7 +111,8 @@ fn want_routes(dice: &mut Dice, up: &[IfName], sources: &[IpAddr]) -> Vec<Row> {
 }
 
 fn want_route(dice: &mut Dice, dst: &str, up: &[IfName], sources: &[IpAddr]) -> Option<Route> {
-    let gateway = ip(if dst.contains(':') { "fd02::9" } else { "10.2.0.9" });
+    // No route of these leads to the IPv6 next hop by another link, which would forbid it.
+    let gateway = ip(if dst.contains(':') { "fd09::9" } else { "10.2.0.9" });
     let kind = match (dice.roll(4), dice.pick(up)) {
         (0, _) => return None,
         (1, Some(link)) => RouteKind::Link { link },

@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test that cannot go on stops"
 )]
 
@@ -16,15 +17,15 @@ mod wants;
 
 use std::env;
 
+use foreign::Foreign;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use rows::{Dice, FOREIGN, name};
-use foreign::Foreign;
 use scratch::{Node, difference, follow};
 use tartan_host::*;
 use tartan_kernel::Kernel;
-use tartan_reconcile::{Reconciler, Sweep};
 use tartan_model::{IfName, Mtu};
+use tartan_reconcile::{Reconciler, Sweep};
 use tartan_scenarios::lock;
 
 type Dozen = [u8; 12];
@@ -32,7 +33,8 @@ type Dozen = [u8; 12];
 /// Runs a law on random dice: each dozen of them makes one row or step.
 fn for_all(cases: u32, lengths: std::ops::Range<usize>, law: impl Fn(&[Dozen]) -> Result<(), String>) {
     let mut config = Config { failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
-    config.cases = env::var("TARTAN_TWIN_CASES").map_or(cases, |text| text.parse().expect("a number of cases"));
+    config.cases =
+        env::var("TARTAN_TWIN_CASES").map_or(cases, |text| text.parse().expect("a number of cases"));
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(116);
     }
@@ -66,7 +68,9 @@ impl Twins {
         let done = self.kernel.apply(std::slice::from_ref(step)).pop().unwrap();
         follow(&mut self.kernel, &mut self.mirror);
         let read = self.witness.read(&[]).unwrap();
-        let states = || [("act", &self.model), ("the mirror", &self.mirror), ("the kernel", &read)].map(listed).concat();
+        let states = || {
+            [("act", &self.model), ("the mirror", &self.mirror), ("the kernel", &read)].map(listed).concat()
+        };
         let mut wrong = difference(("act", &self.model.rows), ("the kernel", &read.rows));
         wrong += &difference(("the mirror", &self.mirror.rows), ("the kernel", &read.rows));
         if !is_same(&modelled, &done) {
@@ -124,7 +128,9 @@ fn with_a_metric(row: Row) -> Row {
 /// A link on which IPv6 starts anew gets an address from the kernel, which is not modelled.
 fn keep_without_ipv6(from: &Row, to: Row) -> Row {
     match (from, to) {
-        (Row::Link(from), Row::Link(to)) if from.mtu < Mtu::IPV6_MIN => Row::Link(Link { mtu: from.mtu, ..to }),
+        (Row::Link(from), Row::Link(to)) if from.mtu < Mtu::IPV6_MIN => {
+            Row::Link(Link { mtu: from.mtu, ..to })
+        }
         (_, to) => to,
     }
 }
@@ -139,15 +145,22 @@ fn model_and_kernel_agree_step_by_step() {
         for thrown in dice {
             let step = step(&mut Dice::new(thrown), &twins.model, pods);
             story += &format!("{step}\n");
-            twins.take(&step).map_err(|wrong| format!("after the steps\n{story}the last as\n  {step:?}\n{wrong}"))?;
+            twins
+                .take(&step)
+                .map_err(|wrong| format!("after the steps\n{story}the last as\n  {step:?}\n{wrong}"))?;
         }
         Ok(())
     });
 }
 
 /// The reconciler has done all that is wanted, and the kernel says so to a witness.
-fn check_settled(reconciler: &Reconciler<u8, Kernel>, witness: &mut Kernel, want: &Rows) -> Result<(), String> {
-    let unsettled: String = reconciler.all_unsettled().map(|left| format!("  unsettled: {left:?}\n")).collect();
+fn check_settled(
+    reconciler: &Reconciler<u8, Kernel>,
+    witness: &mut Kernel,
+    want: &Rows,
+) -> Result<(), String> {
+    let unsettled: String =
+        reconciler.all_unsettled().map(|left| format!("  unsettled: {left:?}\n")).collect();
     let read = witness.read(&[]).unwrap();
     let wrong = unsettled + &difference(("the want", want), ("the kernel", &read.rows));
     if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong}{}", listed(("the kernel", &read)))) }

@@ -70,13 +70,22 @@ pub(crate) fn link_name(row: &Row) -> Option<IfName> {
 
 /// The name of a link that may be there or not.
 pub(crate) fn any_name(dice: &mut Dice<'_>) -> IfName {
-    name(dice.word(&["tartan0", "tartan1", "tartan.1", "tart6.1", "tartan.2", "tt00000000000a", "tt00000000000b"]))
+    name(dice.word(&[
+        "tartan0",
+        "tartan1",
+        "tartan.1",
+        "tart6.1",
+        "tartan.2",
+        "tt00000000000a",
+        "tt00000000000b",
+    ]))
 }
 
 pub(crate) fn link(dice: &mut Dice<'_>, pods: NetnsToken) -> Link {
     let name = any_name(dice);
     let kind = kind(dice, name.as_str());
-    let other_end = Peer { netns: pods, name: self::name(name.as_str().trim_start_matches("tt0000")), mac: mac(99) };
+    let other_end =
+        Peer { netns: pods, name: self::name(name.as_str().trim_start_matches("tt0000")), mac: mac(99) };
     Link {
         master: master(dice, &kind),
         mac: mac(1 + dice.roll(2)),
@@ -147,7 +156,8 @@ pub(crate) fn route(dice: &mut Dice<'_>, on: IfName) -> Route {
     } else {
         ["10.2.0.9", "10.0.1.1", "10.2.0.8", "169.254.1.1"]
     };
-    let sources = if v6 { ["fd00::1", "fd00:2::1", "fe80::1"] } else { ["10.0.1.1", "10.0.2.1", "169.254.1.1"] };
+    let sources =
+        if v6 { ["fd00::1", "fd00:2::1", "fe80::1"] } else { ["10.0.1.1", "10.0.2.1", "169.254.1.1"] };
     let dst: Cidr = dice.word(&destinations).parse().unwrap();
     let kind = match dice.roll(5) {
         0..2 => RouteKind::Link { link: on },

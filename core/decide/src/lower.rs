@@ -155,11 +155,25 @@ fn lower_reach(reach: &Reach, mac: Mac) -> Vec<Row> {
     let device = vxlan_device(reach.vni, reach.underlay.family);
     let mut rows = vec![Row::Fdb(Fdb { link: device.clone(), mac, dst: reach.underlay.remote })];
     for (block, source) in &reach.blocks {
-        let next_hop = tartan_ipam::own_address(block);
+        let next_hop = next_hop(block, mac);
         rows.push(Row::Neighbor(Neighbor { link: device.clone(), address: next_hop, mac }));
         rows.push(via(*block, next_hop, &device, *source));
     }
     rows
+}
+
+/// The address by which routes name a peer on the overlay. For IPv6 it is link-local (RFC 4291, appendix A): the kernel
+/// refuses any other to which some foreign route leads by another link, also onlink (net/ipv6/route.c,
+/// ip6_route_check_nh).
+fn next_hop(block: &Cidr, mac: Mac) -> IpAddr {
+    match block.family() {
+        Family::Ipv4 => tartan_ipam::own_address(block),
+        Family::Ipv6 => {
+            let [a, b, c, d, e, f] = mac.bytes();
+            let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+            IpAddr::V6((0xfe80_u128 << 112 | u128::from(interface)).into())
+        }
+    }
 }
 
 fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Row {

@@ -289,6 +289,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             }
             if let Err(error) = outcome {
                 self.fail(step, key, &error);
+            } else {
+                // A step may be taken without effect; whether it had one is seen in the next round.
+                self.dirty.insert(key);
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::environment::PodArgs;
 use crate::failure::{Failure, code};
 
 /// The longest name that is made up, in bytes: a label's (RFC 1123).
-const MAX_NAME: usize = 63;
+const MAX_NAME: usize = 253;
 
 /// The pod that Kubernetes names; elsewhere one in namespace `default`, named as the runtime says or by the container.
 pub(crate) fn identity(args: &PodArgs, container: &ContainerId) -> Result<PodName, Failure> {
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(pod("", "quirky_Tesla", "c1").as_deref(), Ok("default/quirky-tesla"));
         assert_eq!(pod("", "___", "c1").as_deref(), Ok("default/c1"));
         assert_eq!(pod("", "", "A_b.C-").as_deref(), Ok("default/a-b-c"));
-        let long = pod("", "", &"f".repeat(64)).unwrap();
-        assert_eq!(long, format!("default/{}", "f".repeat(63)));
+        let long = pod("", "", &"F".repeat(256)).unwrap();
+        assert_eq!(long, format!("default/{}", "f".repeat(253)));
     }
 }

@@ -5,7 +5,7 @@ use tartan_model::{ContainerId, Name, NameError, PodName};
 use crate::environment::PodArgs;
 use crate::failure::{Failure, code};
 
-/// The longest name that is made up, in bytes: a label's (RFC 1123).
+/// The longest name that is made up, in bytes: a subdomain's (RFC 1123).
 const MAX_NAME: usize = 253;
 
 /// The pod that Kubernetes names; elsewhere one in namespace `default`, named as the runtime says or by the container.

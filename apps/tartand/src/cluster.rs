@@ -234,6 +234,10 @@ impl Writer {
     }
 
     fn publish(&self, node: &Node) -> Result<(), StoreError> {
+        if !self.holds_name()? {
+            // Another node took the name and what went with it.
+            return Ok(());
+        }
         let key = EntryKey::Node(node.id).to_string();
         let text = encode(node);
         // The same again would wake every node for nothing.
@@ -241,6 +245,11 @@ impl Writer {
             self.store.put(&key, &text, Expect::Any, Durability::Crash)?;
         }
         Ok(())
+    }
+
+    fn holds_name(&self) -> Result<bool, StoreError> {
+        let (name, id) = (self.identity.name.as_str(), self.identity.id.to_string());
+        Ok(self.store.leases()?.iter().any(|lease| lease.name == name && lease.holder == id))
     }
 
     fn renew(&self) {

@@ -57,7 +57,6 @@ pub(crate) struct Ring {
     /// Claims under way, one for each network and family.
     claiming: BTreeSet<(NetworkName, Family)>,
     returning: BTreeSet<(NetworkName, Cidr)>,
-    published: Option<Node>,
     pub(crate) dirty: BTreeSet<Scope>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     pub(crate) left: BTreeSet<(u64, u64)>,
@@ -111,7 +110,6 @@ impl Ring {
             address: config.address,
             claiming: BTreeSet::new(),
             returning: BTreeSet::new(),
-            published: None,
             dirty: BTreeSet::new(),
             left: BTreeSet::new(),
             waits: BTreeMap::new(),
@@ -323,11 +321,9 @@ impl Ring {
                 self.cluster.write(Write::Return(network, block));
             }
         }
-        if publish.is_some() && publish != self.published {
-            self.published.clone_from(&publish);
-            if let Some(node) = publish {
-                self.cluster.write(Write::Publish(node));
-            }
+        // Also when somebody took the entry away or changed it.
+        if let Some(node) = publish.filter(|node| self.world.node(&node.id) != Some(node)) {
+            self.cluster.write(Write::Publish(node));
         }
     }
 

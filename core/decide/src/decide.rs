@@ -94,6 +94,10 @@ impl World {
     /// Claims a block of a family, or says that there is none.
     fn decide_block(&self, network: &Network, family: Family, decision: &mut Decision) {
         let name = &network.name;
+        if let Some(block) = self.in_sync.then(|| self.lost_block(network, family)).flatten() {
+            decision.claims.push(Claim { network: name.clone(), block });
+            return;
+        }
         if !self.needs_block(name, family) {
             return;
         }
@@ -107,6 +111,19 @@ impl World {
         if self.usable_blocks(name, family).is_empty() && !matches!(claim, Some(None)) {
             decision.notes.push(Note::NoBlock { network: name.clone(), family });
         }
+    }
+
+    /// A block that pods of this node have addresses from, and that nobody owns: somebody took its entry away.
+    fn lost_block(&self, network: &Network, family: Family) -> Option<Cidr> {
+        let used = self
+            .addresses
+            .iter()
+            .filter(|((name, _), addresses)| *name == network.name && addresses.used() > 0);
+        let taken = self.blocks.get(&network.name);
+        used.map(|((_, block), _)| *block).find(|block| {
+            block.family() == family
+                && taken.is_none_or(|blocks| !blocks.keys().any(|other| other.overlaps(block)))
+        })
     }
 
     fn choose_block(&self, network: &NetworkName, pool: &tartan_model::Pool) -> Option<Cidr> {

@@ -137,3 +137,24 @@ fn apply_and_wait_returns_when_every_live_agent_has_it() {
     assert!(run.stderr.contains("n2: it has not answered"), "{run:?}");
     apply(9022).ok();
 }
+
+#[test]
+fn entries_that_somebody_takes_out_of_the_store_come_back() {
+    let lab = Lab::up("t-entries", &["--nodes", "2", "--pods", "1", "--family", "dual"]);
+    let before = (lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"])[0]["block"].clone());
+    {
+        use tartan_store::{Expect, Sqlite, Store};
+        let store = Sqlite::open(&lab.file("store", "tartan.db")).expect("the store");
+        for prefix in ["node/", "block/"] {
+            for entry in store.list(prefix).expect("a list").entries {
+                store.delete(&entry.key, Expect::Any).expect("to delete");
+            }
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while (lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"])[0]["block"].clone()) != before {
+        assert!(Instant::now() < deadline, "{} {}", lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"]));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lab.assert_full(2, &[]);
+}

@@ -155,6 +155,16 @@ pub enum Note {
         /// The family.
         family: Family,
     },
+    /// An underlay that IPv6 pods hardly fit through.
+    #[error(
+        "network {network}: the underlay's MTU of {mtu} leaves less than the 1280 bytes that IPv6 needs (RFC 8200); pods have 1280 and the tunnel fragments, so raise the underlay's MTU"
+    )]
+    SmallUnderlay {
+        /// The network.
+        network: NetworkName,
+        /// The underlay's MTU.
+        mtu: Mtu,
+    },
     /// No way to a peer.
     #[error("no path to {node}: {reason}")]
     NoPath {

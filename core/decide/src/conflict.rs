@@ -29,6 +29,18 @@ pub enum Conflict {
         /// The other network.
         network: NetworkName,
     },
+    /// A pool holds addresses that pods of another network may still have.
+    #[error(
+        "pool {pool} overlaps block {block}, which network {network} still holds; choose another pool, or wait until its pods are gone"
+    )]
+    Block {
+        /// The pool.
+        pool: Pool,
+        /// The block.
+        block: Cidr,
+        /// The network that holds it.
+        network: NetworkName,
+    },
     /// Another network has the same identifier.
     #[error(
         "VXLAN identifier {vni} is that of network {network}; give each network its own (spec.vxlan.vni)"
@@ -42,27 +54,44 @@ pub enum Conflict {
 }
 
 impl World {
-    /// Whether a network would contradict the underlay or any other network.
+    /// Whether a network would contradict the underlay of any node, or any other network.
     pub fn conflict(&self, network: &Network) -> Option<Conflict> {
-        let others = self.networks.values().filter(|other| other.name != network.name);
-        self.underlay_conflict(network)
-            .or_else(|| others.into_iter().find_map(|other| between(network, other)))
+        let nodes = self.nodes.values().flat_map(|node| &node.addresses).chain(self.own_addresses());
+        let underlay = under(network, nodes.map(InterfaceAddress::network));
+        let mut others = self.networks.values().filter(|other| other.name != network.name);
+        underlay
+            .or_else(|| others.find_map(|other| between(network, other)))
+            .or_else(|| self.block_conflict(network))
     }
 
-    /// Why a known network is not served: of two that contradict each other the first by name is.
+    /// Why a known network is not served on this node: of two that contradict each other the first by name is. Only
+    /// this node's own place counts: what another node publishes of itself must not shut this one's pods.
     pub(crate) fn unserved(&self, network: &Network) -> Option<Conflict> {
-        let before = self.networks.range(..network.name.clone()).map(|(_, other)| other);
-        self.underlay_conflict(network)
-            .or_else(|| before.into_iter().find_map(|other| between(network, other)))
+        let mut before = self.networks.range(..network.name.clone()).map(|(_, other)| other);
+        under(network, self.own_addresses().map(InterfaceAddress::network))
+            .or_else(|| before.find_map(|other| between(network, other)))
     }
 
-    fn underlay_conflict(&self, network: &Network) -> Option<Conflict> {
-        let own = self.uplink.iter().flat_map(|uplink| &uplink.addresses).map(InterfaceAddress::network);
-        own.chain(self.underlays.keys().copied()).find_map(|underlay| {
-            let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
-            Some(Conflict::Underlay { pool: *pool, underlay })
+    fn own_addresses(&self) -> impl Iterator<Item = &InterfaceAddress> {
+        self.uplink.iter().flat_map(|uplink| &uplink.addresses)
+    }
+
+    /// Blocks outlive the pools that they are from as long as pods have addresses from them.
+    fn block_conflict(&self, network: &Network) -> Option<Conflict> {
+        let others = self.blocks.iter().filter(|(name, _)| **name != network.name);
+        let mut blocks = others.flat_map(|(name, blocks)| blocks.keys().map(move |block| (name, block)));
+        blocks.find_map(|(name, block)| {
+            let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(block))?;
+            Some(Conflict::Block { pool: *pool, block: *block, network: name.clone() })
         })
     }
+}
+
+fn under(network: &Network, mut underlays: impl Iterator<Item = Cidr>) -> Option<Conflict> {
+    underlays.find_map(|underlay| {
+        let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
+        Some(Conflict::Underlay { pool: *pool, underlay })
+    })
 }
 
 fn between(network: &Network, other: &Network) -> Option<Conflict> {

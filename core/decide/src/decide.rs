@@ -1,9 +1,11 @@
 //! Deciding: from what is known to what shall be, for one scope at a time. Total and pure.
 
+use std::net::IpAddr;
+
 use tartan_api::network::Network;
 use tartan_fabric::{Reached, Way};
 use tartan_model::{
-    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId,
+    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, Pool,
 };
 
 use crate::{
@@ -42,20 +44,24 @@ impl World {
     }
 
     fn decide_network(&self, name: &NetworkName) -> Decision {
-        let (Some(network), Some(own)) = (self.networks.get(name), self.own_node()) else {
-            return Decision::default();
+        let Some(network) = self.networks.get(name) else {
+            return Decision { returns: self.returns(name, &[]), ..Decision::default() };
         };
+        let Some(own) = self.own_node() else { return Decision::default() };
         if let Some(conflict) = self.unserved(network) {
             let note = Note::Unserved { network: name.clone(), conflict };
             return Decision { notes: vec![note], ..Decision::default() };
         }
         let mut decision = Decision {
             choice: Some(Choice::Network(self.network_choice(network, &own))),
-            returns: self.returns(network),
+            returns: self.returns(name, &network.pools),
             ..Decision::default()
         };
         for family in Family::ALL {
             self.decide_block(network, family, &mut decision);
+        }
+        if network.has_family(Family::Ipv6) && tartan_fabric::pod_mtu(&own, None) < Mtu::IPV6_MIN {
+            decision.notes.push(Note::SmallUnderlay { network: name.clone(), mtu: own.mtu });
         }
         decision
     }
@@ -73,7 +79,7 @@ impl World {
             mtu: self.pod_mtu(network).unwrap_or(own.mtu),
             mac: Mac::of_node(&self.this),
             locals: own.addresses.iter().map(|address| address.address()).collect(),
-            blocks: self.blocks_of(&network.name, &self.this).collect(),
+            blocks: self.served_blocks(&network.name, &self.this).collect(),
             bridge: if bridged { self.bridge(&network.name) } else { None },
         }
     }
@@ -119,26 +125,30 @@ impl World {
             .addresses
             .iter()
             .filter(|((name, _), addresses)| *name == network.name && addresses.used() > 0);
-        let taken = self.blocks.get(&network.name);
-        used.map(|((_, block), _)| *block).find(|block| {
-            block.family() == family
-                && taken.is_none_or(|blocks| !blocks.keys().any(|other| other.overlaps(block)))
-        })
+        let taken = |block: &Cidr| {
+            self.blocks.values().flat_map(|blocks| blocks.keys()).any(|other| other.overlaps(block))
+        };
+        used.map(|((_, block), _)| *block).find(|block| block.family() == family && !taken(block))
     }
 
-    fn choose_block(&self, network: &NetworkName, pool: &tartan_model::Pool) -> Option<Cidr> {
-        let taken = self.blocks.get(network).into_iter().flatten().map(|(block, _)| *block).collect();
+    fn choose_block(&self, network: &NetworkName, pool: &Pool) -> Option<Cidr> {
+        let taken = self.blocks.values().flat_map(|blocks| blocks.keys()).copied().collect();
         let attempt = self.lost_claims.get(network).copied().unwrap_or(0);
         let [.., a, b, c, d, e, f, g, h] = *self.this.bytes();
         tartan_ipam::choose_block(pool, &taken, u64::from_be_bytes([a, b, c, d, e, f, g, h]), attempt)
     }
 
-    /// Own blocks that no pool covers any more and nobody uses.
-    fn returns(&self, network: &Network) -> Vec<(NetworkName, Cidr)> {
-        let mine = self.blocks_of(&network.name, &self.this);
-        let stale = mine.filter(|block| !network.pools.iter().any(|pool| pool.has_block(block)));
-        let unused = stale.filter(|block| self.used(&network.name, block).unwrap_or(0) == 0);
-        unused.map(|block| (network.name.clone(), block)).collect()
+    /// Own blocks that none of these pools covers and nobody uses. A network that is not known may only not have been
+    /// told yet, before the store is in sync.
+    fn returns(&self, network: &NetworkName, pools: &[Pool]) -> Vec<(NetworkName, Cidr)> {
+        if !self.in_sync {
+            return Vec::new();
+        }
+        let mine = self.blocks_of(network, &self.this);
+        let stale = mine.filter(|block| !pools.iter().any(|pool| pool.has_block(block)));
+        let unused = stale.filter(|block| self.used(network, block).unwrap_or(0) == 0);
+        let held = unused.map(|block| (network.clone(), block));
+        held.filter(|held| !self.returning.contains(held)).collect()
     }
 
     fn decide_peer(&self, id: &NodeId) -> Decision {
@@ -151,7 +161,16 @@ impl World {
         let mut reach = Vec::new();
         for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
             match tartan_fabric::choose(&own, peer, &network.paths) {
-                Way::Through(Reached { underlay, .. }) => reach.push(self.reach(network, id, underlay)),
+                Way::Through(Reached { underlay, .. }) => match pool_over(network, underlay.remote) {
+                    None => reach.push(self.reach(network, id, underlay)),
+                    Some(pool) => decision.notes.push(Note::NoPath {
+                        node: peer.name.clone(),
+                        reason: format!(
+                            "its address {} is in pool {pool} of network {}",
+                            underlay.remote, network.name
+                        ),
+                    }),
+                },
                 Way::None(blocked) => {
                     decision.notes.extend(blocked.into_iter().map(|blocked| Note::NoPath {
                         node: peer.name.clone(),
@@ -166,7 +185,7 @@ impl World {
     }
 
     fn reach(&self, network: &Network, peer: &NodeId, underlay: tartan_fabric::Underlay) -> Reach {
-        let blocks = self.blocks_of(&network.name, peer);
+        let blocks = self.served_blocks(&network.name, peer);
         let with_source = blocks.map(|block| (block, self.source(&network.name, block.family())));
         Reach { vni: network.vxlan.vni, underlay, blocks: with_source.collect() }
     }
@@ -199,4 +218,9 @@ impl World {
             Family::ALL.into_iter().filter_map(|family| self.source(&endpoint.network, family)).collect();
         EndpointChoice { endpoint, mtu, open, bridge, sources }
     }
+}
+
+/// The pool of a network that an address is in.
+fn pool_over(network: &Network, address: IpAddr) -> Option<Pool> {
+    network.pools.iter().find(|pool| pool.cidr().contains(address)).copied()
 }

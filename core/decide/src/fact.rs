@@ -25,6 +25,10 @@ pub enum Fact {
     Block(NetworkName, Cidr, Option<NodeId>),
     /// Another node was quicker to claim a block.
     ClaimLost(NetworkName),
+    /// An own block is on its way back to the store.
+    Returning(NetworkName, Cidr),
+    /// The store has the block back, or did not take it.
+    Returned(NetworkName, Cidr),
     /// The store has told all it knows.
     InSync,
     /// A pod's interface of before a restart, from this node's own records.

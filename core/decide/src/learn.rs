@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{
-    Attachment, AttachmentKey, Cidr, Endpoint, Family, InterfaceAddress, NetworkName, Node, NodeId, Uplink,
-};
+use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
 
 use crate::{Attach, Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -25,6 +23,14 @@ impl World {
             Fact::Block(network, block, owner) => self.learn_block(network, block, owner),
             Fact::ClaimLost(network) => {
                 *self.lost_claims.entry(network.clone()).or_default() += 1;
+                dirty([Scope::Network(network)])
+            }
+            Fact::Returning(network, block) => {
+                self.returning.insert((network.clone(), block));
+                dirty([Scope::Network(network)])
+            }
+            Fact::Returned(network, block) => {
+                self.returning.remove(&(network.clone(), block));
                 dirty([Scope::Network(network)])
             }
             Fact::InSync => {
@@ -66,38 +72,7 @@ impl World {
         if old == node {
             return Learned::default();
         }
-        let left = old.iter().map(|node| self.leave_underlays(node)).sum::<usize>();
-        let came = node.iter().map(|node| self.join_underlays(node)).sum::<usize>();
-        // A new network under the nodes may contradict a pool, which concerns everything in it.
-        let mut learned = self.everything_if(left + came > 0);
-        learned.dirty.insert(if id == self.this { Scope::Node } else { Scope::Peer(id) });
-        learned
-    }
-
-    /// Counts a node in; gives how many networks it is the first in.
-    fn join_underlays(&mut self, node: &Node) -> usize {
-        let mut new = 0;
-        for address in &node.addresses {
-            let count = self.underlays.entry(address.network()).or_default();
-            *count += 1;
-            new += usize::from(*count == 1);
-        }
-        new
-    }
-
-    /// Counts a node out; gives how many networks it was the last in.
-    fn leave_underlays(&mut self, node: &Node) -> usize {
-        let mut gone = 0;
-        for network in node.addresses.iter().map(InterfaceAddress::network) {
-            if let Some(count) = self.underlays.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    self.underlays.remove(&network);
-                    gone += 1;
-                }
-            }
-        }
-        gone
+        dirty([if id == self.this { Scope::Node } else { Scope::Peer(id) }])
     }
 
     fn learn_network(&mut self, name: NetworkName, network: Option<Network>) -> Learned {
@@ -138,17 +113,46 @@ impl World {
         if old == owner {
             return Learned::default();
         }
+        self.index(&network, block, old, owner);
+        self.returning.remove(&(network.clone(), block));
         let mut scopes: BTreeSet<Scope> = old.iter().chain(&owner).map(|id| Scope::Peer(*id)).collect();
         scopes.insert(Scope::Network(network.clone()));
         if owner == Some(self.this) {
             self.lost_claims.remove(&network);
             self.addresses_of(&network, block);
         }
-        if old == Some(self.this) || owner == Some(self.this) {
-            // This node's source address in every route may be another now.
-            scopes = self.scopes();
+        // This node's source address in every route may be another now, and a block of one network may make room for,
+        // or stand in the way of, that of another.
+        if old == Some(self.this)
+            || owner == Some(self.this)
+            || self.blocks.len().max(self.networks.len()) > 1
+        {
+            scopes.extend(self.scopes());
         }
         dirty(scopes)
+    }
+
+    /// Whether there is anything of another network.
+    fn has_other(&self, network: &NetworkName) -> bool {
+        self.networks.keys().chain(self.blocks.keys()).any(|name| name != network)
+    }
+
+    /// What depends on which addresses of a network are in use: its own blocks, and whether others may use theirs.
+    fn concerned(&self, network: &NetworkName) -> impl Iterator<Item = Scope> {
+        let others = self.networks.keys().filter(|name| *name != network);
+        others.chain([network]).cloned().map(Scope::Network).collect::<Vec<_>>().into_iter()
+    }
+
+    fn index(&mut self, network: &NetworkName, block: Cidr, old: Option<NodeId>, new: Option<NodeId>) {
+        if let Some(networks) = old.and_then(|id| self.owned.get_mut(&id)) {
+            if let Some(blocks) = networks.get_mut(network) {
+                blocks.remove(&block);
+            }
+            networks.retain(|_, blocks| !blocks.is_empty());
+        }
+        if let Some(id) = new {
+            self.owned.entry(id).or_default().entry(network.clone()).or_default().insert(block);
+        }
     }
 
     fn addresses_of(&mut self, network: &NetworkName, block: Cidr) -> &mut BlockAddresses {
@@ -160,7 +164,8 @@ impl World {
             // A record twice would be the same record: the key is the same.
             let _ = self.addresses_of(&endpoint.network, *block).claim(*address);
         }
-        let scopes = [Scope::Endpoint(endpoint.key.clone()), Scope::Network(endpoint.network.clone())];
+        let mut scopes: Vec<Scope> = self.concerned(&endpoint.network).collect();
+        scopes.push(Scope::Endpoint(endpoint.key.clone()));
         self.endpoints.insert(endpoint.key.clone(), Attached { endpoint, phase: Phase::Wanted });
         dirty(scopes)
     }
@@ -203,7 +208,10 @@ impl World {
             .insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
         let mut learned = dirty([Scope::Endpoint(attach.key)]);
         if attachment == Attachment::Bridge || self.is_short_of_addresses(&attach.network) {
-            learned.dirty.insert(Scope::Network(attach.network));
+            learned.dirty.insert(Scope::Network(attach.network.clone()));
+        }
+        if self.has_other(&attach.network) {
+            learned.dirty.extend(self.concerned(&attach.network));
         }
         learned.records.push(Record::Endpoint(endpoint));
         Ok(learned)
@@ -270,7 +278,23 @@ impl World {
     pub(crate) fn usable_blocks(&self, network: &NetworkName, family: Family) -> Vec<Cidr> {
         let Some(spec) = self.networks.get(network) else { return Vec::new() };
         let own = self.blocks_of(network, &self.this).filter(|block| block.family() == family);
-        own.filter(|block| spec.pools.iter().any(|pool| pool.has_block(block))).collect()
+        own.filter(|block| spec.pools.iter().any(|pool| pool.has_block(block)))
+            .filter(|block| !self.returning.contains(&(network.clone(), *block)))
+            .filter(|block| !self.is_contested(network, block) && !self.is_occupied(network, block))
+            .collect()
+    }
+
+    /// Whether pods of another network on this node have addresses in this block.
+    fn is_occupied(&self, network: &NetworkName, block: &Cidr) -> bool {
+        let mut others = self.addresses.iter().filter(|((name, _), _)| name != network);
+        others.any(|((_, other), addresses)| other.overlaps(block) && addresses.used() > 0)
+    }
+
+    /// Whether a network before this one by name has a block that shares addresses with this: the store does not keep
+    /// two agents from writing that down, so the later one does not use it.
+    pub(crate) fn is_contested(&self, network: &NetworkName, block: &Cidr) -> bool {
+        let before = self.blocks.range(..network.clone()).flat_map(|(_, blocks)| blocks.keys());
+        before.into_iter().any(|other| other.overlaps(block))
     }
 
     /// Whether some family of a network has no block with a free address on this node.
@@ -301,7 +325,8 @@ impl World {
 
     fn shut(&mut self, key: AttachmentKey) -> Learned {
         let Some(Attached { endpoint, .. }) = self.endpoints.remove(&key) else { return Learned::default() };
-        let mut learned = dirty([Scope::Endpoint(key.clone()), Scope::Network(endpoint.network.clone())]);
+        let mut learned = dirty([Scope::Endpoint(key.clone())]);
+        learned.dirty.extend(self.concerned(&endpoint.network));
         learned.records.push(Record::EndpointGone(key));
         for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {
             self.addresses_of(&endpoint.network, *block).release(*address);

@@ -191,7 +191,7 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         mtu: choice.mtu,
         up: choice.open,
         master: choice.bridge.clone().filter(|_| choice.open),
-        alias: format!("tartan pod {}", endpoint.pod),
+        alias: alias(&format!("tartan pod {}", endpoint.pod)),
         peer,
     };
     let mut rows = vec![Row::Link(end)];
@@ -199,6 +199,11 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         rows.extend(endpoint.addresses.iter().flat_map(|address| lower_routed(choice, *address)));
     }
     rows
+}
+
+/// The kernel takes 255 bytes (IFALIASZ); names are ASCII.
+fn alias(text: &str) -> String {
+    text.chars().take(255).collect()
 }
 
 fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {

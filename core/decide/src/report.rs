@@ -159,7 +159,7 @@ impl World {
     }
 
     fn all_blocks_of(&self, id: &NodeId) -> Vec<Cidr> {
-        self.blocks().filter(|(_, _, owner)| *owner == id).map(|(_, block, _)| *block).collect()
+        self.owned.get(id).into_iter().flat_map(|networks| networks.values()).flatten().copied().collect()
     }
 
     fn pool_of(&self, network: &NetworkName, block: &Cidr) -> Cidr {

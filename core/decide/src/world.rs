@@ -60,10 +60,12 @@ pub struct World {
     /// Whether it is there now.
     pub(crate) uplink_up: bool,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
-    /// The networks that the nodes stand in, each with how many do: few, however many nodes there are.
-    pub(crate) underlays: BTreeMap<Cidr, usize>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) blocks: BTreeMap<NetworkName, BTreeMap<Cidr, NodeId>>,
+    /// The same by owner.
+    pub(crate) owned: BTreeMap<NodeId, BTreeMap<NetworkName, BTreeSet<Cidr>>>,
+    /// Own blocks on their way back to the store: no pod gets an address from them any more.
+    pub(crate) returning: BTreeSet<(NetworkName, Cidr)>,
     pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
     /// The number in each bridge's name: given once, kept.
     pub(crate) bridges: BTreeMap<NetworkName, u32>,
@@ -84,9 +86,10 @@ impl World {
             uplink: None,
             uplink_up: false,
             nodes: BTreeMap::new(),
-            underlays: BTreeMap::new(),
             networks: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            returning: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             bridges: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -157,9 +160,17 @@ impl World {
     }
 
     /// The blocks of a network that a node owns, in order.
-    pub fn blocks_of(&self, network: &NetworkName, owner: &NodeId) -> impl Iterator<Item = Cidr> {
-        let blocks = self.blocks.get(network).into_iter().flatten();
-        blocks.filter(move |(_, id)| *id == owner).map(|(block, _)| *block)
+    pub fn blocks_of(&self, network: &NetworkName, owner: &NodeId) -> impl Iterator<Item = Cidr> + use<'_> {
+        self.owned.get(owner).and_then(|networks| networks.get(network)).into_iter().flatten().copied()
+    }
+
+    /// The blocks of a node but those that another network has a better right to.
+    pub(crate) fn served_blocks<'a>(
+        &'a self,
+        network: &'a NetworkName,
+        owner: &NodeId,
+    ) -> impl Iterator<Item = Cidr> + use<'a> {
+        self.blocks_of(network, owner).filter(|block| !self.is_contested(network, block))
     }
 
     /// The pods' interfaces on this node.
@@ -183,19 +194,22 @@ impl World {
             MtuChoice::Auto => None,
             MtuChoice::Bytes(mtu) => Some(mtu),
         };
-        self.own_node().map(|own| tartan_fabric::pod_mtu(&own, fixed))
+        let mtu = self.own_node().map(|own| tartan_fabric::pod_mtu(&own, fixed))?;
+        // Under 1280 the kernel takes IPv6 off a link; the tunnel's packets are then fragmented instead.
+        Some(if network.has_family(Family::Ipv6) { mtu.max(Mtu::IPV6_MIN) } else { mtu })
     }
 
     /// The source address of traffic that this node itself sends to pods of a network: its own in its first block.
     pub(crate) fn source(&self, network: &NetworkName, family: Family) -> Option<IpAddr> {
-        let mut blocks = self.blocks_of(network, &self.this);
+        let mut blocks = self.served_blocks(network, &self.this);
         blocks.find(|block| block.family() == family).map(|block| tartan_ipam::own_address(&block))
     }
 
     /// Every scope that there is something to decide for.
     pub fn scopes(&self) -> BTreeSet<Scope> {
         let mut scopes = BTreeSet::from([Scope::Node]);
-        scopes.extend(self.networks.keys().cloned().map(Scope::Network));
+        let held = self.owned.get(&self.this).into_iter().flat_map(BTreeMap::keys);
+        scopes.extend(self.networks.keys().chain(held).cloned().map(Scope::Network));
         scopes.extend(self.peers().map(|node| Scope::Peer(node.id)));
         scopes.extend(self.endpoints.keys().cloned().map(Scope::Endpoint));
         scopes

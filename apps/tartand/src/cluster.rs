@@ -1,9 +1,9 @@
 //! The store's side of the ring: one thread listens to it, another writes to it and keeps the node's name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -38,6 +38,7 @@ pub(crate) enum Write {
 /// The way to the writing thread.
 pub(crate) struct Cluster {
     writes: Sender<Write>,
+    writer: JoinHandle<()>,
 }
 
 impl Cluster {
@@ -49,12 +50,22 @@ impl Cluster {
         inbox: Inbox,
     ) -> anyhow::Result<Cluster> {
         let (writes, commands) = channel();
-        let writer = Writer { identity: identity.clone(), store, inbox: inbox.clone(), waiting: Vec::new() };
+        let writer =
+            Writer { identity: identity.clone(), store, inbox: inbox.clone(), waiting: VecDeque::new() };
         let named = |name: &str| thread::Builder::new().name(name.into());
-        named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
+        let writer =
+            named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
         let listener = Listener { store: watched, inbox, known: BTreeSet::new() };
         named("store-watch").spawn(move || listener.run()).context("cannot start a thread")?;
-        Ok(Cluster { writes })
+        Ok(Cluster { writes, writer })
+    }
+
+    /// Ends the writing thread: from now on nothing of this node changes in the store.
+    pub(crate) fn stop(self) {
+        drop(self.writes);
+        if self.writer.join().is_err() {
+            error!("the thread that writes to the store has panicked");
+        }
     }
 
     /// Has something written, some time soon.
@@ -150,7 +161,7 @@ struct Writer {
     store: Arc<dyn Store>,
     inbox: Inbox,
     /// What the store did not take yet.
-    waiting: Vec<Write>,
+    waiting: VecDeque<Write>,
 }
 
 impl Writer {
@@ -160,32 +171,47 @@ impl Writer {
             let pause = if self.waiting.is_empty() { LEASE } else { PAUSE };
             let wait = renew_at.saturating_duration_since(Instant::now()).min(pause);
             match commands.recv_timeout(wait) {
-                Ok(write) => self.waiting.push(write),
+                Ok(write) => self.queue(write),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.write_all();
+            // The name first: a store that makes each write wait must not cost it.
             if Instant::now() >= renew_at {
                 self.renew();
                 renew_at = Instant::now() + LEASE / 3;
             }
+            self.write_next();
         }
     }
 
-    fn write_all(&mut self) {
-        for write in std::mem::take(&mut self.waiting) {
-            if let Err(error) = self.write(&write) {
+    /// What is written later about the same thing makes what waits needless.
+    fn queue(&mut self, write: Write) {
+        if matches!(write, Write::Publish(_)) {
+            self.waiting.retain(|waiting| !matches!(waiting, Write::Publish(_)));
+        }
+        self.waiting.push_back(write);
+    }
+
+    /// Writes what waits, in its order, as far as the store takes it.
+    fn write_next(&mut self) {
+        while let Some(write) = self.waiting.front() {
+            if let Err(error) = self.write(write) {
                 warn!("cannot write to the store, trying again: {error}");
                 self.inbox.put(Input::Store(Err(error.to_string())));
-                self.waiting.push(write);
+                return;
             }
+            self.waiting.pop_front();
         }
     }
 
     fn write(&self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Claim(claim) => self.claim(claim),
-            Write::Return(network, block) => self.give_back(network, *block),
+            Write::Return(network, block) => {
+                self.give_back(network, *block)?;
+                self.inbox.put(Input::Fact(Fact::Returned(network.clone(), *block)));
+                Ok(())
+            }
             Write::Publish(node) => self.publish(node),
             Write::Heard(wait, heard) => {
                 let key = format!("{HEARD}{wait}/{}", self.identity.id);
@@ -260,6 +286,11 @@ impl Writer {
         };
         if let Err(error) = &outcome {
             warn!("cannot renew the node's name: {error}");
+        }
+        if let Err(StoreError::Held { .. }) = &outcome {
+            let reason = outcome.map_or_else(|error| error.to_string(), |()| String::new());
+            self.inbox.put(Input::NameLost(reason));
+            return;
         }
         self.inbox.put(Input::Store(outcome.map_err(|error| error.to_string())));
     }

@@ -13,6 +13,8 @@ use tartan_model::{Cidr, NodeName};
 
 use crate::WRONG;
 
+/// The configuration file that is read when none is named.
+const USUAL_FILE: &str = "/etc/tartan/tartand.toml";
 /// The longest configuration file: 64 KiB.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -25,7 +27,7 @@ const MAX_FILE: u64 = 64 << 10;
 #[derive(Debug, Parser)]
 #[command(name = "tartand", version, verbatim_doc_comment)]
 struct Flags {
-    /// The configuration file; its keys are the flags below with `_` for `-`
+    /// The configuration file; its keys are the flags below with `_` for `-` [default: /etc/tartan/tartand.toml, if there]
     #[arg(long, env = "TARTAN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The node's name, unique in the cluster [default: the host name]
@@ -104,8 +106,10 @@ impl Config {
     /// Reads flags, environment and file.
     pub(crate) fn load() -> Result<Config, Refused> {
         let flags = Flags::try_parse().map_err(Refused::Usage)?;
+        let usual = Path::new(USUAL_FILE);
         let file = match &flags.config {
             Some(path) => File::read(path).map_err(Refused::Wrong)?,
+            None if usual.exists() => File::read(usual).map_err(Refused::Wrong)?,
             None => File::default(),
         };
         Config::merge(flags, file).map_err(Refused::Wrong)

@@ -2,18 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use tartan_model::{Node, NodeId, NodeName};
 use tartan_store::{Durability, Expect, Store, StoreError};
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::entry::{BLOCKS, EntryKey, HEARD, NODES, Owner, WAITS};
@@ -60,11 +64,29 @@ impl Lock {
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let state = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| taken(path.display().to_string()))?;
-        let namespace = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        use std::os::fd::AsRawFd;
-        bind(namespace.as_raw_fd(), &UnixAddr::new_abstract(b"tartand")?)
-            .map_err(|_| taken("this network namespace".into()))?;
+        let namespace = claim_namespace()?.ok_or_else(|| taken("this network namespace".into()))?;
         Ok(Lock { _state: state, _namespace: namespace })
+    }
+}
+
+/// Listens under a name of which each network namespace has one (unix(7), abstract sockets); None if another agent does.
+/// Anybody may take such a name, so one that is not of our user's only costs us this lock.
+fn claim_namespace() -> anyhow::Result<Option<OwnedFd>> {
+    let name = UnixAddr::new_abstract(b"tartand")?;
+    let open = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let own = open()?;
+    if bind(own.as_raw_fd(), &name).is_ok() {
+        listen(&own, Backlog::new(1)?)?;
+        return Ok(Some(own));
+    }
+    let other = open()?;
+    let holder = connect(other.as_raw_fd(), &name).and_then(|()| getsockopt(&other, PeerCredentials));
+    match holder {
+        Ok(holder) if holder.uid() != geteuid().as_raw() => {
+            warn!("process {} of another user holds this namespace's lock; going on without", holder.pid());
+            Ok(Some(own))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Input {
     Claimed(Claim),
     /// Somebody waits until this agent's kernel has everything that was written before this.
     Wait(String),
+    /// Another node holds this node's name now.
+    NameLost(String),
     /// The store answers, or does not and why.
     Store(Result<(), String>),
     /// Somebody asks.

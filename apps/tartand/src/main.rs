@@ -71,11 +71,12 @@ fn run(config: Config) -> anyhow::Result<()> {
     let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
     let mut ring = Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver)?;
-    let server = server.serve(Arc::new(Service::new(identity.id, inbox, store.clone())));
+    let server = server.serve(Arc::new(Service::new(identity.id, inbox, store.clone())))?;
     info!("node {} ({}) serves {}", identity.name, identity.id, config.socket().display());
     let outcome = ring.run(&signals);
-    // The kernel keeps forwarding; only the name is given back.
-    drop(server);
+    // The kernel keeps forwarding; only the name is given back, when nobody renews it any more.
+    ring.stop();
+    server.shutdown();
     if let Err(error) = store.release_lease(identity.name.as_str(), &identity.id.to_string()) {
         error!("cannot give back the node's name: {error}");
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use tartan_api::cni::Add;
 use tartan_api::rpc::{Answer, FailureCode};
 use tartan_decide::{Attach, Choice, EndpointChoice, Fact, Phase, Scope, added, inside};
@@ -53,8 +54,14 @@ impl Ring {
                 format!("pod {pod}: the path of its namespace is too long"),
             ));
         }
-        let (device, inode) = netns::id(netns.as_fd())
-            .map_err(|error| failure(FailureCode::Invalid, format!("pod {pod}: {error}")))?;
+        let invalid = |error: String| failure(FailureCode::Invalid, format!("pod {pod}: {error}"));
+        let (device, inode) = netns::id(netns.as_fd()).map_err(|error| invalid(error.to_string()))?;
+        if !fstatfs(netns.as_fd()).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC) {
+            return Err(invalid("what was given is not a network namespace".into()));
+        }
+        if self.own_netns == (device, inode) {
+            return Err(invalid("its network namespace is the node's own".into()));
+        }
         let mut chance = [0; 12];
         random(&mut chance)
             .map_err(|error| failure(FailureCode::TryAgain, format!("pod {pod}: {error:#}")))?;
@@ -73,7 +80,14 @@ impl Ring {
         };
         match self.world.learn(Fact::Attach(attach)) {
             Ok(learned) => {
-                self.keep(learned);
+                if !self.keep(learned) {
+                    // What is not kept would be taken for foreign by the next agent.
+                    self.learn(Fact::Shut(add.key));
+                    return Err(failure(
+                        FailureCode::TryAgain,
+                        format!("pod {pod}: cannot be recorded; see the agent's log"),
+                    ));
+                }
                 if self.left.contains(&(device, inode)) {
                     // The new interface may have the name of one that is to be swept.
                     self.sweep_at = Some(Instant::now());
@@ -175,8 +189,9 @@ impl Ring {
         else {
             return ok(&());
         };
-        let Endpoint { pod, link, netns, .. } = attached.endpoint.clone();
-        let gone = self.loop_.mirror().rows.link(&link).is_none();
+        let endpoint = attached.endpoint.clone();
+        let Endpoint { pod, link, netns, .. } = &endpoint;
+        let gone = self.loop_.mirror().rows.link(link).is_none();
         let missing = self.loop_.unsettled(&scope).into_iter().next();
         match missing {
             Some(missing) if !gone => {
@@ -184,8 +199,18 @@ impl Ring {
                 failure(FailureCode::Kernel, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
             }
             _ => {
-                self.learn(Fact::Shut(key.clone()));
-                self.left.insert((netns.device, netns.inode));
+                if !self.learn(Fact::Shut(key.clone())) {
+                    // The next agent would bring the record back: its addresses are not free.
+                    self.learn(Fact::Restored(endpoint.clone()));
+                    self.learn(Fact::Detach(key.clone()));
+                    return failure(
+                        FailureCode::TryAgain,
+                        format!("pod {pod}: its record cannot be removed"),
+                    );
+                }
+                if !gone {
+                    self.left.insert((netns.device, netns.inode));
+                }
                 ok(&())
             }
         }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tartan_decide::{Fact, Record};
 use tartan_model::{AttachmentKey, Cidr, Endpoint, NetworkName};
-use tartan_store::{Durability, Entry, Expect, Sqlite, Store};
+use tartan_store::{Entry, Sqlite, Store};
 use tracing::warn;
 
 const ENDPOINTS: &str = "endpoint/";
@@ -44,27 +44,13 @@ impl Records {
         Ok(facts)
     }
 
-    /// Keeps a choice.
-    pub(crate) fn keep(&self, record: &Record) -> anyhow::Result<()> {
-        match record {
-            Record::Endpoint(endpoint) => self.put(&endpoint_key(&endpoint.key), endpoint),
-            Record::EndpointGone(key) => {
-                self.store.delete(&endpoint_key(key), Expect::Any)?;
-                Ok(())
-            }
-            Record::Released(network, block, address) => {
-                let key = format!("{RELEASED}{network}/{}-{}/{address}", block.first(), block.length());
-                self.put(&key, &())
-            }
-            Record::Bridge(network, number) => {
-                self.put(&format!("{BRIDGES}{network}"), &Number { number: *number })
-            }
+    /// Keeps choices that belong together: all of them, or none.
+    pub(crate) fn keep(&self, records: &[Record]) -> anyhow::Result<()> {
+        if records.is_empty() {
+            return Ok(());
         }
-    }
-
-    fn put<T: Serialize>(&self, key: &str, value: &T) -> anyhow::Result<()> {
-        self.store.put(key, &serde_json::to_vec(value)?, Expect::Any, Durability::Crash)?;
-        Ok(())
+        let writes: Vec<_> = records.iter().map(write).collect::<Result<_, _>>()?;
+        Ok(self.store.write_all(&writes)?)
     }
 
     /// The facts below a prefix, the oldest first.
@@ -84,11 +70,24 @@ impl Records {
     fn forget_old_releases(&self) -> anyhow::Result<()> {
         let mut entries = self.store.list(RELEASED)?.entries;
         entries.sort_by_key(|entry| entry.revision);
-        for entry in entries.iter().rev().skip(MAX_RELEASED) {
-            self.store.delete(&entry.key, Expect::Any)?;
-        }
-        Ok(())
+        let old = entries.into_iter().rev().skip(MAX_RELEASED).map(|entry| (entry.key, None));
+        Ok(self.store.write_all(&old.collect::<Vec<_>>())?)
     }
+}
+
+/// The key and value that a record is kept as; no value takes it away.
+fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
+    Ok(match record {
+        Record::Endpoint(endpoint) => (endpoint_key(&endpoint.key), Some(serde_json::to_vec(endpoint)?)),
+        Record::EndpointGone(key) => (endpoint_key(key), None),
+        Record::Released(network, block, address) => {
+            let block = format!("{}-{}", block.first(), block.length());
+            (format!("{RELEASED}{network}/{block}/{address}"), Some(b"null".to_vec()))
+        }
+        Record::Bridge(network, number) => {
+            (format!("{BRIDGES}{network}"), Some(serde_json::to_vec(&Number { number: *number })?))
+        }
+    })
 }
 
 fn endpoint_key(key: &AttachmentKey) -> String {

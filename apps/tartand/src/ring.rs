@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -15,6 +15,7 @@ use tartan_api::cni::Del;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Scope, World, lower};
 use tartan_host::{NetnsToken, Realm};
+use tartan_kernel::netns::{self, NetnsId};
 use tartan_kernel::{Kernel, UplinkChoice};
 use tartan_model::{Cidr, Family, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
@@ -56,8 +57,11 @@ pub(crate) struct Ring {
     address: Option<IpAddr>,
     /// Claims under way, one for each network and family.
     claiming: BTreeSet<(NetworkName, Family)>,
-    returning: BTreeSet<(NetworkName, Cidr)>,
     pub(crate) dirty: BTreeSet<Scope>,
+    /// The node's own namespace.
+    pub(crate) own_netns: NetnsId,
+    /// Another node took this one's name.
+    name_lost: Option<String>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     pub(crate) left: BTreeSet<(u64, u64)>,
     /// Who waits for this agent, and how long at most.
@@ -109,8 +113,9 @@ impl Ring {
             interface: config.interface.clone(),
             address: config.address,
             claiming: BTreeSet::new(),
-            returning: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            own_netns: netns::current().and_then(|own| netns::id(own.as_fd()))?,
+            name_lost: None,
             left: BTreeSet::new(),
             waits: BTreeMap::new(),
             sweep_at: None,
@@ -130,6 +135,9 @@ impl Ring {
             if self.wait(signals)? {
                 info!("stopping; what is in the kernel stays");
                 return Ok(());
+            }
+            if let Some(reason) = self.name_lost.take() {
+                bail!("this node's name was taken: {reason}; what is in the kernel stays");
             }
             self.inbox.hush();
             self.turn();
@@ -178,7 +186,9 @@ impl Ring {
         let mut batch = Batch::default();
         while let Ok(input) = self.inputs.try_recv() {
             match input {
-                Input::Fact(fact) => self.learn(fact),
+                Input::Fact(fact) => {
+                    self.learn(fact);
+                }
                 Input::Claimed(claim) => {
                     self.claiming.remove(&(claim.network.clone(), claim.block.family()));
                     self.dirty.insert(Scope::Network(claim.network));
@@ -189,6 +199,7 @@ impl Ring {
                     }
                     self.store = state;
                 }
+                Input::NameLost(reason) => self.name_lost = Some(reason),
                 Input::Wait(wait) => {
                     self.waits.insert(wait, Instant::now() + SETTLE);
                 }
@@ -213,21 +224,25 @@ impl Ring {
         }
     }
 
-    /// Learns what cannot be refused.
-    pub(crate) fn learn(&mut self, fact: Fact) {
+    /// Learns what cannot be refused; true if all that must outlive the agent is kept.
+    pub(crate) fn learn(&mut self, fact: Fact) -> bool {
         match self.world.learn(fact) {
             Ok(learned) => self.keep(learned),
-            Err(refused) => self.went_wrong(refused.to_string()),
+            Err(refused) => {
+                self.went_wrong(refused.to_string());
+                false
+            }
         }
     }
 
-    pub(crate) fn keep(&mut self, learned: Learned) {
-        for record in &learned.records {
-            if let Err(error) = self.records.keep(record) {
-                self.went_wrong(format!("cannot keep a record: {error:#}"));
-            }
-        }
+    /// Takes note of what is dirty, and keeps what must outlive the agent; false if it could not be kept.
+    pub(crate) fn keep(&mut self, learned: Learned) -> bool {
         self.dirty.extend(learned.dirty);
+        let kept = self.records.keep(&learned.records);
+        if let Err(error) = &kept {
+            self.went_wrong(format!("cannot keep a record: {error:#}"));
+        }
+        kept.is_ok()
     }
 
     fn hear(&mut self) {
@@ -246,7 +261,10 @@ impl Ring {
                 let uplink = uplink.map(|uplink| narrow(uplink, self.address));
                 self.learn(Fact::Uplink(uplink));
             }
-            Err(error) => self.went_wrong(format!("cannot find the uplink: {error}")),
+            Err(error) => {
+                self.went_wrong(format!("cannot find the uplink: {error}"));
+                self.loop_.doubt_underlay();
+            }
         }
     }
 
@@ -317,9 +335,8 @@ impl Ring {
             }
         }
         for (network, block) in returns {
-            if self.returning.insert((network.clone(), block)) {
-                self.cluster.write(Write::Return(network, block));
-            }
+            self.learn(Fact::Returning(network.clone(), block));
+            self.cluster.write(Write::Return(network, block));
         }
         // Also when somebody took the entry away or changed it.
         if let Some(node) = publish.filter(|node| self.world.node(&node.id) != Some(node)) {
@@ -364,7 +381,7 @@ impl Ring {
         if self.waits.is_empty() {
             return;
         }
-        let reasons = self.reasons();
+        let reasons = self.unfinished();
         let now = Instant::now();
         let (done, waits) = std::mem::take(&mut self.waits)
             .into_iter()
@@ -380,13 +397,18 @@ impl Ring {
         if self.sweep_at.is_none() && self.loop_.has_leftovers() {
             self.sweep_at = Some(now + GATHER);
         }
-        if self.retry_at.is_none() && self.loop_.has_failed() {
+        if self.retry_at.is_none() && (self.loop_.has_failed() || self.loop_.has_work()) {
             self.retry_at = Some(now + RETRY);
         }
         if !self.dirty.is_empty() {
             // Something was learned while answering.
             self.retry_at = Some(now);
         }
+    }
+
+    /// Ends what writes to the store.
+    pub(crate) fn stop(self) {
+        self.cluster.stop();
     }
 
     pub(crate) fn went_wrong(&mut self, message: String) {

@@ -50,7 +50,14 @@ impl Ring {
     }
 
     /// Why this node is not healthy. A pod that cannot be served is the pod's trouble, shown with the endpoints.
-    pub(crate) fn reasons(&self) -> Vec<String> {
+    fn reasons(&self) -> Vec<String> {
+        let peers = self.notes.iter().filter(|(scope, _)| matches!(scope, Scope::Peer(_)));
+        let peers = peers.flat_map(|(_, notes)| notes.iter().map(ToString::to_string));
+        self.unfinished().into_iter().chain(peers).collect()
+    }
+
+    /// What this node has not done yet of what it was told. That there is no way to some peer is not its doing.
+    pub(crate) fn unfinished(&self) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         if let Err(error) = &self.store {
             reasons.push(format!("the store: {error}"));
@@ -64,12 +71,14 @@ impl Ring {
         }
         let scopes = self.world.scopes().into_iter().filter(|scope| !matches!(scope, Scope::Endpoint(_)));
         for scope in scopes {
-            reasons.extend(self.notes.get(&scope).into_iter().flatten().map(ToString::to_string));
+            let notes = self.notes.get(&scope).filter(|_| !matches!(scope, Scope::Peer(_)));
+            reasons.extend(notes.into_iter().flatten().map(ToString::to_string));
             reasons.extend(self.loop_.unsettled(&scope).into_iter().map(|missing| {
                 let reason = missing.reason.unwrap_or_else(|| "not there yet".into());
                 format!("{}: {reason}", missing.row)
             }));
         }
+        reasons.extend(self.loop_.failed_removals());
         reasons
     }
 
@@ -87,14 +96,11 @@ impl Ring {
         PeerCount { up: up.count(), total: self.world.peers().count() }
     }
 
-    /// Whether the way to a peer is in the kernel, in every network.
+    /// Whether there is a way to a peer's pods, and all of it is in the kernel.
     fn is_reached(&self, id: &NodeId) -> bool {
-        let networks = self.world.networks().count();
-        let ways = match self.ways.get(id) {
-            Some((Choice::Peer(peer), _)) => peer.reach.len(),
-            _ => 0,
-        };
-        networks > 0 && ways == networks && self.is_settled(&Scope::Peer(*id))
+        let scope = Scope::Peer(*id);
+        let has_way = matches!(self.ways.get(id), Some((Choice::Peer(peer), _)) if !peer.reach.is_empty());
+        has_way && !self.notes.contains_key(&scope) && self.is_settled(&scope)
     }
 
     fn since(&self, id: &NodeId) -> Option<String> {

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use tartan_host::{
-    Host, Key, LinkKind, Realm, Row, Rows, Step, StepError, SysctlKey, diff, diff_keys, guard,
-};
+use tartan_host::{Host, Key, LinkKind, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
 use tartan_model::IfName;
 use tracing::{debug, warn};
@@ -49,6 +47,8 @@ pub struct Reconciler<S, K> {
     dirty: BTreeSet<Key>,
     /// Why a key is not settled.
     failed: BTreeMap<Key, String>,
+    /// The reasons that the log has already.
+    said: BTreeMap<Key, String>,
     /// Every source has told all it knows, so what is not wanted may go.
     may_remove: bool,
     routes_stale: bool,
@@ -69,6 +69,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             mirror: Host::default(),
             dirty: BTreeSet::new(),
             failed: BTreeMap::new(),
+            said: BTreeMap::new(),
             may_remove: false,
             routes_stale: false,
             underlay_changed: false,
@@ -184,8 +185,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 self.note_change(key);
             }
         }
-        if mem::take(&mut self.routes_stale) {
+        if self.routes_stale {
             self.read_routes()?;
+            self.routes_stale = false;
         }
         Ok(())
     }
@@ -193,6 +195,23 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Whether the underlay changed since this was last asked.
     pub fn take_underlay_changed(&mut self) -> bool {
         mem::take(&mut self.underlay_changed)
+    }
+
+    /// The underlay is to be looked at again, as if it had changed.
+    pub fn doubt_underlay(&mut self) {
+        self.underlay_changed = true;
+    }
+
+    /// Whether there is something to do that no notice will tell of.
+    pub fn has_work(&self) -> bool {
+        let waiting = |key: &Key| self.may_remove && !self.is_leftover(key);
+        self.lost || self.underlay_changed || self.routes_stale || self.dirty.iter().any(waiting)
+    }
+
+    /// What should go and cannot, and why.
+    pub fn failed_removals(&self) -> impl Iterator<Item = String> + '_ {
+        let unwanted = self.failed.iter().filter(|(key, _)| self.want.get(key).is_none());
+        unwanted.filter_map(|(key, reason)| Some(format!("{} stays: {reason}", self.mirror.rows.get(key)?)))
     }
 
     /// The next [`Reconciler::settle`] reads everything and tries again what failed.
@@ -251,13 +270,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             steps.retain(|step| self.is_replacement(step));
         }
         self.dirty = leftover;
-        for key in &keys {
-            self.failed.remove(key);
-        }
+        let before: BTreeMap<Key, String> =
+            keys.iter().filter_map(|key| self.failed.remove_entry(key)).collect();
         let (steps, refused) = guard(steps, &self.mirror, &self.realm);
+        self.said = before;
         for refusal in refused {
-            warn!("refused: {}: {}", refusal.step, refusal.reason);
-            self.failed.insert(refusal.step.key(), refusal.reason.to_string());
+            self.fail(&refusal.step, refusal.reason.to_string());
         }
         steps
     }
@@ -288,7 +306,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 }
             }
             if let Err(error) = outcome {
-                self.fail(step, key, &error);
+                self.fail(step, error.to_string());
             } else {
                 // A step may be taken without effect; whether it had one is seen in the next round.
                 self.dirty.insert(key);
@@ -296,9 +314,15 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         }
     }
 
-    fn fail(&mut self, step: &Step, key: Key, error: &StepError) {
-        warn!("failed: {step}: {error}");
-        self.failed.insert(key, error.to_string());
+    /// Says so once, and not again as long as the reason is the same.
+    fn fail(&mut self, step: &Step, reason: String) {
+        let key = step.key();
+        if self.said.get(&key) == Some(&reason) {
+            debug!("failed again: {step}: {reason}");
+        } else {
+            warn!("failed: {step}: {reason}");
+        }
+        self.failed.insert(key, reason);
     }
 
     /// A changed link may stand in the way of, or make room for, everything on it.

@@ -27,6 +27,28 @@ impl Sqlite {
     pub fn open(path: &Path) -> Result<Sqlite, OpenError> {
         Ok(Sqlite { database: Arc::new(open::open(path)?) })
     }
+
+    /// Writes (Some) and deletes (None) all of these keys, or none of them. Survives kill -9.
+    ///
+    /// # Errors
+    /// As [`Store::put`], whatever the keys held before.
+    pub fn write_all(&self, writes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+        for (key, value) in writes {
+            check_key(key)?;
+            value.as_ref().map_or(Ok(()), |value| check_value(key, value))?;
+        }
+        self.database.write(Durability::Crash, |transaction| {
+            for (key, value) in writes {
+                match value {
+                    Some(value) => drop(write(transaction, key, value)?),
+                    None => drop(erase(transaction, key, Expect::Any)?),
+                }
+            }
+            Ok(())
+        })?;
+        wake::ring(&self.database.watchers);
+        Ok(())
+    }
 }
 
 impl Store for Sqlite {
@@ -72,14 +94,7 @@ impl Store for Sqlite {
         check_value(key, value)?;
         let revision = self.database.write(durability, |transaction| {
             compare(transaction, key, expect)?;
-            let revision = append(transaction, key)?;
-            transaction
-                .prepare_cached(
-                    "INSERT INTO entry (key, value, revision) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (key) DO UPDATE SET value = ?2, revision = ?3",
-                )?
-                .execute(params![key, value, to_column(revision)])?;
-            Ok(revision)
+            write(transaction, key, value)
         })?;
         wake::ring(&self.database.watchers);
         Ok(revision)
@@ -87,13 +102,8 @@ impl Store for Sqlite {
 
     fn delete(&self, key: &str, expect: Expect) -> Result<Option<Revision>, StoreError> {
         check_key(key)?;
-        let revision = self.database.write(Durability::Crash, |transaction| {
-            if compare(transaction, key, expect)?.is_none() {
-                return Ok(None);
-            }
-            transaction.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
-            Ok(Some(append(transaction, key)?))
-        })?;
+        let revision =
+            self.database.write(Durability::Crash, |transaction| erase(transaction, key, expect))?;
         if revision.is_some() {
             wake::ring(&self.database.watchers);
         }
@@ -121,6 +131,26 @@ impl Store for Sqlite {
     fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         lease::all(&self.database)
     }
+}
+
+fn write(transaction: &Transaction<'_>, key: &str, value: &[u8]) -> Result<Revision, Fault> {
+    let revision = append(transaction, key)?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO entry (key, value, revision) VALUES (?1, ?2, ?3)
+             ON CONFLICT (key) DO UPDATE SET value = ?2, revision = ?3",
+        )?
+        .execute(params![key, value, to_column(revision)])?;
+    Ok(revision)
+}
+
+/// None when there was nothing under `key`.
+fn erase(transaction: &Transaction<'_>, key: &str, expect: Expect) -> Result<Option<Revision>, Fault> {
+    if compare(transaction, key, expect)?.is_none() {
+        return Ok(None);
+    }
+    transaction.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
+    Ok(Some(append(transaction, key)?))
 }
 
 /// The revision found under `key`, if `expect` allows it.

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::Del;
+use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Scope, World, lower};
 use tartan_host::{NetnsToken, Realm};
@@ -355,7 +356,7 @@ impl Ring {
 
     fn answer(&mut self, ask: Ask) {
         let answer = match ask.question {
-            Question::Check(networks) => match self.conflict(networks) {
+            Question::Check(networks) => match self.conflict(&networks) {
                 Some((network, conflict)) => {
                     failure(FailureCode::Invalid, format!("ClusterNetwork {network}: {conflict}"))
                 }
@@ -367,13 +368,15 @@ impl Ring {
     }
 
     /// The first network that could not be served if all of these were there.
-    fn conflict(&self, networks: Vec<tartan_api::network::Network>) -> Option<(NetworkName, Conflict)> {
-        let mut world = self.world.clone();
-        for network in &networks {
-            // Cannot be refused: only an attachment can.
-            let _ = world.learn(Fact::Network(network.name.clone(), Some(network.clone())));
-        }
-        networks.iter().find_map(|network| Some((network.name.clone(), world.conflict(network)?)))
+    fn conflict(&self, networks: &[Network]) -> Option<(NetworkName, Conflict)> {
+        networks.iter().find_map(|network| {
+            let mut world = self.world.clone();
+            for other in networks.iter().filter(|other| other.name != network.name) {
+                // Cannot be refused: only an attachment can.
+                let _ = world.learn(Fact::Network(other.name.clone(), Some(other.clone())));
+            }
+            Some((network.name.clone(), world.conflict(network)?))
+        })
     }
 
     /// Answers those who wait when there is nothing left to do, or when it has taken too long.

@@ -30,7 +30,7 @@ impl Ring {
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {
-        let reasons = self.reasons();
+        let reasons = self.unfinished();
         Status {
             node: self.world.name().clone(),
             id: self.world.this(),
@@ -49,14 +49,9 @@ impl Ring {
         }
     }
 
-    /// Why this node is not healthy. A pod that cannot be served is the pod's trouble, shown with the endpoints.
-    fn reasons(&self) -> Vec<String> {
-        let peers = self.notes.iter().filter(|(scope, _)| matches!(scope, Scope::Peer(_)));
-        let peers = peers.flat_map(|(_, notes)| notes.iter().map(ToString::to_string));
-        self.unfinished().into_iter().chain(peers).collect()
-    }
-
-    /// What this node has not done yet of what it was told. That there is no way to some peer is not its doing.
+    /// Why this node is not healthy: what it has not done yet of what it was told. That there is no way to some peer
+    /// is not its doing; that shows with the peers. A pod that cannot be served is the pod's trouble, shown with the
+    /// endpoints.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         if let Err(error) = &self.store {

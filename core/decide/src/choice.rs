@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tartan_fabric::Underlay;
 use tartan_model::{
-    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, PodName, Vni,
+    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, Path, PodName, Vni,
 };
 use thiserror::Error;
 
@@ -166,10 +166,12 @@ pub enum Note {
         mtu: Mtu,
     },
     /// No way to a peer.
-    #[error("no path to {node}: {reason}")]
+    #[error("no path to {node}: {path}: {reason}")]
     NoPath {
         /// The peer.
         node: NodeName,
+        /// Which path was thought of.
+        path: Path,
         /// Why.
         reason: String,
     },

@@ -54,10 +54,13 @@ pub enum Conflict {
 }
 
 impl World {
-    /// Whether a network would contradict the underlay of any node, or any other network.
+    /// Whether a network, written anew or in place of what it was, would contradict the underlay of any node, or any
+    /// other network. Pools that it has already are its own: nodes that came after them must move.
     pub fn conflict(&self, network: &Network) -> Option<Conflict> {
+        let had = self.networks.get(&network.name).map(|had| had.pools.as_slice()).unwrap_or_default();
+        let new = network.pools.iter().copied().filter(|pool| !had.contains(pool)).collect::<Vec<_>>();
         let nodes = self.nodes.values().flat_map(|node| &node.addresses).chain(self.own_addresses());
-        let underlay = under(network, nodes.map(InterfaceAddress::network));
+        let underlay = under(&new, nodes.map(InterfaceAddress::network));
         let mut others = self.networks.values().filter(|other| other.name != network.name);
         underlay
             .or_else(|| others.find_map(|other| between(network, other)))
@@ -68,7 +71,7 @@ impl World {
     /// this node's own place counts: what another node publishes of itself must not shut this one's pods.
     pub(crate) fn unserved(&self, network: &Network) -> Option<Conflict> {
         let mut before = self.networks.range(..network.name.clone()).map(|(_, other)| other);
-        under(network, self.own_addresses().map(InterfaceAddress::network))
+        under(&network.pools, self.own_addresses().map(InterfaceAddress::network))
             .or_else(|| before.find_map(|other| between(network, other)))
     }
 
@@ -87,9 +90,9 @@ impl World {
     }
 }
 
-fn under(network: &Network, mut underlays: impl Iterator<Item = Cidr>) -> Option<Conflict> {
+fn under(pools: &[Pool], mut underlays: impl Iterator<Item = Cidr>) -> Option<Conflict> {
     underlays.find_map(|underlay| {
-        let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
+        let pool = pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
         Some(Conflict::Underlay { pool: *pool, underlay })
     })
 }

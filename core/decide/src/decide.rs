@@ -160,22 +160,22 @@ impl World {
         let mut decision = Decision::default();
         let mut reach = Vec::new();
         for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
+            let no_path = |path, reason| Note::NoPath { node: peer.name.clone(), path, reason };
             match tartan_fabric::choose(&own, peer, &network.paths) {
-                Way::Through(Reached { underlay, .. }) => match pool_over(network, underlay.remote) {
+                Way::Through(Reached { path, underlay }) => match pool_over(network, underlay.remote) {
                     None => reach.push(self.reach(network, id, underlay)),
-                    Some(pool) => decision.notes.push(Note::NoPath {
-                        node: peer.name.clone(),
-                        reason: format!(
+                    Some(pool) => decision.notes.push(no_path(
+                        path,
+                        format!(
                             "its address {} is in pool {pool} of network {}",
                             underlay.remote, network.name
                         ),
-                    }),
+                    )),
                 },
                 Way::None(blocked) => {
-                    decision.notes.extend(blocked.into_iter().map(|blocked| Note::NoPath {
-                        node: peer.name.clone(),
-                        reason: format!("{}: {}", blocked.path, blocked.reason),
-                    }))
+                    let notes =
+                        blocked.into_iter().map(|blocked| no_path(blocked.path, blocked.reason.to_string()));
+                    decision.notes.extend(notes);
                 }
             }
         }

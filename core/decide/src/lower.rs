@@ -201,9 +201,9 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
     rows
 }
 
-/// The kernel takes 255 bytes (IFALIASZ); names are ASCII.
+/// The kernel takes 255 bytes (IFALIASZ), the one that ends the text among them; names are ASCII.
 fn alias(text: &str) -> String {
-    text.chars().take(255).collect()
+    text.chars().take(254).collect()
 }
 
 fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {

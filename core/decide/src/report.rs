@@ -6,12 +6,11 @@ use tartan_api::cni::{Added, AddedIp, AddedRoute, Interface};
 use tartan_api::verb::{
     Blocked, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerRow, RouteRow, UplinkStatus,
 };
-use tartan_fabric::Way;
 use tartan_host::{Route, RouteKind, Row, Rows};
-use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, NetworkName, Node, NodeId};
+use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, NetworkName, Node, NodeId, Path};
 
 use crate::lower::{gateway, host_mac, pod_address};
-use crate::{Choice, EndpointChoice, World};
+use crate::{Choice, EndpointChoice, Note, Scope, World};
 
 impl World {
     /// `tartan nodes`; `alive` tells whose lease is renewed.
@@ -35,36 +34,28 @@ impl World {
     }
 
     fn report_peer(&self, own: Option<&Node>, peer: &Node, since: Option<String>) -> PeerRow {
-        let ways = own.into_iter().flat_map(|own| {
-            self.networks().map(move |network| tartan_fabric::choose(own, peer, &network.paths))
-        });
-        let mut row = PeerRow {
-            node: peer.name.clone(),
-            address: None,
-            path: None,
-            sealed: false,
-            mtu: None,
-            rtt_ms: None,
-            since: None,
-            blocked: Vec::new(),
-            blocks: self.all_blocks_of(&peer.id),
+        let decision = self.decide(&Scope::Peer(peer.id));
+        let underlay = match &decision.choice {
+            Some(Choice::Peer(choice)) => choice.reach.first().map(|reach| reach.underlay),
+            _ => None,
         };
-        for way in ways {
-            match way {
-                Way::Through(reached) if row.path.is_none() => {
-                    row.path = Some(reached.path);
-                    row.address = Some(reached.underlay.remote);
-                    row.mtu = own.map(|own| tartan_fabric::path_mtu(own, peer, reached.underlay.family));
-                    row.since = since.clone();
-                }
-                Way::Through(_) => {}
-                Way::None(blocked) => row.blocked.extend(
-                    blocked.into_iter().map(|b| Blocked { path: b.path, reason: b.reason.to_string() }),
-                ),
-            }
+        let notes = decision.notes.into_iter().filter_map(|note| match note {
+            Note::NoPath { path, reason, .. } => Some(Blocked { path, reason }),
+            _ => None,
+        });
+        let mtu =
+            own.zip(underlay).map(|(own, underlay)| tartan_fabric::path_mtu(own, peer, underlay.family));
+        PeerRow {
+            node: peer.name.clone(),
+            address: underlay.map(|underlay| underlay.remote),
+            path: underlay.map(|_| Path::Vxlan),
+            sealed: false,
+            mtu,
+            rtt_ms: None,
+            since: since.filter(|_| underlay.is_some()),
+            blocked: notes.collect(),
+            blocks: self.all_blocks_of(&peer.id),
         }
-        row.blocked.dedup();
-        row
     }
 
     /// `tartan endpoints`; `ready` tells whether everything of one is in the kernel.

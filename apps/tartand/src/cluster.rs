@@ -221,6 +221,9 @@ impl Writer {
     }
 
     fn claim(&self, claim: &Claim) -> Result<(), StoreError> {
+        if !self.holds_name()? {
+            return Ok(());
+        }
         let key = EntryKey::Block(claim.network.clone(), claim.block);
         let mine = encode(&Owner { node: self.identity.id });
         match self.store.put(&key.to_string(), &mine, Expect::Absent, Durability::Power) {
@@ -261,7 +264,6 @@ impl Writer {
 
     fn publish(&self, node: &Node) -> Result<(), StoreError> {
         if !self.holds_name()? {
-            // Another node took the name and what went with it.
             return Ok(());
         }
         let key = EntryKey::Node(node.id).to_string();
@@ -273,9 +275,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether this node may still write in its name; tells the ring if another node took it, and what went with it.
     fn holds_name(&self) -> Result<bool, StoreError> {
         let (name, id) = (self.identity.name.as_str(), self.identity.id.to_string());
-        Ok(self.store.leases()?.iter().any(|lease| lease.name == name && lease.holder == id))
+        let leases = self.store.leases()?;
+        let other = leases.iter().find(|lease| lease.name == name && lease.holder != id);
+        if let Some(other) = other {
+            self.inbox.put(Input::NameLost(format!("{} holds it", other.holder)));
+        }
+        Ok(other.is_none())
     }
 
     fn renew(&self) {

@@ -137,11 +137,11 @@ impl Ring {
                 info!("stopping; what is in the kernel stays");
                 return Ok(());
             }
+            self.inbox.hush();
+            self.turn();
             if let Some(reason) = self.name_lost.take() {
                 bail!("this node's name was taken: {reason}; what is in the kernel stays");
             }
-            self.inbox.hush();
-            self.turn();
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! Each command is one module. Programs are started directly, never through a shell.
 
+mod bench;
 mod bless;
 mod debian;
 mod machine;
-mod record;
 mod run;
 mod tally;
 mod test;
@@ -50,9 +50,6 @@ enum Verb {
     /// Measure and write bench/RESULTS.md (root).
     #[command(after_help = "Example:\n  cargo xtask bench && git diff bench/RESULTS.md")]
     Bench,
-    /// Run the long tests and write bench/SOAK.md (root).
-    #[command(after_help = "Example:\n  cargo xtask soak && git diff bench/SOAK.md")]
-    Soak,
 }
 
 fn main() -> ExitCode {
@@ -71,8 +68,7 @@ fn dispatch(verb: Verb, root: &std::path::Path) -> Result<ExitCode> {
         Verb::Test(options) => return test::run(root, &options),
         Verb::Tidy => tidy::run(root)?,
         Verb::Bless => bless::run(root)?,
-        Verb::Bench => record::run(root, &record::BENCH)?,
-        Verb::Soak => record::run(root, &record::SOAK)?,
+        Verb::Bench => bench::run(root)?,
     }
     Ok(ExitCode::SUCCESS)
 }

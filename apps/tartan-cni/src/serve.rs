@@ -37,6 +37,10 @@ fn add(environment: &Environment, text: &[u8], deadline: Instant) -> Served {
     let key = environment.key()?;
     let pod = pod::identity(&environment.pod_args()?, &key.container)?;
     let whom = format!("pod {pod}");
+    if !conf.args.cni.ips.is_empty() {
+        let msg = "args.cni.ips: addresses cannot be asked for in this release; leave them out";
+        return Err(Failure::new(code::CONFIG, msg).about(&whom));
+    }
     let path = environment.netns().map_err(|failure| failure.about(&whom))?;
     let netns = netns::open(Path::new(path)).map_err(|failure| failure.about(&whom))?;
     let labels = conf.args.cni.label_map();

@@ -33,6 +33,14 @@ pub(crate) struct Ask {
     pub(crate) reply: SyncSender<Answer>,
 }
 
+impl Ask {
+    /// Whether its answer tells what the kernel has.
+    pub(crate) fn is_about_the_kernel(&self) -> bool {
+        let Question::Request { request, .. } = &self.question else { return false };
+        matches!(request, Request::Status | Request::Plan { .. })
+    }
+}
+
 /// What only the ring can answer.
 pub(crate) enum Question {
     /// A request of the socket, with what came beside it.

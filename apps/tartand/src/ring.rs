@@ -171,6 +171,9 @@ impl Ring {
     fn turn(&mut self) {
         let batch = self.take_inputs();
         self.hear();
+        if batch.asks.iter().any(Ask::is_about_the_kernel) {
+            self.loop_.look_at_settings();
+        }
         let sweep = self.due();
         self.decide();
         self.settle(sweep);

@@ -4,9 +4,9 @@ use tartan_api::VERSION;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_api::verb::{PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Choice, Fact, Scope};
+use tartan_decide::{Choice, Fact, Phase, Scope};
 use tartan_host::Row;
-use tartan_model::{NetworkName, NodeId};
+use tartan_model::{Endpoint, NetworkName, NodeId};
 use tartan_store::Lease;
 
 use crate::ring::Ring;
@@ -30,7 +30,7 @@ impl Ring {
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {
-        let reasons = self.unfinished();
+        let reasons = self.reasons();
         Status {
             node: self.world.name().clone(),
             id: self.world.this(),
@@ -49,9 +49,24 @@ impl Ring {
         }
     }
 
-    /// Why this node is not healthy: what it has not done yet of what it was told. That there is no way to some peer
-    /// is not its doing; that shows with the peers. A pod that cannot be served is the pod's trouble, shown with the
-    /// endpoints.
+    /// Why this node is not healthy. That there is no way to some peer is not its doing; that shows with the peers.
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = self.unfinished();
+        let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
+        let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
+        reasons.extend(notes.map(ToString::to_string));
+        let pods = self.world.endpoints().filter(|attached| attached.phase == Phase::Wanted);
+        for Endpoint { key, pod, .. } in pods.map(|attached| &attached.endpoint) {
+            if !self.is_settled(&Scope::Endpoint(key.clone())) {
+                reasons.push(format!(
+                    "pod {pod}: its interface on this node is gone or incomplete; delete and add it"
+                ));
+            }
+        }
+        reasons
+    }
+
+    /// What this node has not done yet of what it was told.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         if let Err(error) = &self.store {
@@ -66,8 +81,8 @@ impl Ring {
         }
         let scopes = self.world.scopes().into_iter().filter(|scope| !matches!(scope, Scope::Endpoint(_)));
         for scope in scopes {
-            let notes = self.notes.get(&scope).filter(|_| !matches!(scope, Scope::Peer(_)));
-            reasons.extend(notes.into_iter().flatten().map(ToString::to_string));
+            let notes = self.notes.get(&scope).into_iter().flatten().filter(|note| note.is_unfinished());
+            reasons.extend(notes.map(ToString::to_string));
             reasons.extend(self.loop_.unsettled(&scope).into_iter().map(|missing| {
                 let reason = missing.reason.unwrap_or_else(|| "not there yet".into());
                 format!("{}: {reason}", missing.row)

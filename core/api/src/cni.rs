@@ -110,6 +110,9 @@ pub struct CniArgs {
     /// Labels of the container.
     #[serde(default)]
     pub labels: Vec<Label>,
+    /// Addresses that the container shall have: not served yet, so none.
+    #[serde(default)]
+    pub ips: Vec<Value>,
 }
 
 /// A label as the CNI conventions write it.

@@ -121,6 +121,13 @@ pub struct EndpointChoice {
     pub sources: Vec<IpAddr>,
 }
 
+impl Note {
+    /// Whether it says that this node has not done all that it was told. Others only want a person's look.
+    pub fn is_unfinished(&self) -> bool {
+        !matches!(self, Note::NoPath { .. } | Note::MixedAttachments { .. } | Note::SmallUnderlay { .. })
+    }
+}
+
 /// Something that cannot be done, for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Note {
@@ -147,7 +154,7 @@ pub enum Note {
     },
     /// Every block of every pool is taken.
     #[error(
-        "network {network}: its {family} pools have no free block; add a pool, or remove nodes that are gone"
+        "network {network}: its {family} pools have no free block; add a pool, or one with smaller blocks"
     )]
     PoolExhausted {
         /// The network.
@@ -164,6 +171,14 @@ pub enum Note {
         network: NetworkName,
         /// The underlay's MTU.
         mtu: Mtu,
+    },
+    /// Pods of both kinds on one node.
+    #[error(
+        "network {network}: pods on the bridge and routed pods of this node do not reach each other; delete and add those that were there before the attachment was changed"
+    )]
+    MixedAttachments {
+        /// The network.
+        network: NetworkName,
     },
     /// No way to a peer.
     #[error("no path to {node}: {path}: {reason}")]

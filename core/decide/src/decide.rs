@@ -60,10 +60,24 @@ impl World {
         for family in Family::ALL {
             self.decide_block(network, family, &mut decision);
         }
+        if self.has_mixed_attachments(network) {
+            decision.notes.push(Note::MixedAttachments { network: name.clone() });
+        }
         if network.has_family(Family::Ipv6) && tartan_fabric::pod_mtu(&own, None) < Mtu::IPV6_MIN {
             decision.notes.push(Note::SmallUnderlay { network: name.clone(), mtu: own.mtu });
         }
         decision
+    }
+
+    /// A pod on the bridge looks for the block's other addresses there, where a routed pod is not.
+    fn has_mixed_attachments(&self, network: &Network) -> bool {
+        let mut mine = self
+            .endpoints
+            .values()
+            .map(|attached| &attached.endpoint)
+            .filter(|one| one.network == network.name);
+        let first = mine.next().map(|endpoint| endpoint.attachment);
+        mine.any(|endpoint| Some(endpoint.attachment) != first)
     }
 
     fn network_choice(&self, network: &Network, own: &Node) -> NetworkChoice {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
 
 use crate::{Attach, Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -207,9 +207,7 @@ impl World {
         self.endpoints
             .insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
         let mut learned = dirty([Scope::Endpoint(attach.key)]);
-        if attachment == Attachment::Bridge || self.is_short_of_addresses(&attach.network) {
-            learned.dirty.insert(Scope::Network(attach.network.clone()));
-        }
+        learned.dirty.insert(Scope::Network(attach.network.clone()));
         if self.has_other(&attach.network) {
             learned.dirty.extend(self.concerned(&attach.network));
         }
@@ -295,11 +293,6 @@ impl World {
     pub(crate) fn is_contested(&self, network: &NetworkName, block: &Cidr) -> bool {
         let before = self.blocks.range(..network.clone()).flat_map(|(_, blocks)| blocks.keys());
         before.into_iter().any(|other| other.overlaps(block))
-    }
-
-    /// Whether some family of a network has no block with a free address on this node.
-    pub(crate) fn is_short_of_addresses(&self, network: &NetworkName) -> bool {
-        Family::ALL.into_iter().any(|family| self.needs_block(network, family))
     }
 
     /// Whether pods of this family cannot be added for want of a block with a free address.

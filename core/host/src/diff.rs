@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use tartan_model::IfName;
+use tartan_model::{Family, IfName};
 
 use crate::{Host, Key, Link, LinkKind, Row, Rows, Step};
 
@@ -15,8 +15,8 @@ pub fn diff(want: &Rows, have: &Host) -> Vec<Step> {
     plan(want, have, want.keys().chain(have.rows.keys()).collect())
 }
 
-/// The same, compared only at `keys`, and at what stands on links that the plan makes anew. Costs by the number of
-/// keys, but for a replaced link, which is searched for everything on it. Routes over a link that is made, and was
+/// The same, compared only at `keys`, and at what stands on links that the plan makes anew or takes down. Costs by the
+/// number of keys, but for such a link, which is searched for everything on it. Routes over a link that is made, and was
 /// not there before, are compared only where they are among the keys.
 pub fn diff_keys(want: &Rows, have: &Host, keys: &BTreeSet<Key>) -> Vec<Step> {
     plan(want, have, keys.iter().collect())
@@ -40,6 +40,8 @@ struct Comparison<'a> {
     removed: BTreeSet<&'a IfName>,
     /// Links that are there and have to be made anew, because something differs that cannot be changed.
     replaced: BTreeSet<&'a IfName>,
+    /// Links that are up and wanted down, which takes things along.
+    lowered: BTreeSet<&'a IfName>,
     /// Links that are wanted and not there.
     created: BTreeSet<&'a IfName>,
 }
@@ -51,6 +53,7 @@ impl<'a> Comparison<'a> {
             have,
             removed: BTreeSet::new(),
             replaced: BTreeSet::new(),
+            lowered: BTreeSet::new(),
             created: BTreeSet::new(),
         };
         for key in keys {
@@ -65,20 +68,32 @@ impl<'a> Comparison<'a> {
         match (self.want.link(name), self.have.link(name)) {
             (None, Some(_)) => self.removed.insert(name),
             (Some(want), None) => can_be_made(want) && self.created.insert(name),
-            (Some(want), Some(have)) => {
-                want.kind != have.kind && can_be_made(want) && self.replaced.insert(name)
+            (Some(want), Some(have)) if want.kind != have.kind => {
+                can_be_made(want) && self.replaced.insert(name)
             }
+            (Some(want), Some(have)) => have.up && !want.up && self.lowered.insert(name),
             (None, None) => false,
         };
     }
 
-    /// What stands on links that are made, and the ports of bridges that are made anew.
+    /// What stands on links that are made or taken down, and the ports of bridges that are made anew.
     fn add_dependents(&self, keys: &mut BTreeSet<&'a Key>) {
         keys.extend(self.created.iter().flat_map(|name| self.want.keys_on(name)));
-        if !self.replaced.is_empty() {
-            let (want, have) = (self.want.entries(), self.have.entries());
-            keys.extend(want.chain(have).filter(|(_, row)| self.rests_on_replaced(row)).map(|(key, _)| key));
+        if !self.replaced.is_empty() || !self.lowered.is_empty() {
+            let rests = |row: &Row| self.rests_on_replaced(row) || self.goes_with_lowered(row);
+            let all = self.want.entries().chain(self.have.entries());
+            keys.extend(all.filter(|(_, row)| rests(row)).map(|(key, _)| key));
         }
+    }
+
+    /// A link that is taken down loses its routes, its neighbours and its IPv6 addresses.
+    fn goes_with_lowered(&self, row: &Row) -> bool {
+        let goes = match row {
+            Row::Address(address) => address.address.family() == Family::Ipv6,
+            Row::Neighbor(_) | Row::Route(_) => true,
+            Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => false,
+        };
+        goes && row.on().is_some_and(|link| self.lowered.contains(link))
     }
 
     fn rests_on_replaced(&self, row: &Row) -> bool {
@@ -128,10 +143,11 @@ impl<'a> Comparison<'a> {
     }
 
     /// The row as the kernel has it when its turn to be built comes: replaced links are gone by then, with what was
-    /// on them, and their ports are free.
+    /// on them, and their ports are free; what goes with a link that is taken down is gone, too.
     fn found(&self, key: &Key) -> Option<Cow<'a, Row>> {
         let row = self.have.get(key)?;
         match row {
+            _ if self.goes_with_lowered(row) => None,
             _ if !self.rests_on_replaced(row) => Some(Cow::Borrowed(row)),
             Row::Link(port) => Some(Cow::Owned(Row::Link(Link { master: None, ..port.clone() }))),
             _ => None,

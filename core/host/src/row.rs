@@ -85,7 +85,7 @@ pub struct Link {
     pub kind: LinkKind,
     /// Its MAC address.
     pub mac: Mac,
-    /// Its MTU in bytes; for a veth that of both ends.
+    /// Its MTU in bytes; for a veth that of both ends when it is made, and of this end from then on.
     pub mtu: Mtu,
     /// Whether it is administratively up.
     pub up: bool,

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::ranges::Ranges;
 
-/// The most released addresses whose order is remembered.
-pub const MAX_RELEASED: usize = 65_536;
+/// The most released addresses of a block whose order is remembered.
+pub const MAX_RELEASED: usize = 4_096;
 
 /// The first position that a pod can have: 0 is the node's own address, 1 is the gateway.
 const FIRST: u128 = 2;
@@ -40,6 +40,16 @@ pub enum IpamError {
     },
 }
 
+/// What giving an address back did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    /// Whether the address was in use; if not, nothing changed.
+    pub was_used: bool,
+    /// The address whose release is not remembered any more, for [`MAX_RELEASED`] others were released after it; a
+    /// record of its release can go.
+    pub forgotten: Option<IpAddr>,
+}
+
 /// The node's own address in a block that it owns: position 0.
 pub fn own_address(block: &Cidr) -> IpAddr {
     block.first()
@@ -60,6 +70,12 @@ pub fn capacity(block: &Cidr) -> u128 {
 /// Addresses are given in order, each position once; after that the one goes first that was released the longest
 /// ago. The order of the last [`MAX_RELEASED`] releases is remembered; an address released before them is forgotten
 /// and given again when there is neither a fresh nor a remembered one, so nothing is ever lost.
+///
+/// After a restart the block is built anew: every address in use is claimed, then every released one, the oldest
+/// first, is claimed and released; one that is in use by then is left out. It gives the same next addresses as
+/// before, but for those whose release was forgotten or not written down: it takes them for fresh, so they come
+/// before the remembered ones, not after them.
+///
 /// Memory grows with the addresses that are in use or remembered, never with the block; each call takes O(log n).
 #[derive(Debug, Clone)]
 pub struct BlockAddresses {
@@ -68,7 +84,7 @@ pub struct BlockAddresses {
     free: Ranges,
     /// Free positions from here on are fresh; those before were given once and are forgotten.
     fresh: u128,
-    released: Released,
+    released: Queue,
     used: usize,
 }
 
@@ -79,37 +95,7 @@ impl BlockAddresses {
             0 => Ranges::default(),
             capacity => Ranges::from_to(FIRST, FIRST + capacity - 1),
         };
-        BlockAddresses { block, free, fresh: FIRST, released: Released::default(), used: 0 }
-    }
-
-    /// The state after a restart: `used` in any order, `released` oldest first. Fresh addresses begin behind the
-    /// highest one named; those between that are not named count as forgotten. Addresses that this block cannot
-    /// give are left out; one that is both used and released is used.
-    pub fn restore(
-        block: Cidr,
-        used: impl IntoIterator<Item = IpAddr>,
-        released: impl IntoIterator<Item = IpAddr>,
-    ) -> BlockAddresses {
-        let mut addresses = BlockAddresses::new(block);
-        let mut fresh = FIRST;
-        for address in used {
-            if addresses.claim(address).is_ok() {
-                fresh = fresh.max(addresses.behind(address));
-            }
-        }
-        for address in released {
-            if addresses.claim(address).is_ok() {
-                fresh = fresh.max(addresses.behind(address));
-                addresses.release(address);
-            }
-        }
-        addresses.fresh = fresh;
-        addresses
-    }
-
-    /// The block.
-    pub fn block(&self) -> Cidr {
-        self.block
+        BlockAddresses { block, free, fresh: FIRST, released: Queue::default(), used: 0 }
     }
 
     /// The next address: the lowest fresh one, else the one released the longest ago, else the lowest forgotten
@@ -142,29 +128,27 @@ impl BlockAddresses {
         }
     }
 
-    /// Gives an address back; false if it was not in use.
-    pub fn release(&mut self, address: IpAddr) -> bool {
+    /// Gives an address back.
+    pub fn release(&mut self, address: IpAddr) -> Released {
         let in_use = |position: &u128| {
             self.is_for_pods(*position)
                 && !self.free.contains(*position)
                 && !self.released.contains(*position)
         };
-        let Some(position) = self.block.position(address).filter(in_use) else { return false };
+        let Some(position) = self.block.position(address).filter(in_use) else {
+            return Released { was_used: false, forgotten: None };
+        };
         self.used -= 1;
-        if let Some(forgotten) = self.released.push(position) {
+        let forgotten = self.released.push(position);
+        if let Some(forgotten) = forgotten {
             self.free.insert(forgotten);
         }
-        true
+        Released { was_used: true, forgotten: forgotten.and_then(|forgotten| self.block.nth(forgotten)) }
     }
 
     /// How many addresses are in use.
     pub fn used(&self) -> usize {
         self.used
-    }
-
-    /// The remembered released addresses, oldest first.
-    pub fn released(&self) -> impl Iterator<Item = IpAddr> {
-        self.released.by_age.values().filter_map(|position| self.block.nth(*position))
     }
 
     /// Puts a position in use; false if it is already.
@@ -178,22 +162,17 @@ impl BlockAddresses {
     fn is_for_pods(&self, position: u128) -> bool {
         (FIRST..FIRST + capacity(&self.block)).contains(&position)
     }
-
-    /// The position behind an address.
-    fn behind(&self, address: IpAddr) -> u128 {
-        self.block.position(address).map_or(FIRST, |position| position + 1)
-    }
 }
 
 /// Released positions in the order of their release, [`MAX_RELEASED`] at most.
 #[derive(Debug, Clone, Default)]
-struct Released {
+struct Queue {
     by_age: BTreeMap<u64, u128>,
     ages: BTreeMap<u128, u64>,
     next: u64,
 }
 
-impl Released {
+impl Queue {
     fn contains(&self, position: u128) -> bool {
         self.ages.contains_key(&position)
     }

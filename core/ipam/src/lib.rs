@@ -6,5 +6,5 @@ mod block;
 mod choice;
 mod ranges;
 
-pub use block::{BlockAddresses, IpamError, MAX_RELEASED, capacity, gateway, own_address};
+pub use block::{BlockAddresses, IpamError, MAX_RELEASED, Released, capacity, gateway, own_address};
 pub use choice::choose_block;

@@ -12,7 +12,9 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use tartan_ipam::{BlockAddresses, IpamError, MAX_RELEASED, capacity, choose_block, gateway, own_address};
+use tartan_ipam::{
+    BlockAddresses, IpamError, MAX_RELEASED, Released, capacity, choose_block, gateway, own_address,
+};
 use tartan_model::{Cidr, Pool};
 
 fn cidr(text: &str) -> Cidr {
@@ -28,7 +30,7 @@ enum Op {
     Allocate,
     Claim(Index),
     Release(Index),
-    Restore,
+    Restart,
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -36,7 +38,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Allocate),
         2 => any::<Index>().prop_map(Op::Claim),
         4 => any::<Index>().prop_map(Op::Release),
-        1 => Just(Op::Restore),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -49,29 +51,53 @@ fn nth(block: &Cidr, index: &Index) -> IpAddr {
     block.nth(index.index(block.size() as usize) as u128).unwrap()
 }
 
-fn restored(addresses: &BlockAddresses, used: &BTreeSet<IpAddr>) -> BlockAddresses {
-    BlockAddresses::restore(addresses.block(), used.iter().copied(), addresses.released().collect::<Vec<_>>())
+/// What the agent keeps of a block.
+#[derive(Default)]
+struct Records {
+    used: BTreeSet<IpAddr>,
+    /// Oldest first. A record stays when its address is given again.
+    released: Vec<IpAddr>,
 }
 
-/// What allocation has to do, said as plainly as can be: three lists of addresses.
+impl Records {
+    fn release(&mut self, address: IpAddr, forgotten: Option<IpAddr>) {
+        self.used.remove(&address);
+        self.released.retain(|other| *other != address && Some(*other) != forgotten);
+        self.released.push(address);
+    }
+
+    /// The block after a restart of the agent.
+    fn rebuilt(&self, block: Cidr) -> BlockAddresses {
+        let mut addresses = BlockAddresses::new(block);
+        for address in &self.used {
+            addresses.claim(*address).unwrap();
+        }
+        for address in &self.released {
+            if addresses.claim(*address).is_ok() {
+                addresses.release(*address);
+            }
+        }
+        addresses
+    }
+}
+
+/// What allocation has to do, said as plainly as can be: two lists of addresses.
 struct Reference {
     /// Never given out, in order.
     fresh: Vec<IpAddr>,
     /// Released, oldest first.
     released: Vec<IpAddr>,
-    /// Given once and not known any more, in order.
-    forgotten: Vec<IpAddr>,
     used: BTreeSet<IpAddr>,
 }
 
 impl Reference {
     fn new(block: Cidr) -> Reference {
         let fresh = (2..block.size() - 1).filter_map(|position| block.nth(position)).collect();
-        Reference { fresh, released: Vec::new(), forgotten: Vec::new(), used: BTreeSet::new() }
+        Reference { fresh, released: Vec::new(), used: BTreeSet::new() }
     }
 
     fn allocate(&mut self) -> Option<IpAddr> {
-        let lists = [&mut self.fresh, &mut self.released, &mut self.forgotten];
+        let lists = [&mut self.fresh, &mut self.released];
         let address = lists.into_iter().find(|list| !list.is_empty())?.remove(0);
         self.used.insert(address);
         Some(address)
@@ -79,7 +105,7 @@ impl Reference {
 
     fn claim(&mut self, address: IpAddr) -> bool {
         let mut found = false;
-        for list in [&mut self.fresh, &mut self.released, &mut self.forgotten] {
+        for list in [&mut self.fresh, &mut self.released] {
             found |= list.contains(&address);
             list.retain(|other| *other != address);
         }
@@ -96,34 +122,27 @@ impl Reference {
         }
         was_used
     }
-
-    fn restart(&mut self) {
-        let highest = self.used.iter().chain(&self.released).max().copied();
-        let unnamed: Vec<IpAddr> = self.fresh.drain(..).chain(self.forgotten.drain(..)).collect();
-        (self.forgotten, self.fresh) = unnamed.into_iter().partition(|address| Some(*address) < highest);
-        self.forgotten.sort();
-    }
 }
 
 proptest! {
     #[test]
     fn never_one_address_twice(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
         let mut addresses = BlockAddresses::new(block);
-        let mut used = BTreeSet::new();
+        let mut records = Records::default();
         let reserved = [own_address(&block), gateway(&block), block.nth(block.size() - 1).unwrap()];
         for op in ops {
             match op {
                 Op::Allocate => {
                     if let Some(address) = addresses.allocate() {
                         prop_assert!(block.contains(address) && !reserved.contains(&address));
-                        prop_assert!(used.insert(address), "{} twice", address);
+                        prop_assert!(records.used.insert(address), "{} twice", address);
                     }
                 }
                 Op::Claim(index) => {
                     let address = nth(&block, &index);
                     let expected = if reserved.contains(&address) {
                         Err(IpamError::Reserved { address, block })
-                    } else if used.insert(address) {
+                    } else if records.used.insert(address) {
                         Ok(())
                     } else {
                         Err(IpamError::InUse(address))
@@ -132,92 +151,87 @@ proptest! {
                 }
                 Op::Release(index) => {
                     let address = nth(&block, &index);
-                    prop_assert_eq!(addresses.release(address), used.remove(&address));
+                    let released = addresses.release(address);
+                    let was_used = records.used.contains(&address);
+                    prop_assert_eq!(released, Released { was_used, forgotten: None });
+                    if was_used {
+                        records.release(address, None);
+                    }
                 }
-                Op::Restore => addresses = restored(&addresses, &used),
+                Op::Restart => addresses = records.rebuilt(block),
             }
-            prop_assert_eq!(addresses.used(), used.len());
+            prop_assert_eq!(addresses.used(), records.used.len());
         }
     }
 
+    /// The reference does not restart: a block built anew from the records goes on as the one before.
     #[test]
-    fn in_order_then_longest_released_first(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
+    fn in_order_then_longest_released_first_also_over_restarts(
+        block in any_block(), ops in prop::collection::vec(any_op(), 0..120),
+    ) {
         let mut addresses = BlockAddresses::new(block);
+        let mut records = Records::default();
         let mut reference = Reference::new(block);
         for op in ops {
             match op {
-                Op::Allocate => prop_assert_eq!(addresses.allocate(), reference.allocate()),
+                Op::Allocate => {
+                    let address = addresses.allocate();
+                    prop_assert_eq!(address, reference.allocate());
+                    records.used.extend(address);
+                }
                 Op::Claim(index) => {
                     let address = nth(&block, &index);
-                    prop_assert_eq!(addresses.claim(address).is_ok(), reference.claim(address));
+                    let claimed = addresses.claim(address).is_ok();
+                    prop_assert_eq!(claimed, reference.claim(address));
+                    records.used.extend(claimed.then_some(address));
                 }
                 Op::Release(index) => {
                     let address = nth(&block, &index);
-                    prop_assert_eq!(addresses.release(address), reference.release(address));
+                    let released = addresses.release(address);
+                    prop_assert_eq!(released.was_used, reference.release(address));
+                    if released.was_used {
+                        records.release(address, released.forgotten);
+                    }
                 }
-                Op::Restore => {
-                    addresses = restored(&addresses, &reference.used);
-                    reference.restart();
-                }
+                Op::Restart => addresses = records.rebuilt(block),
             }
-            prop_assert_eq!(addresses.released().collect::<Vec<_>>(), reference.released.clone());
+        }
+        let mut rebuilt = records.rebuilt(block);
+        for _ in 0..=capacity(&block) {
+            let next = reference.allocate();
+            prop_assert_eq!((addresses.allocate(), rebuilt.allocate()), (next, next));
         }
     }
 
     #[test]
     fn refused_only_when_full(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
         let mut addresses = BlockAddresses::new(block);
-        let mut used = BTreeSet::new();
+        let mut records = Records::default();
         for op in ops {
             match op {
                 Op::Allocate => match addresses.allocate() {
-                    Some(address) => { used.insert(address); }
-                    None => prop_assert_eq!(used.len() as u128, capacity(&block)),
+                    Some(address) => { records.used.insert(address); }
+                    None => prop_assert_eq!(records.used.len() as u128, capacity(&block)),
                 },
                 Op::Claim(index) => {
                     let address = nth(&block, &index);
                     if addresses.claim(address).is_ok() {
-                        used.insert(address);
+                        records.used.insert(address);
                     }
                 }
                 Op::Release(index) => {
                     let address = nth(&block, &index);
-                    if addresses.release(address) {
-                        used.remove(&address);
+                    if addresses.release(address).was_used {
+                        records.release(address, None);
                     }
                 }
-                Op::Restore => addresses = restored(&addresses, &used),
+                Op::Restart => addresses = records.rebuilt(block),
             }
         }
         while let Some(address) = addresses.allocate() {
-            used.insert(address);
+            records.used.insert(address);
         }
-        prop_assert_eq!(used.len() as u128, capacity(&block));
-    }
-
-    /// Holds for addresses that were allocated; a claim far ahead leaves fresh ones behind, which a restart counts as
-    /// forgotten.
-    #[test]
-    fn restore_equals_having_lived(block in any_block(), ops in prop::collection::vec(any_op(), 0..120)) {
-        let mut lived = BlockAddresses::new(block);
-        let mut used = BTreeSet::new();
-        for op in ops {
-            match op {
-                Op::Allocate | Op::Restore => used.extend(lived.allocate()),
-                Op::Claim(index) | Op::Release(index) => {
-                    let address = nth(&block, &index);
-                    if lived.release(address) {
-                        used.remove(&address);
-                    }
-                }
-            }
-        }
-        let mut restored = restored(&lived, &used);
-        prop_assert_eq!(restored.used(), lived.used());
-        prop_assert!(restored.released().eq(lived.released()));
-        for _ in 0..=capacity(&block) {
-            prop_assert_eq!(restored.allocate(), lived.allocate());
-        }
+        prop_assert_eq!(records.used.len() as u128, capacity(&block));
     }
 }
 
@@ -352,7 +366,7 @@ fn blocks_too_small_for_a_pod_give_nothing() {
         let mut addresses = BlockAddresses::new(block);
         assert_eq!((addresses.allocate(), capacity(&block)), (None, 0), "{text}");
         assert!(matches!(addresses.claim(block.first()), Err(IpamError::Reserved { .. })));
-        assert!(!addresses.release(block.first()));
+        assert!(!addresses.release(block.first()).was_used);
     }
 }
 
@@ -363,23 +377,45 @@ fn an_address_of_another_block_is_refused() {
     for text in ["10.244.2.5", "fd00::5"] {
         let address: IpAddr = text.parse().unwrap();
         assert_eq!(addresses.claim(address), Err(IpamError::Outside { address, block }));
-        assert!(!addresses.release(address));
+        assert!(!addresses.release(address).was_used);
     }
+}
+
+/// A block of which every address was given and released, highest first, with its addresses and its records.
+fn all_released(block: Cidr) -> (BlockAddresses, Vec<IpAddr>, Records) {
+    let mut addresses = BlockAddresses::new(block);
+    let all: Vec<IpAddr> = std::iter::from_fn(|| addresses.allocate()).collect();
+    assert_eq!(all.len() as u128, capacity(&block));
+    let mut records = Records::default();
+    let mut forgotten = Vec::new();
+    for address in all.iter().rev() {
+        let released = addresses.release(*address);
+        assert!(released.was_used);
+        forgotten.extend(released.forgotten);
+        records.release(*address, released.forgotten);
+    }
+    assert!(forgotten.iter().eq(all[MAX_RELEASED..].iter().rev()), "the oldest goes first");
+    (addresses, all, records)
 }
 
 #[test]
 fn what_the_queue_forgets_is_given_again_last_of_all() {
-    let block = cidr("10.240.0.0/15");
-    let mut addresses = BlockAddresses::new(block);
-    let all: Vec<IpAddr> = std::iter::from_fn(|| addresses.allocate()).collect();
-    assert_eq!(all.len() as u128, capacity(&block));
-    // Highest first, so that the order of release is not that of the addresses.
-    assert!(all.iter().rev().all(|address| addresses.release(*address)));
-    let remembered: Vec<IpAddr> = addresses.released().collect();
-    assert!(remembered.iter().eq(all[..MAX_RELEASED].iter().rev()));
+    let (mut addresses, all, _) = all_released(cidr("10.240.0.0/19"));
     let again: Vec<IpAddr> = std::iter::from_fn(|| addresses.allocate()).collect();
-    assert_eq!(again[..MAX_RELEASED], remembered);
+    assert!(again[..MAX_RELEASED].iter().eq(all[..MAX_RELEASED].iter().rev()));
     assert_eq!(again[MAX_RELEASED..], all[MAX_RELEASED..]);
+}
+
+#[test]
+fn what_the_queue_forgot_is_fresh_after_a_restart() {
+    let block = cidr("10.240.0.0/19");
+    let (_, all, records) = all_released(block);
+    assert_eq!(records.released.len(), MAX_RELEASED);
+    let mut rebuilt = records.rebuilt(block);
+    let again: Vec<IpAddr> = std::iter::from_fn(|| rebuilt.allocate()).collect();
+    let (fresh, remembered) = again.split_at(all.len() - MAX_RELEASED);
+    assert_eq!(fresh, &all[MAX_RELEASED..]);
+    assert!(remembered.iter().eq(all[..MAX_RELEASED].iter().rev()));
 }
 
 #[test]

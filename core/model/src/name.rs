@@ -19,7 +19,7 @@ pub enum NameError {
     },
     /// Not an RFC 1123 subdomain.
     #[error(
-        "{text:?} is not a name: use at most 253 lower-case letters, digits, '-' and '.', each part of at most 63 beginning and ending with a letter or digit"
+        "{text:?} is not a name: use at most 253 lower-case letters, digits, '-' and '.', each part beginning and ending with a letter or digit"
     )]
     Subdomain {
         /// The refused text, shortened.

@@ -1,19 +1,17 @@
 //! Taking steps: names become indexes, steps become requests, and the kernel's answers become those of the steps.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use tartan_host::{Link, LinkKind, NetnsToken, Row, Step, StepError, Sysctl, SysctlKey};
+use tartan_host::{Link, LinkKind, Row, Step, StepError, Sysctl, SysctlKey};
 use tartan_model::{Family, IfName};
 
 use crate::kernel::Kernel;
-use crate::marks::Marks;
 use crate::message::lookup;
 use crate::read::Seen;
 use crate::write::{self, Wish};
-use crate::{Refused, Request, Rtnl, tables};
+use crate::{Refused, Request, tables};
 
 type Answer = Result<(), StepError>;
 
@@ -71,7 +69,6 @@ impl Kernel {
             }));
         }
         self.requests.request(half_made);
-        self.set_other_ends(steps, &answers, &found);
         self.hear_of_silent(steps, &answers, &found);
         answers
     }
@@ -109,7 +106,7 @@ impl Kernel {
             }
             LinkKind::Vxlan { .. } | LinkKind::Bridge => None,
         };
-        Ok(write::create_link(link, found.master(link)?, netns))
+        Ok(write::create_link(link, found.master(link)?, netns, self.ipv6))
     }
 
     fn change(&self, from: &Row, to: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
@@ -187,30 +184,6 @@ impl Kernel {
         Found(found)
     }
 
-    /// Gives the other ends of veths the MTU that ours got. One that cannot be reached keeps its own.
-    fn set_other_ends(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
-        let mut wanted: BTreeMap<i32, Vec<Request>> = BTreeMap::new();
-        for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
-            let Step::Change { from: Row::Link(from), to: Row::Link(to) } = step else { continue };
-            let peer = found.get(&to.name).and_then(|seen| seen.peer);
-            if let Some((index, netns)) = peer.filter(|_| from.mtu != to.mtu && self.marks == Marks::Node) {
-                wanted.entry(netns).or_default().push(write::set_mtu(index, to.mtu.into()));
-            }
-        }
-        if wanted.is_empty() {
-            return;
-        }
-        for (id, netns) in self.netns_ids() {
-            if let Some(requests) = wanted.remove(&id)
-                && let Some(netns) = self.netns(netns)
-                && let Ok(mut there) = Rtnl::open_in(netns)
-            {
-                let refused = there.request(requests).into_iter().filter_map(Result::err);
-                refused.for_each(|refused| tracing::debug!(%refused, "a pod's end keeps its MTU"));
-            }
-        }
-    }
-
     /// Asks for what the kernel does not tell of by the time it acknowledges, or not at all.
     fn hear_of_silent(&mut self, steps: &[Step], answers: &[Answer], found: &Found) {
         let done = steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok());
@@ -218,29 +191,6 @@ impl Kernel {
         if !requests.is_empty() {
             self.hear_at_once(requests);
         }
-    }
-
-    /// The number that the kernel gave to each adopted namespace as seen from ours; -1 is none.
-    fn netns_ids(&mut self) -> Vec<(i32, NetnsToken)> {
-        let (tokens, requests): (Vec<_>, Vec<_>) = self
-            .adopted
-            .iter()
-            .map(|(token, netns)| {
-                let mut message = NsidMessage::default();
-                message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned()));
-                (*token, Request::new(RouteNetlinkMessage::GetNsId(message), 0))
-            })
-            .unzip();
-        let mut ids = Vec::new();
-        self.requests.exchange(requests, |position, message| {
-            let Ok(RouteNetlinkMessage::NewNsId(answer)) = message.parse() else { return };
-            let id = answer.attributes.iter().find_map(|attribute| match attribute {
-                NsidAttribute::Id(id) => Some(*id),
-                _ => None,
-            });
-            ids.extend(id.zip(tokens.get(position).copied()));
-        });
-        ids
     }
 }
 

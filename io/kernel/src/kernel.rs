@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteProtocol;
@@ -24,7 +24,8 @@ pub struct Kernel {
     pub(crate) settings: Settings,
     /// The namespace, when it is not that of the process.
     pub(crate) netns: Option<OwnedFd>,
-    pub(crate) marks: Marks,
+    /// Whether the kernel has IPv6; with `ipv6.disable=1` it has none.
+    pub(crate) ipv6: bool,
     listener: Listener,
     footing: Footing,
     /// Heard and not yet taken.
@@ -41,8 +42,8 @@ impl Kernel {
         Ok(Kernel {
             requests: Rtnl::open()?,
             listener: Listener::open()?,
-            links: Links::new(marks.clone()),
-            marks,
+            links: Links::new(marks),
+            ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             adopted: BTreeMap::new(),
             settings: Settings::default(),
             netns: None,

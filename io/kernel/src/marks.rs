@@ -21,8 +21,13 @@ pub enum Marks {
 impl Marks {
     /// Whether a link of this name and alias is ours.
     pub fn is_ours(&self, name: &IfName, alias: &str) -> bool {
+        self.is_our_name(name) && (matches!(self, Marks::Pod(_)) || alias.starts_with(ALIAS))
+    }
+
+    /// Whether a link of this name is ours, or about to be: a link has its name before its alias.
+    pub(crate) fn is_our_name(&self, name: &IfName) -> bool {
         match self {
-            Marks::Node => alias.starts_with(ALIAS) && is_node_name(name.as_str()),
+            Marks::Node => is_node_name(name.as_str()),
             Marks::Pod(ours) => ours == name,
         }
     }

@@ -1,6 +1,8 @@
 //! What the kernel tells of its own accord (rtnetlink(7), multicast groups).
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,6 +12,7 @@ use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_sys::Socket;
 use nix::sys::socket::{setsockopt, sockopt};
 use tartan_host::{ForeignLink, Key, Notice, Route, Row};
+use tartan_model::{Cidr, Family, IfName};
 
 use crate::KernelError;
 use crate::marks::PROTOCOL;
@@ -27,10 +30,11 @@ const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 pub struct Notices {
     /// Changes of our rows, and of foreign links.
     pub rows: Vec<Notice>,
-    /// Routes of ours may have gone without a word: the kernel flushes IPv4 routes in silence when their link goes down
-    /// or their source address away (`fib_sync_down_dev`, `fib_sync_down_addr`). Read the routes anew.
+    /// Routes of ours may have gone without a word, with an address: the kernel flushes IPv4 routes in silence with
+    /// their source or the last IPv4 address of their link (`fib_sync_down_addr`, `fib_disable_ip`), and takes the
+    /// source from IPv6 routes. Read the routes anew. What goes with a link is among `rows`.
     pub routes_stale: bool,
-    /// A foreign link, a foreign address or a default route changed: look at the uplink anew.
+    /// A link or an address that could be the uplink's, or a default route changed: look at the uplink anew.
     pub underlay: bool,
     /// Some notices are missing: read everything anew.
     pub lost: bool,
@@ -78,26 +82,65 @@ impl AsFd for Listener {
     }
 }
 
-/// What our routes stand on beside our own links, as far as it was told: when it goes, they may go in silence.
+/// Destination and metric.
+type RouteKey = (Cidr, u32);
+
+/// What our routes stand on, as far as it was told: when it goes, they may go in silence.
 #[derive(Debug, Default)]
 pub(crate) struct Footing {
-    links: HashSet<String>,
-    sources: HashSet<IpAddr>,
+    routes: HashMap<RouteKey, (Option<IfName>, Option<IpAddr>)>,
+    links: HashMap<IfName, BTreeSet<RouteKey>>,
+    sources: HashMap<IpAddr, BTreeSet<RouteKey>>,
 }
 
 impl Footing {
     pub(crate) fn add(&mut self, route: &Route) {
-        if let Some(link) = route.link()
-            && !self.links.contains(link.as_str())
-        {
-            self.links.insert(link.to_string());
+        let key = (route.dst, route.metric);
+        self.remove(key);
+        if let Some(link) = route.link() {
+            self.links.entry(link.clone()).or_default().insert(key);
         }
-        self.sources.extend(route.source);
+        if let Some(source) = route.source {
+            self.sources.entry(source).or_default().insert(key);
+        }
+        self.routes.insert(key, (route.link().cloned(), route.source));
     }
 
     pub(crate) fn clear(&mut self) {
-        self.links.clear();
-        self.sources.clear();
+        *self = Footing::default();
+    }
+
+    fn remove(&mut self, key: RouteKey) {
+        let Some((link, source)) = self.routes.remove(&key) else { return };
+        if let Some(link) = link {
+            take_out(&mut self.links, link, &key);
+        }
+        if let Some(source) = source {
+            take_out(&mut self.sources, source, &key);
+        }
+    }
+
+    /// Lets go of the routes on a link, and gives them back.
+    fn take(&mut self, link: &IfName) -> BTreeSet<RouteKey> {
+        let routes = self.links.get(link).cloned().unwrap_or_default();
+        routes.iter().for_each(|key| self.remove(*key));
+        routes
+    }
+
+    fn is_under(&self, link: &IfName, family: Option<Family>) -> bool {
+        self.links.get(link).is_some_and(|routes| {
+            routes.iter().any(|(dst, _)| family.is_none_or(|family| dst.family() == family))
+        })
+    }
+}
+
+/// Takes a route out of one of the sets, and the set out once it is empty.
+fn take_out<K: Hash + Eq>(sets: &mut HashMap<K, BTreeSet<RouteKey>>, at: K, key: &RouteKey) {
+    if let Entry::Occupied(mut set) = sets.entry(at) {
+        set.get_mut().remove(key);
+        if set.get().is_empty() {
+            set.remove();
+        }
     }
 }
 
@@ -157,20 +200,22 @@ impl Hearing<'_> {
     fn link_is(&mut self, seen: &Seen) {
         let row = self.links.row(seen);
         let before = self.links.learn(seen);
-        if let Some(before) = &before {
-            if before.up && !seen.up {
-                self.shaken(before);
-            }
-            if before.name != seen.name || before.ours && row.is_none() {
-                self.gone(Key::Link(before.name.clone()));
-            }
+        if let Some(before) = &before
+            && (before.name != seen.name || before.ours && row.is_none())
+        {
+            // The routes stay, and may have to be told by another name.
+            self.notices.routes_stale |= self.footing.is_under(&before.name, None);
+            self.gone(Key::Link(before.name.clone()));
+        }
+        if !seen.up {
+            self.flushed(&seen.name);
         }
         match row {
             Some(row) => self.is(Row::Link(row)),
             None => {
                 let now = Known { name: seen.name.clone(), ours: false, up: seen.up, mtu: seen.mtu };
                 if before.as_ref() != Some(&now) {
-                    self.notices.underlay = true;
+                    self.notices.underlay |= !self.links.is_our_name(&now.name);
                     self.notices.rows.push(Notice::Foreign(now.name, ForeignLink { up: now.up }));
                 }
             }
@@ -179,20 +224,22 @@ impl Hearing<'_> {
 
     fn link_gone(&mut self, index: u32) {
         if let Some(before) = self.links.forget(index) {
-            self.shaken(&before);
-            self.notices.underlay |= !before.ours;
+            self.flushed(&before.name);
+            self.notices.underlay |= !self.links.is_our_name(&before.name);
             self.gone(Key::Link(before.name));
         }
     }
 
-    /// A link went down or away.
-    fn shaken(&mut self, link: &Known) {
-        self.notices.routes_stale |= link.ours || self.footing.links.contains(link.name.as_str());
+    /// A link is down or gone, and with it the routes on it, those of IPv4 in silence (`fib_sync_down_dev`).
+    fn flushed(&mut self, link: &IfName) {
+        for (dst, metric) in self.footing.take(link) {
+            self.gone(Key::Route(dst, metric));
+        }
     }
 
     fn address(&mut self, message: Message<'_>) -> Option<()> {
         let ours = self.links.ours(message.word(4)).is_some();
-        self.notices.underlay |= !ours;
+        self.notices.underlay |= self.links.is_underlay(message.word(4));
         if !ours && message.kind == libc::RTM_NEWADDR {
             return Some(());
         }
@@ -203,8 +250,7 @@ impl Hearing<'_> {
                 }
             }
             RouteNetlinkMessage::DelAddress(address) => {
-                let source = interface_address(&address)?.address();
-                self.notices.routes_stale |= ours || self.footing.sources.contains(&source);
+                self.address_lost(address.header.index, interface_address(&address)?.address());
                 if let Some(row) = self.links.address(&address) {
                     self.gone(Key::Address(row.link, row.address));
                 }
@@ -212,6 +258,14 @@ impl Hearing<'_> {
             _ => {}
         }
         Some(())
+    }
+
+    /// Other links may have the same address, and this link others: only the kernel knows whether routes went.
+    fn address_lost(&mut self, link: u32, address: IpAddr) {
+        let family = Family::of(address);
+        let link = self.links.name(link).filter(|_| family == Family::Ipv4);
+        self.notices.routes_stale |= self.footing.sources.contains_key(&address)
+            || link.is_some_and(|link| self.footing.is_under(link, Some(family)));
     }
 
     fn route(&mut self, message: Message<'_>) -> Option<()> {
@@ -240,6 +294,7 @@ impl Hearing<'_> {
             // Gone, or a foreign route was put in the place of one that may be ours, of which the kernel says no more.
             None => {
                 let (dst, metric) = route_key(&route)?;
+                self.footing.remove((dst, metric));
                 self.gone(Key::Route(dst, metric));
             }
         }

@@ -32,8 +32,6 @@ pub(crate) struct Seen {
     pub(crate) kind: Option<LinkKind>,
     master: Option<u32>,
     pub(crate) group: u32,
-    /// Of a veth whose other end is in another namespace: its index there, and our number for that namespace.
-    pub(crate) peer: Option<(u32, i32)>,
 }
 
 /// What is remembered of each link, ours or not.
@@ -77,6 +75,16 @@ impl Links {
 
     pub(crate) fn ours(&self, index: u32) -> Option<&IfName> {
         self.known.get(&index).filter(|known| known.ours).map(|known| &known.name)
+    }
+
+    /// Whether the name is one of ours, whatever the link's mark.
+    pub(crate) fn is_our_name(&self, name: &IfName) -> bool {
+        self.marks.is_our_name(name)
+    }
+
+    /// Whether a link could be the uplink, by its name.
+    pub(crate) fn is_underlay(&self, index: u32) -> bool {
+        self.name(index).is_none_or(|name| !self.is_our_name(name))
     }
 
     pub(crate) fn foreign(&self) -> impl Iterator<Item = (IfName, ForeignLink)> {
@@ -212,10 +220,7 @@ impl Seen {
             kind: None,
             master: None,
             group: 0,
-            peer: None,
         };
-        let mut peer_index = None;
-        let mut peer_netns = None;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfAlias(alias) => seen.alias.clone_from(alias),
@@ -224,12 +229,9 @@ impl Seen {
                 LinkAttribute::LinkInfo(infos) => seen.kind = link_kind(infos),
                 LinkAttribute::Controller(index) => seen.master = Some(*index),
                 LinkAttribute::Group(group) => seen.group = *group,
-                LinkAttribute::Link(index) => peer_index = Some(*index),
-                LinkAttribute::LinkNetNsId(id) => peer_netns = Some(*id),
                 _ => {}
             }
         }
-        seen.peer = peer_index.zip(peer_netns).filter(|_| seen.kind == Some(LinkKind::Veth));
         Some(seen)
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
@@ -83,6 +82,8 @@ pub struct Message<'a> {
     sequence: u32,
     /// What follows the header.
     pub payload: &'a [u8],
+    /// Header and payload.
+    whole: &'a [u8],
 }
 
 impl Message<'_> {
@@ -132,9 +133,10 @@ impl<'a> Iterator for Messages<'a> {
         let length = word(self.0, 0)? as usize;
         let kinds = word(self.0, 4)?;
         let sequence = word(self.0, 8)?;
-        let payload = self.0.get(16..length)?;
+        let whole = self.0.get(..length)?;
+        let payload = whole.get(16..)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind: kinds as u16, flags: (kinds >> 16) as u16, sequence, payload })
+        Some(Message { kind: kinds as u16, flags: (kinds >> 16) as u16, sequence, payload, whole })
     }
 }
 
@@ -212,23 +214,19 @@ impl Rtnl {
         let mut torn = false;
         loop {
             self.receive().map_err(KernelError::Talk)?;
-            let mut end = ControlFlow::Continue(());
+            // Of a dump that failed half way, more may come: that has another number.
             for message in Messages(&self.buffer).filter(|m| m.sequence == self.sequence) {
                 torn |= message.flags & NLM_F_DUMP_INTR != 0;
                 if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
-                    end = ControlFlow::Break(outcome(&message));
+                    return match outcome(&message) {
+                        Ok(()) => Ok((!torn).then_some(Dump(dump))),
+                        Err(source) => {
+                            Err(KernelError::Refused { action: "dump", object: "table".into(), source })
+                        }
+                    };
                 }
-            }
-            match end {
-                ControlFlow::Continue(()) => dump.extend_from_slice(&self.buffer),
-                ControlFlow::Break(Ok(())) => {
-                    // The last datagram has the end in it, which no reader of rows takes for one.
-                    dump.extend_from_slice(&self.buffer);
-                    return Ok((!torn).then_some(Dump(dump)));
-                }
-                ControlFlow::Break(Err(source)) => {
-                    return Err(KernelError::Refused { action: "dump", object: "table".into(), source });
-                }
+                dump.extend_from_slice(message.whole);
+                dump.resize(dump.len().next_multiple_of(4), 0);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::read::{Links, Seen, address_flags, interface_address, is_router_advertised, oif, route_key};
 use crate::{KernelError, Rtnl, tables};
 
-/// How the uplink is chosen. Links of ours are never it.
+/// How the uplink is chosen. A link with a name of ours is never it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UplinkChoice {
     /// The link of the default route with the lowest metric, of IPv4 if there is one, else of IPv6.
@@ -69,7 +69,8 @@ impl View {
     fn read(rtnl: &mut Rtnl, ours: &Links) -> Result<View, KernelError> {
         let links =
             rtnl.dump(&tables::links())?.messages().filter_map(|m| Seen::read(&m)).collect::<Vec<_>>();
-        let mut links: Vec<Seen> = links.into_iter().filter(|link| !ours.is_ours(link)).collect();
+        let mut links: Vec<Seen> =
+            links.into_iter().filter(|link| link.up && !ours.is_our_name(&link.name)).collect();
         links.sort_by(|a, b| a.name.cmp(&b.name));
         let mut view = View { links, addresses: Vec::new(), defaults: Vec::new() };
         for family in Family::ALL {

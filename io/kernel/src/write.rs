@@ -45,18 +45,18 @@ fn rid(message: Message) -> Wish {
 }
 
 /// Makes a link and marks it. The alias is not taken when a link is made, so it is a request of its own; both go in one
-/// send, which the kernel works off in one system call, so that no signal comes between them.
-pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>) -> Vec<Wish> {
+/// send, which the kernel works off in one system call, so that no signal comes between them. A kernel without IPv6
+/// refuses any setting of it (EAFNOSUPPORT).
+pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>, ipv6: bool) -> Vec<Wish> {
     let mut make = link_by_name(&link.name);
     make.attributes.push(LinkAttribute::Address(link.mac.bytes().to_vec()));
     make.attributes.push(LinkAttribute::Mtu(first_mtu(link)));
     make.attributes.push(LinkAttribute::LinkInfo(link_info(link, peer)));
     let mut mark = link_by_name(&link.name);
     mark.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
-    // Every address on our links is one that we put there.
-    mark.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-    ])]));
+    if ipv6 {
+        mark.attributes.push(no_automatic_address());
+    }
     let mut finish = link_by_name(&link.name);
     finish.attributes.push(LinkAttribute::Mtu(link.mtu.into()));
     finish.attributes.extend(master.map(LinkAttribute::Controller));
@@ -66,6 +66,12 @@ pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>)
         want(Message::SetLink(mark), 0),
         want(Message::SetLink(finish), 0),
     ]
+}
+
+/// Every address on our links is one that we put there.
+fn no_automatic_address() -> LinkAttribute {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])
 }
 
 /// A link is born with an MTU at which it has IPv6, without which the mark is refused (net/core/rtnetlink.c,
@@ -161,12 +167,6 @@ pub(crate) fn remove_group(group: u32) -> Wish {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::Group(group));
     rid(Message::DelLink(link))
-}
-
-pub(crate) fn set_mtu(index: u32, mtu: u32) -> Request {
-    let mut link = link_by_index(index);
-    link.attributes.push(LinkAttribute::Mtu(mtu));
-    Request::new(Message::SetLink(link), 0)
 }
 
 pub(crate) fn put_address(index: u32, row: &Address) -> Vec<Wish> {
@@ -272,4 +272,27 @@ fn base_route(row: &Route) -> RouteMessage {
         route.attributes.push(RouteAttribute::Priority(row.metric));
     }
     route
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_ipv6_is_not_spoken_to_of_it() {
+        let link = Link {
+            name: "tartan0".parse().unwrap(),
+            kind: LinkKind::Bridge,
+            mac: "02:00:5e:10:00:01".parse().unwrap(),
+            mtu: Mtu::IPV6_MIN,
+            up: true,
+            master: None,
+            alias: "tartan".into(),
+            peer: None,
+        };
+        for ipv6 in [true, false] {
+            let wishes = format!("{:?}", create_link(&link, None, None, ipv6));
+            assert_eq!(wishes.contains("AfSpec"), ipv6, "{wishes}");
+        }
+    }
 }

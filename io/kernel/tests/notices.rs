@@ -39,13 +39,12 @@ fn our_own_steps_are_told_of_before_apply_returns() {
         let made = steps(token);
         done(&mut kernel, &made.iter().cloned().map(create).collect::<Vec<_>>());
         let notices = follow(&mut kernel, &mut heard);
-        assert!(!notices.lost);
+        assert!(!notices.lost && !notices.routes_stale && !notices.underlay);
         for row in &made {
             assert_eq!(heard.rows.get(&row.key()), Some(&seen(row)), "{row}");
         }
         done(&mut kernel, &made.iter().rev().cloned().map(remove).collect::<Vec<_>>());
-        let notices = follow(&mut kernel, &mut heard);
-        assert!(notices.routes_stale, "links and addresses of ours went away");
+        assert!(!follow(&mut kernel, &mut heard).lost);
         assert!(heard.rows.is_empty(), "{:?}", heard.rows);
     }
 }
@@ -56,9 +55,8 @@ fn our_links_are_not_the_underlay() {
     let mut kernel = node.kernel();
     let token = kernel.adopt(pod.clone_fd());
     kernel.read(&[]).unwrap();
-    let link = Row::Link(vxlan("tartan.1", 1, "192.0.2.1"));
-    done(&mut kernel, &[create(link.clone())]);
-    kernel.notices();
+    done(&mut kernel, &[create(Row::Link(vxlan("tartan.1", 1, "192.0.2.1")))]);
+    done(&mut kernel, &[create(Row::Link(veth("tt0123456789ab", token, "eth0")))]);
     done(&mut kernel, &[create(address("tartan.1", "10.244.0.0/32", Scope::Global))]);
     done(&mut kernel, &[create(Row::Route(onto("10.244.0.7/32", "tartan.1")))]);
     assert!(!kernel.notices().underlay);
@@ -81,11 +79,10 @@ fn our_links_are_not_the_underlay() {
     let notices = kernel.notices();
     assert!(notices.underlay);
     assert!(notices.rows.contains(&Notice::Gone(Key::Link(ifname("up0")))));
-    let _ = token;
 }
 
 #[test]
-fn routes_are_stale_when_what_they_stand_on_goes() {
+fn routes_are_stale_when_their_source_goes_and_told_when_their_link_does() {
     let node = Scratch::new();
     let mut kernel = node.kernel();
     let link = vxlan("tartan.1", 1, "192.0.2.1");
@@ -95,16 +92,63 @@ fn routes_are_stale_when_what_they_stand_on_goes() {
         &mut kernel,
         &[create(Row::Link(link.clone())), create(source.clone()), create(Row::Route(route.clone()))],
     );
-    kernel.read(&[]).unwrap();
+    let mut heard = kernel.read(&[]).unwrap();
     done(&mut kernel, &[remove(source.clone())]);
     assert!(kernel.notices().routes_stale);
     assert!(kernel.read_routes().unwrap().is_empty(), "the kernel took the route along");
     done(&mut kernel, &[create(source), create(Row::Route(route))]);
-    assert!(!kernel.notices().routes_stale);
+    assert!(!follow(&mut kernel, &mut heard).routes_stale);
     assert_eq!(kernel.read_routes().unwrap().len(), 1);
     done(&mut kernel, &[change(&Row::Link(link.clone()), &Row::Link(Link { up: false, ..link }))]);
-    assert!(kernel.notices().routes_stale);
+    assert!(!follow(&mut kernel, &mut heard).routes_stale);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
     assert!(kernel.read_routes().unwrap().is_empty());
+}
+
+/// What an ADD and a DEL do: neither may make the agent read whole tables.
+#[test]
+fn a_pod_comes_and_goes_without_a_need_to_read_anew() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    let base = [
+        Row::Link(vxlan("tartan.1", 1, "192.0.2.1")),
+        address("tartan.1", "10.244.0.0/32", Scope::Global),
+        Row::Route(via("10.244.1.0/24", "10.244.1.0", "tartan.1")),
+    ];
+    done(&mut kernel, &base.map(create));
+    let mut heard = kernel.read(&[]).unwrap();
+    let before = heard.clone();
+    let names = ["tt0123456789ab", "tt0123456789ac"];
+    for (number, name) in names.into_iter().enumerate() {
+        let source = Some("10.244.0.0".parse().unwrap());
+        let link = Row::Link(veth(name, token, &format!("eth{number}")));
+        let rows = [
+            address(name, "169.254.1.1/32", Scope::Link),
+            address(name, "fe80::1/64", Scope::Link),
+            Row::Route(Route { source, ..onto(&format!("10.244.0.{}/32", number + 7), name) }),
+            Row::Route(onto(&format!("fd00:10:244::{}/128", number + 7), name)),
+        ];
+        done(&mut kernel, &[create(link)]);
+        done(&mut kernel, &rows.map(create));
+        quiet(&follow(&mut kernel, &mut heard));
+        assert_eq!(heard, kernel.read(&[]).unwrap());
+    }
+    let ups = names.map(|name| heard.rows.link(&ifname(name)).unwrap().clone());
+    let downs = ups.clone().map(|link| Link { up: false, ..link });
+    for (up, down) in ups.into_iter().zip(downs.clone()) {
+        done(&mut kernel, &[change(&Row::Link(up), &Row::Link(down))]);
+        quiet(&follow(&mut kernel, &mut heard));
+    }
+    assert_eq!(heard, node.kernel().read(&[]).unwrap());
+    done(&mut kernel, &downs.map(|link| remove(Row::Link(link))));
+    quiet(&follow(&mut kernel, &mut heard));
+    assert_eq!(heard, before);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+}
+
+fn quiet(notices: &Notices) {
+    assert!(!notices.underlay && !notices.routes_stale && !notices.lost, "{notices:?}");
 }
 
 #[test]

@@ -161,10 +161,6 @@ fn a_veth_and_its_other_end() {
     let read = rows(&mut inside);
     assert_eq!(read.len(), made.len() + 1, "{read:#?}");
     assert!(made.iter().all(|row| read.contains(row)));
-
-    let to = Link { mtu: 1380.try_into().unwrap(), peer: None, ..from.clone() };
-    done(&mut kernel, &[change(&Row::Link(Link { peer: None, ..from }), &Row::Link(to.clone()))]);
-    assert_eq!(inside.read(&[]).unwrap().rows.link(&ifname("eth0")).unwrap().mtu, to.mtu);
 }
 
 #[test]

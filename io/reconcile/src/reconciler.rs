@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use tartan_host::{Host, Key, LinkKind, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
+use tartan_host::{Host, Key, LinkKind, Notice, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
 use tartan_model::IfName;
 use tracing::{debug, warn};
@@ -212,6 +212,17 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     pub fn failed_removals(&self) -> impl Iterator<Item = String> + '_ {
         let unwanted = self.failed.iter().filter(|(key, _)| self.want.get(key).is_none());
         unwanted.filter_map(|(key, reason)| Some(format!("{} stays: {reason}", self.mirror.rows.get(key)?)))
+    }
+
+    /// Reads the wanted settings again, of whose changes the kernel does not tell.
+    pub fn look_at_settings(&mut self) {
+        for key in self.want.iter().filter_map(sysctl_key).collect::<Vec<_>>() {
+            if let Some(row) = self.kernel.read_sysctl(&key)
+                && self.mirror.learn(Notice::Is(row.clone()))
+            {
+                self.dirty.insert(row.key());
+            }
+        }
     }
 
     /// The next [`Reconciler::settle`] reads everything and tries again what failed.

@@ -61,7 +61,10 @@ impl<'a> Probe<'a> {
             // The responder speaks first.
             Protocol::Tcp => Ok(0),
             Protocol::Udp => attempt.socket.write(b"?"),
-            Protocol::Icmp => attempt.socket.write(&echo_request(self.address.ip(), number)),
+            Protocol::Icmp => {
+                let request = echo_request(self.address.ip(), sequence(&attempt.socket));
+                attempt.socket.write(&request)
+            }
         };
         if let (Ok(_), Some(slot)) = (sent, self.attempts.get_mut(number)) {
             *slot = Some(attempt);
@@ -79,7 +82,7 @@ impl<'a> Probe<'a> {
                 let answered = match protocol {
                     Protocol::Tcp => names(attempt.append(bytes), &self.name),
                     Protocol::Udp => names(bytes, &self.name),
-                    Protocol::Icmp => is_echo_reply(self.address.ip(), bytes),
+                    Protocol::Icmp => is_echo_reply(self.address.ip(), bytes, sequence(&attempt.socket)),
                 };
                 self.answered |= answered;
                 let is_over =
@@ -187,29 +190,37 @@ fn names(answer: &[u8], name: &str) -> bool {
     line.ends_with(b"\n") && line.split(|byte| *byte == b' ').next() == Some(name.as_bytes())
 }
 
-fn echo_request(address: IpAddr, number: usize) -> [u8; 8] {
+fn echo_request(address: IpAddr, [high, low]: [u8; 2]) -> [u8; 8] {
     let [kind_v4, kind_v6] = ECHO_REQUEST;
     let kind = if address.is_ipv4() { kind_v4 } else { kind_v6 };
-    let ([id_high, id_low], sequence) = (identifier(), number as u8);
+    let [id_high, id_low] = identifier();
     // The kernel fills in the checksum of ICMPv6 (RFC 3542, section 3.1), not that of ICMP (RFC 1071).
-    let words = [u16::from_be_bytes([kind, 0]), u16::from_be_bytes([id_high, id_low]), u16::from(sequence)];
+    let words = [[kind, 0], [id_high, id_low], [high, low]].map(u16::from_be_bytes);
     let sum: u32 = words.into_iter().map(u32::from).sum();
     let [sum_high, sum_low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
-    [kind, 0, sum_high, sum_low, id_high, id_low, 0, sequence]
+    [kind, 0, sum_high, sum_low, id_high, id_low, high, low]
 }
 
 /// What a raw socket of IPv4 receives begins with the IP header (raw(7)).
-fn is_echo_reply(address: IpAddr, packet: &[u8]) -> bool {
+fn is_echo_reply(address: IpAddr, packet: &[u8], sequence: [u8; 2]) -> bool {
     let [kind_v4, kind_v6] = ECHO_REPLY;
     let (message, kind) = match (address, packet.first()) {
         (IpAddr::V4(_), Some(first)) => (packet.get(usize::from(first & 0x0f) * 4..), kind_v4),
         _ => (Some(packet), kind_v6),
     };
     let [high, low] = identifier();
-    matches!(message, Some([found, 0, _, _, id_high, id_low, ..]) if (*found, *id_high, *id_low) == (kind, high, low))
+    let Some([found, 0, _, _, id_high, id_low, sequence_high, sequence_low, ..]) = message else {
+        return false;
+    };
+    *found == kind && [*id_high, *id_low] == [high, low] && [*sequence_high, *sequence_low] == sequence
 }
 
 /// Tells our echo requests from those of others.
+/// Tells the probes of this process apart: before it is connected, a raw socket hears the answers to all of them.
+fn sequence(socket: &File) -> [u8; 2] {
+    (socket.as_raw_fd() as u16).to_be_bytes()
+}
+
 fn identifier() -> [u8; 2] {
     (std::process::id() as u16).to_be_bytes()
 }

@@ -12,6 +12,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use tartan_scenarios::{Container, Lab, lock, run};
+use tartan_store::{Sqlite, Store};
 
 /// Pods added and deleted in a row, in each of two series.
 const IN_A_ROW: usize = 200;
@@ -107,7 +108,11 @@ fn add_and_del(attachment: &str) {
         assert!(Instant::now() < end, "links stay");
         std::thread::sleep(Duration::from_millis(10));
     }
-    row(&format!("links, routes, endpoints left after that, {attachment}"), &left(&lab), "none");
+    row(
+        &format!("links, routes, FDB entries, endpoints, records left after that, {attachment}"),
+        &left(&lab),
+        "none",
+    );
 }
 
 fn at_once(attachment: &str, containers: &[Container]) {
@@ -140,10 +145,16 @@ fn left(lab: &Lab) -> String {
     let links = links.lines().filter(|line| line.contains(": tt")).count();
     let routes = lab.on_node("n1", &["ip", "route"]).lines().filter(|line| line.contains(" dev tt")).count();
     let endpoints = lab.ask("n1", &["endpoints"]).as_array().map_or(0, Vec::len);
-    match links + routes + endpoints {
-        0 => "none".into(),
-        _ => panic!("{links} links, {routes} routes, {endpoints} endpoints are left"),
-    }
+    let fdb =
+        lab.on_node("n1", &["bridge", "fdb", "show"]).lines().filter(|line| line.contains(" dev tt")).count();
+    let records = [lab.file("n1", "state/records.db"), lab.file("store", "tartan.db")].map(|file| {
+        assert!(file.is_file(), "no {}", file.display());
+        let store = Sqlite::open(&file).expect("the store");
+        store.list("endpoint/").expect("its entries").entries.len()
+    });
+    let left = [links, routes, fdb, endpoints, records[0], records[1]];
+    assert_eq!(left, [0; 6], "links, routes, FDB entries, endpoints, records, store's endpoints are left");
+    "none".into()
 }
 
 fn at_rest() {

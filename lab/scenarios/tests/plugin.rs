@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tartan_scenarios::{Container, Lab, run_plugin};
+use tartan_store::{Sqlite, Store};
 
 /// The addresses in a result of the plugin.
 fn addresses(result: &Value) -> Vec<String> {
@@ -27,7 +28,23 @@ fn state(lab: &Lab) -> String {
             let args: Vec<&str> = ["ip"].into_iter().chain(what.split(' ')).collect();
             lab.on_node("n1", &args)
         });
-    format!("{}\n{}", kernel.join("\n"), lab.ask("n1", &["endpoints"]))
+    let fdb = lab.on_node("n1", &["bridge", "fdb", "show"]);
+    // Multicast groups that a device listens to are no forwarding entries.
+    let is_group = |line: &str| line.starts_with("33:33:") || line.starts_with("01:00:5e:");
+    let ours = |line: &&str| (line.contains(" dev tart") || line.contains(" dev tt")) && !is_group(line);
+    let fdb: BTreeSet<&str> = fdb.lines().filter(ours).collect();
+    format!("{}\n{fdb:#?}\n{}", kernel.join("\n"), lab.ask("n1", &["endpoints"]))
+}
+
+/// The keys of the endpoints in the agent's records and in the cluster's store.
+fn kept_endpoints(lab: &Lab) -> Vec<String> {
+    let files = [lab.file("n1", "state/records.db"), lab.file("store", "tartan.db")];
+    let kept = files.iter().flat_map(|file| {
+        assert!(file.is_file(), "no {}", file.display());
+        let store = Sqlite::open(file).expect("the store");
+        store.list("endpoint/").expect("its entries").entries
+    });
+    kept.map(|entry| entry.key).collect()
 }
 
 /// Waits until a node is as it was before; a second is what removing links may take.
@@ -37,6 +54,7 @@ fn assert_nothing_left(lab: &Lab, before: &str) {
         assert!(Instant::now() < deadline, "left:\n{}\nbefore:\n{before}", state(lab));
         std::thread::sleep(Duration::from_millis(20));
     }
+    assert_eq!(kept_endpoints(lab), Vec::<String>::new());
 }
 
 #[test]
@@ -53,6 +71,7 @@ fn fifty_at_once_get_an_address_each_and_leave_nothing() {
         let given: BTreeSet<String> = results.iter().flat_map(addresses).collect();
         assert_eq!(given.len(), 100, "{given:?}");
         assert_eq!(lab.ask("n1", &["endpoints"]).as_array().map(Vec::len), Some(50));
+        assert_eq!(kept_endpoints(&lab).len(), 50);
         std::thread::scope(|scope| {
             containers.iter().for_each(|container| drop(scope.spawn(|| container.del())));
         });

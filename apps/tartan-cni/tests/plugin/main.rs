@@ -230,10 +230,19 @@ fn add_behind_another_plugin_keeps_its_work_and_shifts_ours() {
 }
 
 #[test]
+fn what_is_asked_for_and_not_served_is_refused() {
+    let (agent, netns) = (Agent::answering(added()), Netns::new());
+    let mut conf = agent.conf("1.0.0");
+    conf["args"] = json!({"cni": {"ips": ["10.244.1.9"]}});
+    assert_eq!(Call::new("ADD", &conf).with("CNI_NETNS", netns.text()).run().code, 1);
+    assert!(agent.asked().is_empty());
+}
+
+#[test]
 fn add_tells_the_agent_who_and_where() {
     let (agent, netns) = (Agent::answering(added()), Netns::new());
     let mut conf = agent.conf("1.0.0");
-    conf["args"] = json!({"cni": {"labels": [{"key": "app", "value": "web"}], "ips": ["10.244.1.9"]}});
+    conf["args"] = json!({"cni": {"labels": [{"key": "app", "value": "web"}]}});
     assert_eq!(Call::new("ADD", &conf).with("CNI_NETNS", netns.text()).run().code, 0);
     let asked = serde_json::to_value(&agent.asked()[0].0).unwrap();
     let expected = json!({"add": {"key": {"container": "c0ffee", "interface": "eth0"}, "pod": "team/web-0",

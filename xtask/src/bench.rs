@@ -1,58 +1,47 @@
-//! `cargo xtask bench` and `soak`: run a measuring test and keep its tables beside the machine's description.
+//! `cargo xtask bench`: run the measuring test and keep its tables beside the machine's description.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::{debian, machine, run};
 
-/// A test file of lab/scenarios that measures, and where its tables go.
-pub(crate) struct Record {
-    test: &'static str,
-    title: &'static str,
-    output: &'static str,
-}
-
-pub(crate) const BENCH: Record = Record { test: "bench", title: "Measurements", output: "bench/RESULTS.md" };
-pub(crate) const SOAK: Record = Record { test: "soak", title: "Soak", output: "bench/SOAK.md" };
-
+/// Where the tables go, below the workspace.
+const OUTPUT: &str = "bench/RESULTS.md";
 const BEGIN: &str = "BENCH-BEGIN";
 const END: &str = "BENCH-END";
 
 /// Builds, runs the test and writes its tables.
 ///
 /// # Errors
-/// When the test is missing, we are not root, it fails, or it prints no table.
-pub(crate) fn run(root: &Path, record: &Record) -> Result<()> {
-    let source = format!("lab/scenarios/tests/{}.rs", record.test);
-    ensure!(root.join(&source).is_file(), "{source} is missing: there is nothing to measure");
-    machine::require_root(&format!("`cargo xtask {}`", record.test))?;
+/// When we are not root, the test fails, or it prints no table.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    machine::require_root("`cargo xtask bench`")?;
     debian::ensure(debian::TO_BUILD)?;
     run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
     let mut tables = Tables::default();
-    run::streamed(&mut measuring(root, record), |line| tables.see(line))?;
-    write(root, record, &tables.text)
+    run::streamed(&mut measuring(root), |line| tables.see(line))?;
+    write(root, &tables.text)
 }
 
-fn measuring(root: &Path, record: &Record) -> std::process::Command {
-    let mut command =
-        run::cargo(root, &["test", "--release", "-p", "tartan-scenarios", "--test", record.test]);
+fn measuring(root: &Path) -> std::process::Command {
+    let mut command = run::cargo(root, &["test", "--release", "-p", "tartan-scenarios", "--test", "bench"]);
     command.args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
     command
 }
 
-fn write(root: &Path, record: &Record, tables: &str) -> Result<()> {
+fn write(root: &Path, tables: &str) -> Result<()> {
     if tables.trim().is_empty() {
         bail!("the test printed no table between {BEGIN} and {END}");
     }
-    let heading = format!("# {}\n\nWritten by `cargo xtask {}`.\n", record.title, record.test);
-    let text = format!("{heading}\n{}{tables}", machine::described(root)?);
-    let path = root.join(record.output);
+    let text =
+        format!("# Measurements\n\nWritten by `cargo xtask bench`.\n\n{}{tables}", machine::described(root)?);
+    let path = root.join(OUTPUT);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("written: {}", record.output);
+    println!("written: {OUTPUT}");
     Ok(())
 }
 
@@ -93,7 +82,7 @@ mod tests {
     #[test]
     fn a_run_without_tables_writes_nothing() {
         let folder = std::env::temp_dir().join(format!("tartan-xtask-{}", std::process::id()));
-        let error = write(&folder, &BENCH, "\n").unwrap_err();
+        let error = write(&folder, "\n").unwrap_err();
         assert!(error.to_string().contains("no table"), "{error}");
         assert!(!folder.exists());
     }

@@ -197,7 +197,8 @@ fn echo_request(address: IpAddr, [high, low]: [u8; 2]) -> [u8; 8] {
     // The kernel fills in the checksum of ICMPv6 (RFC 3542, section 3.1), not that of ICMP (RFC 1071).
     let words = [[kind, 0], [id_high, id_low], [high, low]].map(u16::from_be_bytes);
     let sum: u32 = words.into_iter().map(u32::from).sum();
-    let [sum_high, sum_low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let [sum_high, sum_low] = (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes();
     [kind, 0, sum_high, sum_low, id_high, id_low, high, low]
 }
 
@@ -239,8 +240,21 @@ mod tests {
 
     #[test]
     fn the_checksum_of_an_echo_request_makes_its_sum_all_ones() {
-        let request = echo_request("10.0.0.1".parse().unwrap(), 1);
-        let sum: u32 = request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+        for sequence in 0..=u16::MAX {
+            let request = echo_request("10.0.0.1".parse().unwrap(), sequence.to_be_bytes());
+            let words = request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+            let sum: u32 = words.sum();
+            assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "{sequence}");
+        }
+    }
+
+    #[test]
+    fn only_the_answer_to_its_own_request_counts() {
+        let [high, low] = identifier();
+        let reply = [129, 0, 0, 0, high, low, 1, 2];
+        let address = "fd00::1".parse().unwrap();
+        assert!(is_echo_reply(address, &reply, [1, 2]));
+        assert!(!is_echo_reply(address, &reply, [1, 3]));
+        assert!(!is_echo_reply(address, &[128, 0, 0, 0, high, low, 1, 2], [1, 2]));
     }
 }

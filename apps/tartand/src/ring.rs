@@ -114,7 +114,7 @@ impl Ring {
             interface: config.interface.clone(),
             address: config.address,
             claiming: BTreeSet::new(),
-            dirty: BTreeSet::new(),
+            dirty: BTreeSet::from([Scope::Node]),
             own_netns: netns::current().and_then(|own| netns::id(own.as_fd()))?,
             name_lost: None,
             left: BTreeSet::new(),
@@ -158,8 +158,8 @@ impl Ring {
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ]
         .to_vec();
-        let kernel = self.loop_.kernel_ref().notices_fd();
-        fds.push(PollFd::new(kernel, PollFlags::POLLIN));
+        let kernel = self.loop_.kernel_ref().notices_fds();
+        fds.extend(kernel.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait"),

@@ -1,5 +1,6 @@
 //! Choices: what a scope comes to, before any dataplane is thought of.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use tartan_fabric::Underlay;
@@ -45,6 +46,8 @@ pub enum Choice {
     Peer(PeerChoice),
     /// A pod's interface.
     Endpoint(EndpointChoice),
+    /// A pod's interface of which not enough is known yet to touch it: only what it may send is certain.
+    Guard(Endpoint),
 }
 
 /// The node's own part.
@@ -54,6 +57,10 @@ pub struct NodeChoice {
     pub forward: Vec<Family>,
     /// The link that keeps taking its default route from router advertisements although it forwards.
     pub accept_ra: Option<IfName>,
+    /// This node's addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// The UDP ports of its tunnels.
+    pub tunnels: BTreeSet<u16>,
 }
 
 /// A network's devices on this node.
@@ -75,6 +82,8 @@ pub struct NetworkChoice {
     pub blocks: Vec<Cidr>,
     /// The bridge, where pods are attached to one.
     pub bridge: Option<Bridge>,
+    /// Whether all nodes are known, so that tunnel packets of others can be refused.
+    pub closed: bool,
 }
 
 /// A network's bridge on this node.
@@ -91,6 +100,8 @@ pub struct Bridge {
 pub struct PeerChoice {
     /// The peer.
     pub id: NodeId,
+    /// Its addresses on the underlay.
+    pub addresses: Vec<IpAddr>,
     /// Where it is reached.
     pub reach: Vec<Reach>,
 }

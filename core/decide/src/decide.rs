@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use tartan_api::network::Network;
 use tartan_fabric::{Reached, Way};
 use tartan_model::{
-    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, Pool,
+    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu, NetworkName, Node,
+    NodeId, Pool,
 };
 
 use crate::{
@@ -25,19 +26,27 @@ impl World {
     }
 
     fn decide_node(&self) -> Decision {
-        let Some(own) = self.own_node() else {
-            return Decision { notes: vec![Note::NoUplink], ..Decision::default() };
+        let own = self.own_node();
+        let served: Vec<&Network> = match own {
+            Some(_) => self.networks.values().collect(),
+            None => Vec::new(),
         };
-        let served = |family: &Family| self.networks.values().any(|network| network.has_family(*family));
-        let forward: Vec<Family> = Family::ALL.into_iter().filter(served).collect();
+        let is_served = |family: &Family| served.iter().any(|network| network.has_family(*family));
+        let forward: Vec<Family> = Family::ALL.into_iter().filter(is_served).collect();
         // Forwarding turns a host into a router, which takes no route from advertisements unless told to
         // (ip-sysctl: accept_ra).
         let advertised = self.uplink.as_ref().filter(|uplink| uplink.router_advertised);
         let accept_ra =
             advertised.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
+        let choice = NodeChoice {
+            forward,
+            accept_ra,
+            addresses: own.iter().flat_map(underlay_addresses).collect(),
+            tunnels: served.iter().map(|network| network.vxlan.port.get()).collect(),
+        };
         Decision {
-            choice: Some(Choice::Node(NodeChoice { forward, accept_ra })),
-            publish: Some(own),
+            choice: Some(Choice::Node(choice)),
+            publish: own,
             notes: if self.uplink_up { Vec::new() } else { vec![Note::NoUplink] },
             ..Decision::default()
         }
@@ -95,6 +104,7 @@ impl World {
             locals: own.addresses.iter().map(|address| address.address()).collect(),
             blocks: self.served_blocks(&network.name, &self.this).collect(),
             bridge: if bridged { self.bridge(&network.name) } else { None },
+            closed: self.in_sync,
         }
     }
 
@@ -194,7 +204,11 @@ impl World {
             }
         }
         reach.retain(|reach| !reach.blocks.is_empty());
-        decision.choice = Some(Choice::Peer(PeerChoice { id: *id, reach }));
+        // A pod's address is no node's, whatever somebody publishes.
+        let of_pod =
+            |address: &IpAddr| self.networks.values().any(|network| pool_over(network, *address).is_some());
+        let addresses = underlay_addresses(peer).filter(|address| !of_pod(address)).collect();
+        decision.choice = Some(Choice::Peer(PeerChoice { id: *id, addresses, reach }));
         decision
     }
 
@@ -210,7 +224,8 @@ impl World {
         let leaving = *phase == Phase::Leaving;
         if !leaving && (self.uplink.is_none() || (served.is_none() && !self.in_sync)) {
             // What is not known yet may only not have been told yet: what is in the kernel stays as it is.
-            return Decision::default();
+            let guard = Choice::Guard(endpoint.clone());
+            return Decision { choice: Some(guard), ..Decision::default() };
         }
         let mut notes = Vec::new();
         if served.is_none() {
@@ -232,6 +247,10 @@ impl World {
             Family::ALL.into_iter().filter_map(|family| self.source(&endpoint.network, family)).collect();
         EndpointChoice { endpoint, mtu, open, bridge, sources }
     }
+}
+
+fn underlay_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + use<'_> {
+    node.addresses.iter().map(InterfaceAddress::address)
 }
 
 /// The pool of a network that an address is in.

@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tartan_fabric::vxlan_device;
 use tartan_host::Scope as AddressScope;
+use tartan_host::nftables::TableFamily;
 use tartan_host::{
-    Address, Fdb, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Sysctl, SysctlKey,
+    Address, Element, Fdb, Link, LinkKind, Member, Neighbor, NetnsToken, Peer, Protocol, Route, RouteKind,
+    Row, Rows, Ruleset, Sysctl, SysctlKey,
 };
 use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu};
 
@@ -19,6 +21,12 @@ pub const GATEWAY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0,
 /// The metric of the routes that catch a block's unused addresses: behind every route to a pod.
 const CATCH_METRIC: u32 = 8400;
 
+/// The ports that agents talk to each other by: no pod reaches them on a node.
+const CONTROL: [(Protocol, u16); 3] = [(Protocol::Udp, 8473), (Protocol::Tcp, 8474), (Protocol::Udp, 8474)];
+
+/// The tables that pods' packets pass: those of bridged pods the first, those of routed pods the second.
+const POD_TABLES: [TableFamily; 2] = [TableFamily::Bridge, TableFamily::Inet];
+
 /// The rows of a choice. `netns` is where the pod's end of an interface goes that is still to be made.
 pub fn lower(choice: &Choice, netns: Option<NetnsToken>) -> Vec<Row> {
     match choice {
@@ -26,6 +34,7 @@ pub fn lower(choice: &Choice, netns: Option<NetnsToken>) -> Vec<Row> {
         Choice::Network(network) => lower_network(network),
         Choice::Peer(peer) => lower_peer(peer),
         Choice::Endpoint(endpoint) => lower_endpoint(endpoint, netns),
+        Choice::Guard(endpoint) => lower_guard(endpoint),
     }
 }
 
@@ -95,7 +104,20 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
     });
     let accept =
         node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
-    accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl).collect()
+    let sysctls = accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
+    let mut rows = vec![Row::Ruleset(Ruleset { intact: true })];
+    for table in POD_TABLES {
+        rows.extend(node.addresses.iter().map(|address| element(table, Member::Node(*address))));
+        let tunnels = node.tunnels.iter().map(|port| Member::Tunnel(Protocol::Udp, *port));
+        let control = CONTROL.map(|(protocol, port)| Member::Control(protocol, port));
+        rows.extend(tunnels.chain(control).map(|member| element(table, member)));
+    }
+    rows.extend(sysctls);
+    rows
+}
+
+fn element(table: TableFamily, member: Member) -> Row {
+    Row::Element(Element { table, member })
 }
 
 fn lower_network(network: &NetworkChoice) -> Vec<Row> {
@@ -107,6 +129,9 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
             let own = InterfaceAddress::host(tartan_ipam::own_address(block));
             Row::Address(Address { link: device.clone(), address: own, scope: AddressScope::Global })
         }));
+    }
+    if network.closed {
+        rows.push(element(TableFamily::Inet, Member::Vxlan(network.port, network.vni)));
     }
     rows.extend(network.blocks.iter().map(|block| Row::Route(catch(*block))));
     if let Some(bridge) = &network.bridge {
@@ -148,7 +173,9 @@ fn catch(block: Cidr) -> Route {
 }
 
 fn lower_peer(peer: &PeerChoice) -> Vec<Row> {
-    peer.reach.iter().flat_map(|reach| lower_reach(reach, Mac::of_node(&peer.id))).collect()
+    let nodes = peer.addresses.iter().map(|address| Member::Node(*address));
+    let nodes = nodes.flat_map(|member| POD_TABLES.map(|table| element(table, member.clone())));
+    nodes.chain(peer.reach.iter().flat_map(|reach| lower_reach(reach, Mac::of_node(&peer.id)))).collect()
 }
 
 fn lower_reach(reach: &Reach, mac: Mac) -> Vec<Row> {
@@ -168,12 +195,15 @@ fn lower_reach(reach: &Reach, mac: Mac) -> Vec<Row> {
 fn next_hop(block: &Cidr, mac: Mac) -> IpAddr {
     match block.family() {
         Family::Ipv4 => tartan_ipam::own_address(block),
-        Family::Ipv6 => {
-            let [a, b, c, d, e, f] = mac.bytes();
-            let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-            IpAddr::V6((0xfe80_u128 << 112 | u128::from(interface)).into())
-        }
+        Family::Ipv6 => link_local_of(mac),
     }
+}
+
+/// The link-local address that a host makes of its MAC address (RFC 4291, appendix A).
+fn link_local_of(mac: Mac) -> IpAddr {
+    let [a, b, c, d, e, f] = mac.bytes();
+    let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    IpAddr::V6((0xfe80_u128 << 112 | u128::from(interface)).into())
 }
 
 fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Row {
@@ -195,10 +225,30 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         peer,
     };
     let mut rows = vec![Row::Link(end)];
+    if choice.open {
+        rows.extend(lower_guard(endpoint));
+    }
     if choice.open && endpoint.attachment == Attachment::Routed {
         rows.extend(endpoint.addresses.iter().flat_map(|address| lower_routed(choice, *address)));
     }
     rows
+}
+
+/// What a pod may send. Beside the addresses given to it that is the link-local one that its own kernel makes.
+fn lower_guard(endpoint: &Endpoint) -> Vec<Row> {
+    let Endpoint { link, mac, .. } = endpoint;
+    let tables: &[TableFamily] = match endpoint.attachment {
+        Attachment::Bridge => &[TableFamily::Bridge],
+        Attachment::Routed => &[TableFamily::Inet, TableFamily::Arp],
+    };
+    let addresses = || endpoint.addresses.iter().copied().chain([link_local_of(*mac)]);
+    let of_table = |table: &TableFamily| {
+        let table = *table;
+        let fitting = addresses().filter(move |address| table != TableFamily::Arp || address.is_ipv4());
+        let members = fitting.map(|address| Member::Address(link.clone(), address));
+        [Member::Mac(link.clone(), *mac)].into_iter().chain(members).map(move |member| element(table, member))
+    };
+    tables.iter().flat_map(of_table).collect()
 }
 
 /// The kernel takes 255 bytes (IFALIASZ), the one that ends the text among them; names are ASCII.

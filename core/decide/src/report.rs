@@ -112,7 +112,9 @@ impl World {
                     self.node(&peer.id).map_or_else(|| peer.id.to_string(), |node| node.name.to_string());
                 format!("peer {name}")
             }
-            Choice::Endpoint(endpoint) => format!("pod {}", endpoint.endpoint.pod),
+            Choice::Endpoint(EndpointChoice { endpoint, .. }) | Choice::Guard(endpoint) => {
+                format!("pod {}", endpoint.pod)
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use tartan_model::{Cidr, Family, IfName, Mtu};
 
 use crate::{
-    Address, Fdb, Host, Key, Link, LinkKind, Neighbor, Route, RouteKind, Row, Step, StepError, Sysctl,
-    SysctlKey,
+    Address, Element, Fdb, Host, Key, Link, LinkKind, Neighbor, Route, RouteKind, Row, Ruleset, Step,
+    StepError, Sysctl, SysctlKey,
 };
 
 /// `EAFNOSUPPORT` (errno(3)).
@@ -47,6 +47,11 @@ impl Host {
     /// The tables whose entries are made and replaced in one way (NLM_F_CREATE | NLM_F_REPLACE).
     fn put(&mut self, row: &Row) -> Result<(), StepError> {
         match row {
+            Row::Ruleset(_) => {
+                self.rows.insert(Row::Ruleset(Ruleset { intact: true }));
+                Ok(())
+            }
+            Row::Element(element) => self.put_element(element),
             Row::Sysctl(sysctl) => self.set(sysctl),
             Row::Address(address) => self.put_address(address),
             Row::Fdb(fdb) => self.put_fdb(fdb),
@@ -62,6 +67,14 @@ impl Host {
             self.link_up(link)?;
         }
         self.rows.insert(Row::Sysctl(sysctl.clone()));
+        Ok(())
+    }
+
+    fn put_element(&mut self, element: &Element) -> Result<(), StepError> {
+        if self.rows.get(&Key::Ruleset).is_none() {
+            return Err(StepError::NoRuleset);
+        }
+        self.rows.insert(Row::Element(element.clone()));
         Ok(())
     }
 
@@ -243,6 +256,7 @@ impl Host {
             // A setting always has a value.
             (Key::Sysctl(_), _) | (_, None) => {}
             (Key::Link(name), _) => self.drop_link(name),
+            (Key::Ruleset, _) => self.forget_ruleset(),
             (_, Some(Row::Address(address))) => self.drop_address(&address),
             _ => {
                 self.rows.remove(key);

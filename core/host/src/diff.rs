@@ -78,6 +78,9 @@ impl<'a> Comparison<'a> {
 
     /// What stands on links that are made or taken down, and the ports of bridges that are made anew.
     fn add_dependents(&self, keys: &mut BTreeSet<&'a Key>) {
+        if self.ruleset_created(keys) {
+            keys.extend(self.want.element_keys());
+        }
         keys.extend(self.created.iter().flat_map(|name| self.want.keys_on(name)));
         if !self.replaced.is_empty() || !self.lowered.is_empty() {
             let rests = |row: &Row| self.rests_on_replaced(row) || self.goes_with_lowered(row);
@@ -86,12 +89,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Elements do not outlive the ruleset.
+    fn ruleset_created(&self, keys: &BTreeSet<&Key>) -> bool {
+        keys.contains(&Key::Ruleset)
+            && self.want.get(&Key::Ruleset).is_some()
+            && self.have.get(&Key::Ruleset).is_none()
+    }
+
     /// A link that is taken down loses its routes, its neighbours and its IPv6 addresses.
     fn goes_with_lowered(&self, row: &Row) -> bool {
         let goes = match row {
             Row::Address(address) => address.address.family() == Family::Ipv6,
             Row::Neighbor(_) | Row::Route(_) => true,
-            Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => false,
+            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => false,
         };
         goes && row.on().is_some_and(|link| self.lowered.contains(link))
     }
@@ -105,16 +115,18 @@ impl<'a> Comparison<'a> {
     fn place(&self, key: &Key) -> u8 {
         let kind = |name| self.want.link(name).or_else(|| self.have.link(name)).map(|link| &link.kind);
         match key {
-            Key::Sysctl(_) => 0,
+            Key::Ruleset => 0,
+            Key::Element(_) => 1,
+            Key::Sysctl(_) => 2,
             Key::Link(name) => match kind(name) {
-                Some(LinkKind::Bridge) => 1,
-                Some(LinkKind::Vxlan { .. }) => 2,
-                Some(LinkKind::Veth) | None => 3,
+                Some(LinkKind::Bridge) => 3,
+                Some(LinkKind::Vxlan { .. }) => 4,
+                Some(LinkKind::Veth) | None => 5,
             },
-            Key::Address(..) => 4,
-            Key::Fdb(..) => 5,
-            Key::Neighbor(..) => 6,
-            Key::Route(..) => 7,
+            Key::Address(..) => 6,
+            Key::Fdb(..) => 7,
+            Key::Neighbor(..) => 8,
+            Key::Route(..) => 9,
         }
     }
 
@@ -138,8 +150,14 @@ impl<'a> Comparison<'a> {
         let row = self.have.get(key).filter(|_| self.want.get(key).is_none())?;
         let goes_along =
             row.on().is_some_and(|link| self.removed.contains(link) || self.replaced.contains(link));
+        // Elements that go with the ruleset need not be taken out before.
+        let goes_along = goes_along || matches!(row, Row::Element(_)) && self.ruleset_removed();
         let stays = matches!(row, Row::Sysctl(_)) || goes_along;
         (!stays).then(|| Step::Remove { row: row.clone() })
+    }
+
+    fn ruleset_removed(&self) -> bool {
+        self.want.get(&Key::Ruleset).is_none()
     }
 
     /// The row as the kernel has it when its turn to be built comes: replaced links are gone by then, with what was

@@ -59,13 +59,23 @@ impl Host {
                     self.foreign.remove(name);
                     self.forget_link(name);
                 }
-                self.rows.remove(&key).is_some()
+                let there = self.rows.get(&key).is_some();
+                if key == Key::Ruleset {
+                    self.forget_ruleset();
+                }
+                self.rows.remove(&key);
+                there
             }
             Notice::Foreign(name, link) => {
                 self.foreign.insert(name, link);
                 false
             }
         }
+    }
+
+    /// Elements go with the ruleset.
+    pub(crate) fn forget_ruleset(&mut self) {
+        self.rows.retain(|row| !matches!(row, Row::Ruleset(_) | Row::Element(_)));
     }
 
     /// A link takes along everything that stands on it.

@@ -8,16 +8,21 @@
 mod act;
 mod diff;
 mod effect;
+mod element;
 mod guard;
+mod guards;
 mod host;
+pub mod nftables;
 mod row;
 mod step;
 
 pub use diff::{diff, diff_keys};
+pub use element::{Element, Member, Protocol};
 pub use guard::{Realm, Refusal, RefusalReason, guard};
+pub use guards::{Reason, TABLE, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
-    Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Scope,
-    Sysctl, SysctlKey,
+    Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Ruleset,
+    Scope, Sysctl, SysctlKey,
 };
 pub use step::{Step, StepError};

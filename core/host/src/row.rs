@@ -3,14 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound;
 
 use serde::Serialize;
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu, Vni};
+
+use crate::Element;
 
 /// One kernel object, with every choice made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "table", rename_all = "lowercase")]
 pub enum Row {
+    /// What is constant in our nftables.
+    Ruleset(Ruleset),
+    /// An element of one of our sets.
+    Element(Element),
     /// A kernel setting.
     Sysctl(Sysctl),
     /// A network interface.
@@ -29,6 +36,10 @@ pub enum Row {
 /// a row depends only on rows of kinds before its own, and on links.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Key {
+    /// There is one ruleset.
+    Ruleset,
+    /// An element is its own key.
+    Element(Element),
     /// A setting, by its name.
     Sysctl(SysctlKey),
     /// A link, by its name.
@@ -41,6 +52,14 @@ pub enum Key {
     Neighbor(IfName, IpAddr),
     /// A route, by its destination and metric.
     Route(Cidr, u32),
+}
+
+/// The constant part of our nftables ([`crate::ruleset`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ruleset {
+    /// Whether it is as it was written. What a hand finds and did not write itself is not known to be, and is written
+    /// anew, in one transaction.
+    pub intact: bool,
 }
 
 /// A kernel setting under `/proc/sys/net`.
@@ -238,6 +257,8 @@ impl Row {
     /// The key of this row.
     pub fn key(&self) -> Key {
         match self {
+            Row::Ruleset(_) => Key::Ruleset,
+            Row::Element(row) => Key::Element(row.clone()),
             Row::Sysctl(row) => Key::Sysctl(row.key.clone()),
             Row::Link(row) => Key::Link(row.name.clone()),
             Row::Address(row) => Key::Address(row.link.clone(), row.address),
@@ -247,10 +268,10 @@ impl Row {
         }
     }
 
-    /// The link that this row is on and vanishes with; None for links, settings and blackholes.
+    /// The link that this row is on and vanishes with; None for nftables, links, settings and blackholes.
     pub fn on(&self) -> Option<&IfName> {
         match self {
-            Row::Sysctl(_) | Row::Link(_) => None,
+            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) => None,
             Row::Address(row) => Some(&row.link),
             Row::Fdb(row) => Some(&row.link),
             Row::Neighbor(row) => Some(&row.link),
@@ -326,6 +347,12 @@ impl Rows {
         })
     }
 
+    /// The keys of all elements, without a search through all rows.
+    pub(crate) fn element_keys(&self) -> impl Iterator<Item = &Key> {
+        let rows = self.0.range((Bound::Excluded(Key::Ruleset), Bound::Unbounded));
+        rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Element(_)))
+    }
+
     /// Keeps the rows that the test accepts.
     pub fn retain(&mut self, mut keep: impl FnMut(&Row) -> bool) {
         self.0.retain(|_, row| keep(row));
@@ -357,6 +384,9 @@ impl Extend<Row> for Rows {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Row::Ruleset(Ruleset { intact: true }) => write!(f, "ruleset tartan"),
+            Row::Ruleset(Ruleset { intact: false }) => write!(f, "ruleset tartan of somebody else's making"),
+            Row::Element(row) => row.fmt(f),
             Row::Sysctl(row) => write!(f, "sysctl {} = {}", row.key.path().replace('/', "."), row.value),
             Row::Link(row) => row.fmt(f),
             Row::Address(row) => write!(f, "address {} dev {}", row.address, row.link),

@@ -67,6 +67,9 @@ pub enum StepError {
     /// The namespace that an interface should go to is gone.
     #[error("the pod's network namespace is gone")]
     NoNamespace,
+    /// Our nftables, or the set that an element belongs to, are not there (ENOENT).
+    #[error("tartan's nftables are not there")]
+    NoRuleset,
     /// Any other answer of the kernel.
     #[error("the kernel refused: {text} (errno {errno})")]
     Kernel {

@@ -114,19 +114,21 @@ fn moved(row: &Row, to: &IfName) -> Row {
         Row::Neighbor(row) => Row::Neighbor(Neighbor { link: to.clone(), ..row }),
         Row::Route(row) => Row::Route(Route { kind: RouteKind::Link { link: to.clone() }, ..row }),
         Row::Link(row) => Row::Link(Link { name: to.clone(), ..row }),
-        row @ Row::Sysctl(_) => row,
+        row @ (Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_)) => row,
     }
 }
 
-/// Where a step stands in a plan: settings first, routes last.
+/// Where a step stands in a plan: the filter first, routes last.
 fn storey(step: &Step) -> u8 {
     match step.key() {
-        Key::Sysctl(_) => 0,
-        Key::Link(_) => 1,
-        Key::Address(..) => 2,
-        Key::Fdb(..) => 3,
-        Key::Neighbor(..) => 4,
-        Key::Route(..) => 5,
+        Key::Ruleset => 0,
+        Key::Element(_) => 1,
+        Key::Sysctl(_) => 2,
+        Key::Link(_) => 3,
+        Key::Address(..) => 4,
+        Key::Fdb(..) => 5,
+        Key::Neighbor(..) => 6,
+        Key::Route(..) => 7,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use tartan_host::{Link, LinkKind, Row, Step, StepError, Sysctl, SysctlKey};
+use tartan_host::{Key, Link, LinkKind, Row, Step, StepError, Sysctl, SysctlKey};
 use tartan_model::{Family, IfName};
 
 use crate::kernel::Kernel;
@@ -19,6 +19,7 @@ type Answer = Result<(), StepError>;
 /// bridges; removals of links become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
+    Filter,
     Sysctls,
     Links,
     Ports,
@@ -32,10 +33,27 @@ impl Kernel {
         let mut answers = Vec::with_capacity(steps.len());
         for run in steps.chunk_by(|a, b| group(a) == group(b)) {
             answers.extend(match run.first().map(group) {
+                Some(Group::Filter) => self.filter(run),
                 Some(Group::Sysctls) => run.iter().map(|step| self.set(step)).collect(),
                 Some(Group::LinkRemovals) => self.remove_links(run),
                 _ => self.send_steps(run),
             });
+        }
+        answers
+    }
+
+    /// The hand knows what became of the ruleset that it wrote itself; of elements the kernel tells.
+    fn filter(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let Some(filter) = &mut self.filter else {
+            let missing = StepError::Kernel {
+                errno: libc::EPROTONOSUPPORT,
+                text: "this kernel has no nf_tables, without which pods cannot be guarded".into(),
+            };
+            return vec![Err(missing); steps.len()];
+        };
+        let answers = filter.ruleset.apply(steps);
+        if steps.iter().any(|step| step.key() == Key::Ruleset) {
+            self.pending.ruleset_stale = true;
         }
         answers
     }
@@ -83,7 +101,8 @@ impl Kernel {
 
     fn create(&self, row: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
         Ok(match row {
-            Row::Sysctl(_) => Vec::new(),
+            // Taken elsewhere.
+            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) => Vec::new(),
             Row::Link(link) => self.create_link(link, found)?,
             Row::Address(row) => write::put_address(found.index(&row.link)?, row),
             Row::Fdb(row) => write::put_fdb(found.index(&row.link)?, row),
@@ -215,6 +234,7 @@ fn group(step: &Step) -> Group {
     match step {
         Step::Remove { row: Row::Link(_) } => Group::LinkRemovals,
         Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row } => match row {
+            Row::Ruleset(_) | Row::Element(_) => Group::Filter,
             Row::Sysctl(_) => Group::Sysctls,
             Row::Link(link) if link.master.is_some() => Group::Ports,
             Row::Link(_) => Group::Links,

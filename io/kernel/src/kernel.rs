@@ -13,7 +13,7 @@ use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
 use crate::read::{Links, Seen};
 use crate::sysctl::{self, Settings};
-use crate::{Dump, KernelError, NetnsError, Request, Rtnl, netns, tables};
+use crate::{Denied, Dump, KernelError, NetnsError, Request, Rtnl, netns, nft, tables};
 
 /// The kernel of one network namespace, as far as it concerns us.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Kernel {
     pub(crate) links: Links,
     pub(crate) adopted: BTreeMap<NetnsToken, OwnedFd>,
     pub(crate) settings: Settings,
+    /// Our nftables: only a node has them, and only where the kernel can.
+    pub(crate) filter: Option<Filter>,
     /// The namespace, when it is not that of the process.
     pub(crate) netns: Option<OwnedFd>,
     /// Whether the kernel has IPv6; with `ipv6.disable=1` it has none.
@@ -29,8 +31,23 @@ pub struct Kernel {
     listener: Listener,
     footing: Footing,
     /// Heard and not yet taken.
-    pending: Notices,
+    pub(crate) pending: Notices,
     next_token: u64,
+}
+
+/// The hand and the ear for our nftables.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    pub(crate) ruleset: nft::Ruleset,
+    listener: nft::Listener,
+}
+
+impl Filter {
+    fn open() -> Result<Filter, KernelError> {
+        // Listening begins first, so that nothing is missed.
+        let listener = nft::Listener::open()?;
+        Ok(Filter { ruleset: nft::Ruleset::open()?, listener })
+    }
 }
 
 impl Kernel {
@@ -39,7 +56,12 @@ impl Kernel {
     /// # Errors
     /// When there is no rtnetlink, or without CAP_NET_ADMIN.
     pub fn open(marks: Marks) -> Result<Kernel, KernelError> {
+        let filter = match &marks {
+            Marks::Node => open_filter()?,
+            Marks::Pod(_) => None,
+        };
         Ok(Kernel {
+            filter,
             requests: Rtnl::open()?,
             listener: Listener::open()?,
             links: Links::new(marks),
@@ -99,6 +121,7 @@ impl Kernel {
         self.pending = Notices::default();
         let seen = self.read_links()?;
         let mut host = Host::default();
+        host.rows.extend(self.read_ruleset()?);
         host.rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
         host.rows.extend(self.read_addresses()?);
         host.rows.extend(self.read_neighbors()?);
@@ -139,10 +162,29 @@ impl Kernel {
         Ok(rows.into_iter().map(Row::Route).collect())
     }
 
-    /// A descriptor that is readable when the kernel tells something; what [`Kernel::apply`] did can wait in
-    /// [`Kernel::notices`] without it.
-    pub fn notices_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+    /// Reads our nftables.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
+        let Some(filter) = &mut self.filter else { return Ok(Vec::new()) };
+        filter.listener.drain(filter.ruleset.port());
+        filter.ruleset.read()
+    }
+
+    /// What the guards refused since their counters were made; a counter goes a day after its last packet.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn denied(&mut self) -> Result<Vec<Denied>, KernelError> {
+        self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())
+    }
+
+    /// Descriptors of which one is readable when the kernel tells something; what [`Kernel::apply`] did can wait in
+    /// [`Kernel::notices`] without them.
+    pub fn notices_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let filter = self.filter.iter().map(|filter| filter.listener.as_fd());
+        filter.chain([self.listener.as_fd()])
     }
 
     /// What the kernel told since the last time; never waits. The kernel tells before it acknowledges, so what
@@ -157,6 +199,11 @@ impl Kernel {
             Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut self.pending };
         let whole = self.listener.drain(|message| hearing.hear(message));
         self.pending.lost |= !whole;
+        if let Some(filter) = &mut self.filter {
+            let heard = filter.listener.drain(filter.ruleset.port());
+            self.pending.rows.extend(heard.rows);
+            self.pending.ruleset_stale |= heard.stale;
+        }
     }
 
     /// Asks for things that the kernel tells of later than it acknowledges them, and takes the answers for notices.
@@ -213,6 +260,14 @@ impl Kernel {
             }));
         }
         Ok(rows)
+    }
+}
+
+/// None where the kernel has no netfilter netlink.
+fn open_filter() -> Result<Option<Filter>, KernelError> {
+    match Filter::open() {
+        Err(KernelError::Socket(error)) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The hand that touches the kernel: rtnetlink, sysctl files and network namespaces.
+//! The hand that touches the kernel: rtnetlink, nftables, sysctl files and network namespaces.
 //!
 //! It makes no choices. It takes [`tartan_host::Step`]s, tells what the kernel has as [`tartan_host::Row`]s, and knows
 //! ours from others by their [`Marks`]. It starts no program and needs no async runtime: all sockets block but the one
@@ -9,6 +9,7 @@ mod kernel;
 mod marks;
 mod message;
 pub mod netns;
+pub mod nft;
 mod notices;
 mod plain;
 mod read;
@@ -25,6 +26,7 @@ use thiserror::Error;
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
+pub use nft::Denied;
 pub use notices::Notices;
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;

@@ -34,6 +34,8 @@ pub struct Notices {
     /// their source or the last IPv4 address of their link (`fib_sync_down_addr`, `fib_disable_ip`), and takes the
     /// source from IPv6 routes. Read the routes anew. What goes with a link is among `rows`.
     pub routes_stale: bool,
+    /// Somebody else changed our nftables: read the ruleset anew.
+    pub ruleset_stale: bool,
     /// A link or an address that could be the uplink's, or a default route changed: look at the uplink anew.
     pub underlay: bool,
     /// Some notices are missing: read everything anew.

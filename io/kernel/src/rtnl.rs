@@ -79,7 +79,7 @@ pub struct Message<'a> {
     pub kind: u16,
     /// NLM_F_ flags.
     pub flags: u16,
-    sequence: u32,
+    pub(crate) sequence: u32,
     /// What follows the header.
     pub payload: &'a [u8],
     /// Header and payload.
@@ -103,6 +103,11 @@ impl Message<'_> {
     /// Four bytes of the payload; 0 behind its end.
     pub(crate) fn word(&self, at: usize) -> u32 {
         word(self.payload, at).unwrap_or(0)
+    }
+
+    /// The address of the socket whose request this is a consequence of (`nlmsg_pid`).
+    pub(crate) fn port(&self) -> u32 {
+        word(self.whole, 12).unwrap_or(0)
     }
 
     /// `ifi_index` of a link message.
@@ -310,7 +315,7 @@ impl AsFd for Rtnl {
 }
 
 /// What an NLMSG_ERROR or NLMSG_DONE says: both begin with a negative error number or 0.
-fn outcome(message: &Message<'_>) -> Result<(), Refused> {
+pub(crate) fn outcome(message: &Message<'_>) -> Result<(), Refused> {
     let errno = (message.word(0) as i32).wrapping_neg();
     if errno <= 0 {
         return Ok(());

@@ -17,6 +17,12 @@ pub trait Dataplane {
     /// When the kernel does not answer.
     fn read_routes(&mut self) -> Result<Vec<Row>, KernelError>;
 
+    /// Only our nftables.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError>;
+
     /// The value of a setting; None where the kernel has no such setting.
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row>;
 
@@ -34,6 +40,10 @@ impl Dataplane for Kernel {
 
     fn read_routes(&mut self) -> Result<Vec<Row>, KernelError> {
         Kernel::read_routes(self)
+    }
+
+    fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
+        Kernel::read_ruleset(self)
     }
 
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {

@@ -39,6 +39,8 @@ pub struct Reconciler<S, K> {
     realm: Realm,
     want: Rows,
     owners: BTreeMap<Key, S>,
+    /// Who else wants a row, where several do.
+    shared: BTreeMap<Key, BTreeSet<S>>,
     scopes: BTreeMap<S, BTreeSet<Key>>,
     /// Wanted keys by the link that they stand on.
     on: BTreeMap<IfName, BTreeSet<Key>>,
@@ -52,6 +54,7 @@ pub struct Reconciler<S, K> {
     /// Every source has told all it knows, so what is not wanted may go.
     may_remove: bool,
     routes_stale: bool,
+    ruleset_stale: bool,
     underlay_changed: bool,
     lost: bool,
 }
@@ -64,6 +67,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             realm,
             want: Rows::default(),
             owners: BTreeMap::new(),
+            shared: BTreeMap::new(),
             scopes: BTreeMap::new(),
             on: BTreeMap::new(),
             mirror: Host::default(),
@@ -72,6 +76,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             said: BTreeMap::new(),
             may_remove: false,
             routes_stale: false,
+            ruleset_stale: false,
             underlay_changed: false,
             lost: true,
         }
@@ -100,19 +105,17 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         }
     }
 
-    /// Replaces what a scope wants. A row that two scopes want belongs to the one that asked last.
+    /// Replaces what a scope wants. A row that two scopes want is as the one that asked last wants it, and stays as long
+    /// as one of them does.
     pub fn want(&mut self, scope: &S, rows: Vec<Row>) {
         let new: BTreeSet<Key> = rows.iter().map(Row::key).collect();
         let old = self.scopes.remove(scope).unwrap_or_default();
         for key in old.difference(&new) {
-            if self.owners.get(key) == Some(scope) {
-                self.owners.remove(key);
-                self.unwant(key);
-            }
+            self.disown(key, scope);
         }
         for row in rows {
             let key = row.key();
-            self.owners.insert(key.clone(), scope.clone());
+            self.own(&key, scope);
             if self.want.get(&key) != Some(&row) {
                 self.want_row(row);
                 self.dirty.insert(key);
@@ -120,6 +123,30 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         }
         if !new.is_empty() {
             self.scopes.insert(scope.clone(), new);
+        }
+    }
+
+    fn own(&mut self, key: &Key, scope: &S) {
+        if let Some(other) = self.owners.insert(key.clone(), scope.clone()).filter(|other| other != scope) {
+            self.shared.entry(key.clone()).or_default().insert(other);
+        }
+        if let Some(others) = self.shared.get_mut(key) {
+            others.remove(scope);
+        }
+    }
+
+    fn disown(&mut self, key: &Key, scope: &S) {
+        let others = self.shared.get_mut(key);
+        if self.owners.get(key) != Some(scope) {
+            others.map(|others| others.remove(scope));
+        } else if let Some(next) = others.and_then(BTreeSet::pop_first) {
+            self.owners.insert(key.clone(), next);
+        } else {
+            self.owners.remove(key);
+            self.unwant(key);
+        }
+        if self.shared.get(key).is_some_and(BTreeSet::is_empty) {
+            self.shared.remove(key);
         }
     }
 
@@ -174,6 +201,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     pub fn hear(&mut self) -> Result<(), KernelError> {
         let notices = self.kernel.notices();
         self.routes_stale |= notices.routes_stale;
+        self.ruleset_stale |= notices.ruleset_stale;
         self.underlay_changed |= notices.underlay;
         self.lost |= notices.lost;
         if self.lost {
@@ -186,8 +214,14 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             }
         }
         if self.routes_stale {
-            self.read_routes()?;
+            let found = self.kernel.read_routes()?;
+            self.take_table(found, |row| matches!(row, Row::Route(_)));
             self.routes_stale = false;
+        }
+        if self.ruleset_stale {
+            let found = self.kernel.read_ruleset()?;
+            self.take_table(found, |row| matches!(row, Row::Ruleset(_) | Row::Element(_)));
+            self.ruleset_stale = false;
         }
         Ok(())
     }
@@ -205,7 +239,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Whether there is something to do that no notice will tell of.
     pub fn has_work(&self) -> bool {
         let waiting = |key: &Key| self.may_remove && !self.is_leftover(key);
-        self.lost || self.underlay_changed || self.routes_stale || self.dirty.iter().any(waiting)
+        self.lost
+            || self.underlay_changed
+            || self.routes_stale
+            || self.ruleset_stale
+            || self.dirty.iter().any(waiting)
     }
 
     /// What should go and cannot, and why.
@@ -248,8 +286,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// The wanted rows of a scope that the kernel does not have as wanted.
     pub fn unsettled(&self, scope: &S) -> Vec<Unsettled> {
         let keys = self.scopes.get(scope).into_iter().flatten();
-        let mine = keys.filter(|key| self.owners.get(*key) == Some(scope));
-        mine.filter_map(|key| self.want.get(key)).filter_map(|row| self.check(row)).collect()
+        keys.filter_map(|key| self.want.get(key)).filter_map(|row| self.check(row)).collect()
     }
 
     /// Every wanted row that the kernel does not have as wanted.
@@ -336,8 +373,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.failed.insert(key, reason);
     }
 
-    /// A changed link may stand in the way of, or make room for, everything on it.
+    /// A changed link may stand in the way of, or make room for, everything on it; elements go with the ruleset.
     fn note_change(&mut self, key: Key) {
+        if key == Key::Ruleset {
+            self.dirty.extend(self.want.keys().filter(|key| matches!(key, Key::Element(_))).cloned());
+        }
         if let Key::Link(name) = &key {
             let on = self.on.get(name).into_iter().flatten();
             self.dirty.extend(on.filter(|key| self.mirror.rows.get(key).is_none()).cloned());
@@ -350,25 +390,25 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.mirror = self.kernel.read(&sysctls)?;
         self.lost = false;
         self.routes_stale = false;
+        self.ruleset_stale = false;
         self.underlay_changed = true;
         self.dirty.extend(self.want.keys().cloned());
         self.dirty.extend(self.mirror.rows.keys().cloned());
         Ok(())
     }
 
-    fn read_routes(&mut self) -> Result<(), KernelError> {
-        let found = Rows::from_iter(self.kernel.read_routes()?);
-        let old: Vec<Row> =
-            self.mirror.rows.iter().filter(|row| matches!(row, Row::Route(_))).cloned().collect();
+    /// Puts what was read anew of one table in the place of what was known of it.
+    fn take_table(&mut self, found: Vec<Row>, is_of_table: impl Fn(&Row) -> bool) {
+        let found = Rows::from_iter(found);
+        let old: Vec<Row> = self.mirror.rows.iter().filter(|row| is_of_table(row)).cloned().collect();
         for row in old.iter().filter(|row| found.get(&row.key()).is_none()) {
             self.mirror.rows.remove(&row.key());
-            self.dirty.insert(row.key());
+            self.note_change(row.key());
         }
         for row in found.iter().filter(|row| self.mirror.rows.get(&row.key()) != Some(row)) {
             self.dirty.insert(row.key());
         }
         self.mirror.rows.extend(found.iter().cloned());
-        Ok(())
     }
 }
 

@@ -40,6 +40,11 @@ impl Dataplane for Fake {
         Ok(self.host.rows.iter().filter(|row| matches!(row, Row::Route(_))).cloned().collect())
     }
 
+    fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
+        let ours = |row: &&Row| matches!(row, Row::Ruleset(_) | Row::Element(_));
+        Ok(self.host.rows.iter().filter(ours).cloned().collect())
+    }
+
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {
         self.host.rows.get(&Key::Sysctl(key.clone())).cloned()
     }
@@ -60,7 +65,7 @@ impl Dataplane for Fake {
         let gone = self.told.rows.keys().filter(|key| self.host.rows.get(key).is_none());
         let rows = is.cloned().map(Notice::Is).chain(gone.cloned().map(Notice::Gone)).collect();
         self.told = self.host.clone();
-        Notices { rows, routes_stale: false, underlay: false, lost: self.lose }
+        Notices { rows, lost: self.lose, ..Notices::default() }
     }
 }
 

@@ -45,10 +45,13 @@ pub(crate) fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duratio
     !is_in(pid, namespace)
 }
 
-/// Whether this process is alive and in this namespace: a number that was used again is in another.
+/// Whether this process is alive and in this namespace: a number that was used again is in another. Its first thread may
+/// end before the others, which hold its files until they have ended too.
 pub(crate) fn is_in(pid: Pid, namespace: NetnsId) -> bool {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|file| (file.dev(), file.ino()) == namespace)
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let netns = threads.filter_map(|thread| std::fs::metadata(thread.path().join("ns/net")).ok());
+    netns.into_iter().any(|file| (file.dev(), file.ino()) == namespace)
 }
 
 /// Looks until the condition holds or the time is over; says whether it holds.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use tartan_host::nftables::TableFamily;
 use tartan_host::*;
 use tartan_model::{Family, IfName, Mtu};
 
@@ -39,6 +40,7 @@ pub(crate) fn wants() -> impl Strategy<Value = Rows> {
 fn want(dice: &mut Dice) -> Rows {
     let links = want_links(dice);
     let mut rows: Rows = want_sysctls(dice).into_iter().chain(links.iter().cloned().map(Row::Link)).collect();
+    rows.extend(want_filter(dice));
     for link in &links {
         rows.extend(want_on(dice, link));
     }
@@ -56,6 +58,22 @@ fn want_sysctls(dice: &mut Dice) -> Vec<Row> {
     [SysctlKey::AcceptRa(uplink()), SysctlKey::Ipv4Forward, SysctlKey::Ipv6Forward]
         .map(|key| Row::Sysctl(Sysctl { key, value: dice.roll(3).into() }))
         .to_vec()
+}
+
+/// No ruleset at times, and then no elements.
+fn want_filter(dice: &mut Dice) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if dice.is() {
+        rows.push(Row::Ruleset(Ruleset { intact: true }));
+        let pod = "tt00000000000a".parse().unwrap();
+        let members =
+            [Member::Mac(pod, mac(1)), Member::Node(ip("192.0.2.2")), Member::Node(ip("2001:db8::2"))];
+        for table in [TableFamily::Bridge, TableFamily::Inet] {
+            let some = members.iter().filter(|_| dice.is()).cloned();
+            rows.extend(some.map(|member| Row::Element(Element { table, member })));
+        }
+    }
+    rows
 }
 
 fn want_links(dice: &mut Dice) -> Vec<Link> {

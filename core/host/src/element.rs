@@ -1,0 +1,96 @@
+//! Elements: what varies in our nftables.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use tartan_model::{IfName, Mac, Vni};
+
+use crate::nftables::TableFamily;
+
+/// An element of a set of ours; it is there or not, and has no value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Element {
+    /// Which table.
+    pub table: TableFamily,
+    /// What it says, which tells the set.
+    pub member: Member,
+}
+
+/// What an element says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Member {
+    /// Frames by this link may come from this MAC address.
+    Mac(IfName, Mac),
+    /// Packets by this link may come from this address.
+    Address(IfName, IpAddr),
+    /// This is a node's address.
+    Node(IpAddr),
+    /// No pod sends to a node on this port: it is a tunnel's.
+    Tunnel(Protocol, u16),
+    /// No pod sends to a node on this port: it is the agents' own.
+    Control(Protocol, u16),
+    /// VXLAN by this UDP port with this identifier is ours, and comes from nodes only.
+    Vxlan(u16, Vni),
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Its number (IANA, Protocol Numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+}
+
+impl Member {
+    /// The set that it belongs to.
+    pub const fn set(&self) -> &'static str {
+        match self {
+            Member::Mac(..) => "macs",
+            Member::Address(_, IpAddr::V4(_)) => "ipv4",
+            Member::Address(_, IpAddr::V6(_)) => "ipv6",
+            Member::Node(IpAddr::V4(_)) => "nodes_ipv4",
+            Member::Node(IpAddr::V6(_)) => "nodes_ipv6",
+            Member::Tunnel(..) => "tunnels",
+            Member::Control(..) => "control",
+            Member::Vxlan(..) => "vnis",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "element {} {} ", self.table.as_str(), self.member.set())?;
+        match &self.member {
+            Member::Mac(link, mac) => write!(f, "{link} . {mac}"),
+            Member::Address(link, address) => write!(f, "{link} . {address}"),
+            Member::Node(address) => write!(f, "{address}"),
+            Member::Tunnel(protocol, port) | Member::Control(protocol, port) => {
+                write!(f, "{protocol} . {port}")
+            }
+            Member::Vxlan(port, vni) => write!(f, "{port} . {vni}"),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The guards: the constant nftables ruleset that keeps pods from claiming what is not theirs, and nodes from taking
+//! tunnel packets of strangers.
+//!
+//! Nothing in it names a pod or a peer: those are elements of its sets. A pod's interface that has no elements is shut.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::nftables::{Chain, Field, Hook, KeyType, Rule, Set, Statement, Table, TableFamily};
+
+/// The name of our tables.
+pub const TABLE: &str = "tartan";
+/// What the names of the pods' host ends begin with.
+const PODS: &[u8] = b"tt";
+/// Before connection tracking and everybody else's rules, behind the putting together of fragments
+/// (`NF_IP_PRI_CONNTRACK_DEFRAG` is -400).
+const PRIORITY: i32 = -350;
+
+const UDP: &[u8] = &[17];
+const ICMP: &[u8] = &[1];
+const ICMPV6: &[u8] = &[58];
+
+/// Why a packet is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// Its source MAC address is not the pod's.
+    Mac,
+    /// Its IPv4 source is not the pod's.
+    Ipv4,
+    /// Its IPv6 source is not the pod's.
+    Ipv6,
+    /// ARP that claims an address that is not the pod's.
+    Arp,
+    /// A neighbor advertisement for an address that is not the pod's.
+    Nd,
+    /// A router advertisement.
+    Ra,
+    /// An ICMP redirect.
+    Redirect,
+    /// A DHCP server's answer.
+    Dhcp,
+    /// A tunnel packet: to a node from a pod, or from one that is no node.
+    Tunnel,
+    /// A packet to a port of the nodes' own.
+    Control,
+    /// Neither IP nor ARP, or with a VLAN tag.
+    Other,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 11] = [
+        Reason::Mac,
+        Reason::Ipv4,
+        Reason::Ipv6,
+        Reason::Arp,
+        Reason::Nd,
+        Reason::Ra,
+        Reason::Redirect,
+        Reason::Dhcp,
+        Reason::Tunnel,
+        Reason::Control,
+        Reason::Other,
+    ];
+
+    /// Set and chain of this reason.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Reason::Mac => ("denied_mac", "deny_mac"),
+            Reason::Ipv4 => ("denied_ipv4", "deny_ipv4"),
+            Reason::Ipv6 => ("denied_ipv6", "deny_ipv6"),
+            Reason::Arp => ("denied_arp", "deny_arp"),
+            Reason::Nd => ("denied_nd", "deny_nd"),
+            Reason::Ra => ("denied_ra", "deny_ra"),
+            Reason::Redirect => ("denied_redirect", "deny_redirect"),
+            Reason::Dhcp => ("denied_dhcp", "deny_dhcp"),
+            Reason::Tunnel => ("denied_tunnel", "deny_tunnel"),
+            Reason::Control => ("denied_control", "deny_control"),
+            Reason::Other => ("denied_other", "deny_other"),
+        }
+    }
+
+    /// The set that counts what was refused for this reason, by interface.
+    pub const fn set(self) -> &'static str {
+        self.names().0
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.set().trim_start_matches("denied_"))
+    }
+}
+
+/// The reasons that a table refuses packets for.
+pub const fn reasons(family: TableFamily) -> &'static [Reason] {
+    match family {
+        TableFamily::Bridge => &Reason::ALL,
+        TableFamily::Arp => &[Reason::Arp],
+        TableFamily::Inet => &[
+            Reason::Mac,
+            Reason::Ipv4,
+            Reason::Ipv6,
+            Reason::Nd,
+            Reason::Ra,
+            Reason::Redirect,
+            Reason::Dhcp,
+            Reason::Tunnel,
+            Reason::Control,
+        ],
+    }
+}
+
+/// The whole ruleset.
+pub fn ruleset() -> [Table; 3] {
+    [bridge(), arp(), inet()]
+}
+
+/// Bridged pods: their frames pass here before the bridge looks at them.
+fn bridge() -> Table {
+    let mut chains = checks();
+    chains.push(arp_checks("arp"));
+    let mut rules = entry();
+    rules.extend([
+        vec![is(Field::EtherType, &[0x08, 0x00]), Statement::Goto("ipv4")],
+        vec![is(Field::EtherType, &[0x86, 0xdd]), Statement::Goto("ipv6")],
+        vec![is(Field::EtherType, &[0x08, 0x06]), Statement::Goto("arp")],
+        vec![deny(Reason::Other)],
+    ]);
+    chains.push(base("pods", Hook::Prerouting, rules));
+    table(TableFamily::Bridge, pod_sets(), chains)
+}
+
+/// Routed pods: what else than IP and ARP they send is heard by nobody.
+fn inet() -> Table {
+    let mut chains = checks();
+    let mut rules = entry();
+    rules.extend([vec![is(Field::Nfproto, &[2]), Statement::Goto("ipv4")], vec![Statement::Goto("ipv6")]]);
+    chains.push(base("pods", Hook::Prerouting, rules));
+    chains.push(chain(
+        "tunnel",
+        vec![
+            vec![
+                is(Field::Nfproto, &[2]),
+                Statement::NotIn("nodes_ipv4", vec![Field::Ipv4Source]),
+                deny(Reason::Tunnel),
+            ],
+            vec![
+                is(Field::Nfproto, &[10]),
+                Statement::NotIn("nodes_ipv6", vec![Field::Ipv6Source]),
+                deny(Reason::Tunnel),
+            ],
+            vec![Statement::Accept],
+        ],
+    ));
+    // Others may have tunnels of their own on the same port: only our networks' are looked at.
+    let ours = vec![
+        is(Field::Protocol, UDP),
+        Statement::In("vnis", vec![Field::DestinationPort, Field::Vni]),
+        Statement::Goto("tunnel"),
+    ];
+    chains.push(base("node", Hook::Input, vec![ours]));
+    let mut sets = pod_sets();
+    sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
+    table(TableFamily::Inet, sets, chains)
+}
+
+fn arp() -> Table {
+    let mut pods = arp_checks("pods");
+    pods.hook = Some((Hook::Input, PRIORITY));
+    pods.rules.insert(0, not_a_pod());
+    let sets =
+        vec![set("macs", &[KeyType::IfName, KeyType::Mac]), set("ipv4", &[KeyType::IfName, KeyType::Ipv4])];
+    table(TableFamily::Arp, sets, vec![pods])
+}
+
+/// What holds for every packet of a pod.
+fn entry() -> Vec<Rule> {
+    let stranger =
+        vec![Statement::NotIn("macs", vec![Field::Iifname, Field::EtherSource]), deny(Reason::Mac)];
+    vec![not_a_pod(), stranger]
+}
+
+fn not_a_pod() -> Rule {
+    vec![Statement::Not(Field::Iifname, PODS.into()), Statement::Accept]
+}
+
+fn arp_checks(name: &'static str) -> Chain {
+    let rules = vec![
+        vec![Statement::NotIn("macs", vec![Field::Iifname, Field::ArpSenderMac]), deny(Reason::Arp)],
+        vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::ArpSenderIpv4]), deny(Reason::Arp)],
+        vec![Statement::Accept],
+    ];
+    chain(name, rules)
+}
+
+/// The chains for IP, those that are jumped to first.
+fn checks() -> Vec<Chain> {
+    vec![to_node(), icmpv6(), nobody(), ipv4(), ipv6()]
+}
+
+/// What a pod sends to a node.
+fn to_node() -> Chain {
+    let to =
+        |set, reason| vec![Statement::In(set, vec![Field::Protocol, Field::DestinationPort]), deny(reason)];
+    let rules = vec![to("tunnels", Reason::Tunnel), to("control", Reason::Control), vec![Statement::Accept]];
+    chain("to_node", rules)
+}
+
+fn icmpv6() -> Chain {
+    let foreign = Statement::NotIn("ipv6", vec![Field::Iifname, Field::NdTarget]);
+    let rules = vec![
+        vec![is(Field::IcmpType, &[134]), deny(Reason::Ra)],
+        vec![is(Field::IcmpType, &[136]), foreign, deny(Reason::Nd)],
+        vec![is(Field::IcmpType, &[137]), deny(Reason::Redirect)],
+    ];
+    chain("icmpv6", rules)
+}
+
+/// Packets from `::`, sent before a pod's interface has an address that it may use: it reports the groups that it
+/// listens to (RFC 3810, section 5.2.13), asks for routers, and asks whether somebody has its own address already
+/// (RFC 4862, section 5.4.2).
+fn nobody() -> Chain {
+    let of_type = |kind: &'static [u8]| vec![is(Field::Protocol, ICMPV6), is(Field::IcmpType, kind)];
+    let with = |mut rule: Rule, rest: Vec<Statement>| {
+        rule.extend(rest);
+        rule
+    };
+    let own = Statement::In("ipv6", vec![Field::Iifname, Field::NdTarget]);
+    let rules = vec![
+        with(of_type(&[143]), vec![Statement::Accept]),
+        with(of_type(&[131]), vec![Statement::Accept]),
+        with(of_type(&[132]), vec![Statement::Accept]),
+        with(of_type(&[133]), vec![Statement::Accept]),
+        with(of_type(&[135]), vec![own, Statement::Accept]),
+        vec![deny(Reason::Ipv6)],
+    ];
+    chain("nobody", rules)
+}
+
+fn ipv4() -> Chain {
+    let rules = vec![
+        vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::Ipv4Source]), deny(Reason::Ipv4)],
+        vec![is(Field::Protocol, ICMP), is(Field::IcmpType, &[5]), deny(Reason::Redirect)],
+        vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[0, 67]), deny(Reason::Dhcp)],
+        vec![Statement::In("nodes_ipv4", vec![Field::Ipv4Destination]), Statement::Goto("to_node")],
+        vec![Statement::Accept],
+    ];
+    chain("ipv4", rules)
+}
+
+fn ipv6() -> Chain {
+    let rules = vec![
+        vec![is(Field::Ipv6Source, &[0; 16]), Statement::Goto("nobody")],
+        vec![Statement::NotIn("ipv6", vec![Field::Iifname, Field::Ipv6Source]), deny(Reason::Ipv6)],
+        vec![is(Field::Protocol, ICMPV6), Statement::Jump("icmpv6")],
+        vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[2, 35]), deny(Reason::Dhcp)],
+        vec![Statement::In("nodes_ipv6", vec![Field::Ipv6Destination]), Statement::Goto("to_node")],
+        vec![Statement::Accept],
+    ];
+    chain("ipv6", rules)
+}
+
+fn pod_sets() -> Vec<Set> {
+    vec![
+        set("macs", &[KeyType::IfName, KeyType::Mac]),
+        set("ipv4", &[KeyType::IfName, KeyType::Ipv4]),
+        set("ipv6", &[KeyType::IfName, KeyType::Ipv6]),
+        set("nodes_ipv4", &[KeyType::Ipv4]),
+        set("nodes_ipv6", &[KeyType::Ipv6]),
+        set("tunnels", &[KeyType::Protocol, KeyType::Port]),
+        set("control", &[KeyType::Protocol, KeyType::Port]),
+    ]
+}
+
+/// A table with what it counts, and the chains that do.
+fn table(family: TableFamily, mut sets: Vec<Set>, chains: Vec<Chain>) -> Table {
+    let counted = |reason: &Reason| Set { name: reason.set(), key: vec![KeyType::IfName], counts: true };
+    sets.extend(reasons(family).iter().map(counted));
+    let denying = |reason: &Reason| {
+        let (set, name) = reason.names();
+        // In two rules: a set that is full must not let the packet go.
+        chain(name, vec![vec![Statement::Count(set, Field::Iifname)], vec![Statement::Drop]])
+    };
+    let chains = reasons(family).iter().map(denying).chain(chains).collect();
+    Table { family, name: TABLE.into(), sets, chains }
+}
+
+fn set(name: &'static str, key: &[KeyType]) -> Set {
+    Set { name, key: key.to_vec(), counts: false }
+}
+
+fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.into(), hook: None, rules }
+}
+
+fn base(name: &'static str, hook: Hook, rules: Vec<Rule>) -> Chain {
+    Chain { hook: Some((hook, PRIORITY)), ..chain(name, rules) }
+}
+
+fn is(field: Field, value: &'static [u8]) -> Statement {
+    Statement::Is(field, Cow::Borrowed(value))
+}
+
+fn deny(reason: Reason) -> Statement {
+    Statement::Goto(reason.names().1)
+}

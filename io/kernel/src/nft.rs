@@ -1,0 +1,48 @@
+//! nftables in-process (netlink, NETLINK_NETFILTER): transactions, dumps and notices. `nft` is never started.
+//!
+//! The numbers are those of linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h.
+
+mod elements;
+mod encode;
+mod listen;
+mod ruleset;
+mod socket;
+mod wire;
+
+use tartan_host::Reason;
+use tartan_model::IfName;
+
+pub(crate) use listen::Listener;
+pub(crate) use ruleset::Ruleset;
+pub use socket::{Batch, Nftables};
+
+/// What was refused on an interface for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// The interface that it came in by.
+    pub interface: IfName,
+    /// Why it was refused.
+    pub reason: Reason,
+    /// How many packets since the counter was made.
+    pub packets: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// Messages of nf_tables.
+mod kind {
+    pub(super) const NEWTABLE: u8 = 0;
+    pub(super) const GETTABLE: u8 = 1;
+    pub(super) const DELTABLE: u8 = 2;
+    pub(super) const NEWCHAIN: u8 = 3;
+    pub(super) const GETCHAIN: u8 = 4;
+    pub(super) const NEWRULE: u8 = 6;
+    pub(super) const GETRULE: u8 = 7;
+    pub(super) const DELRULE: u8 = 8;
+    pub(super) const NEWSET: u8 = 9;
+    pub(super) const GETSET: u8 = 10;
+    pub(super) const NEWSETELEM: u8 = 12;
+    pub(super) const GETSETELEM: u8 = 13;
+    pub(super) const DELSETELEM: u8 = 14;
+    pub(super) const NEWGEN: u8 = 15;
+}

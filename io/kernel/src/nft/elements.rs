@@ -1,0 +1,169 @@
+//! Elements of our sets, and what packets were counted in them.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::NLM_F_CREATE;
+use tartan_host::nftables::TableFamily;
+use tartan_host::{Element, Member, Protocol, TABLE};
+use tartan_model::{IfName, Mac, Vni};
+
+use super::kind;
+use super::socket::Batch;
+use super::wire::{self, Attributes};
+
+/// How many elements go into one message: its list must fit an attribute of 64 KiB.
+const IN_A_MESSAGE: usize = 500;
+const LIST: u16 = 1;
+const KEY: u16 = 1;
+const VALUE: u16 = 1;
+const TABLE_NAME: u16 = 1;
+const SET_NAME: u16 = 2;
+const ELEMENTS: u16 = 3;
+
+/// Puts elements in or takes them out, those of one set that follow each other in one message.
+pub(super) fn write(batch: &mut Batch, put: bool, elements: &[&Element]) {
+    for run in elements.chunk_by(|a, b| (a.table, a.member.set()) == (b.table, b.member.set())) {
+        for some in run.chunks(IN_A_MESSAGE) {
+            write_some(batch, put, some);
+        }
+    }
+}
+
+/// The same for elements of one set; gives the position of the message.
+pub(super) fn write_some(batch: &mut Batch, put: bool, elements: &[&Element]) -> Option<usize> {
+    let first = elements.first()?;
+    let list = elements.iter().fold(Attributes::default(), |list, element| {
+        let key = Attributes::default().bytes(VALUE, &encode(&element.member));
+        list.nested(LIST, Attributes::default().nested(KEY, key))
+    });
+    let attributes = Attributes::default().text(TABLE_NAME, TABLE).text(SET_NAME, first.member.set());
+    let (kind, flags) = if put { (kind::NEWSETELEM, NLM_F_CREATE) } else { (kind::DELSETELEM, 0) };
+    Some(batch.push(kind, first.table, flags, attributes.nested(ELEMENTS, list)))
+}
+
+/// The elements in a message, and the set's name.
+pub(super) fn listed(body: &[u8]) -> Option<(&str, impl Iterator<Item = &[u8]>)> {
+    let set = wire::text(wire::find(body, SET_NAME)?)?;
+    let list = wire::find(body, ELEMENTS).unwrap_or_default();
+    Some((set, wire::attributes(list).map(|(_, element)| element)))
+}
+
+/// What an element of a set of ours says.
+pub(super) fn member(set: &str, element: &[u8]) -> Option<Member> {
+    let key = wire::find(wire::find(element, KEY)?, VALUE)?;
+    let (link, rest) = (|| if_name(key.get(..16)?), key.get(16..));
+    Some(match set {
+        "macs" => Member::Mac(link()?, Mac::from_bytes(rest?.get(..6)?.try_into().ok()?)),
+        "ipv4" | "ipv6" => Member::Address(link()?, address(rest?)?),
+        "nodes_ipv4" | "nodes_ipv6" => Member::Node(address(key)?),
+        "tunnels" => Member::Tunnel(protocol(key)?, port(key.get(4..)?)?),
+        "control" => Member::Control(protocol(key)?, port(key.get(4..)?)?),
+        "vnis" => Member::Vxlan(port(key)?, vni(key.get(4..)?)?),
+        _ => return None,
+    })
+}
+
+/// An interface, with the packets and bytes counted for it.
+pub(super) fn counted(element: &[u8]) -> Option<(IfName, u64, u64)> {
+    const EXPRESSION: u16 = 7;
+    const DATA: u16 = 2;
+    let key = wire::find(wire::find(element, KEY)?, VALUE)?;
+    let counter = wire::find(wire::find(element, EXPRESSION)?, DATA)?;
+    let number = |kind| wire::find(counter, kind).and_then(wire::long);
+    Some((if_name(key)?, number(2)?, number(1)?))
+}
+
+fn encode(member: &Member) -> Vec<u8> {
+    match member {
+        Member::Mac(link, mac) => [&padded(link.as_str(), 16)[..], &mac.bytes(), &[0; 2]].concat(),
+        Member::Address(link, address) => [padded(link.as_str(), 16), octets(*address)].concat(),
+        Member::Node(address) => octets(*address),
+        Member::Tunnel(protocol, port) | Member::Control(protocol, port) => {
+            [&[protocol.number(), 0, 0, 0][..], &port.to_be_bytes(), &[0; 2]].concat()
+        }
+        Member::Vxlan(port, vni) => {
+            let [_, vni @ ..] = u32::from(*vni).to_be_bytes();
+            [&port.to_be_bytes()[..], &[0; 2], &vni, &[0]].concat()
+        }
+    }
+}
+
+fn padded(text: &str, length: usize) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(length, 0);
+    bytes
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
+fn if_name(bytes: &[u8]) -> Option<IfName> {
+    wire::text(bytes)?.parse().ok()
+}
+
+fn protocol(key: &[u8]) -> Option<Protocol> {
+    let number = key.first()?;
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == *number)
+}
+
+fn port(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|port| u16::from_be_bytes(*port))
+}
+
+fn vni(bytes: &[u8]) -> Option<Vni> {
+    let [a, b, c] = *bytes.first_chunk()?;
+    Vni::try_from(u32::from_be_bytes([0, a, b, c])).ok()
+}
+
+/// The table of elements of a set, to be dumped.
+pub(super) fn of_set(set: &str) -> Attributes {
+    Attributes::default().text(TABLE_NAME, TABLE).text(SET_NAME, set)
+}
+
+/// Whether a message is about a table of ours.
+pub(super) fn is_ours(body: &[u8]) -> bool {
+    wire::find(body, TABLE_NAME).and_then(wire::text) == Some(TABLE)
+}
+
+/// The element of a table.
+pub(super) fn element(table: TableFamily, set: &str, bytes: &[u8]) -> Option<Element> {
+    Some(Element { table, member: member(set, bytes)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let members = [
+            Member::Mac("tt0123456789ab".parse().unwrap(), Mac::from_bytes([2, 1, 2, 3, 4, 5])),
+            Member::Address("tt0123456789ab".parse().unwrap(), "10.1.2.3".parse().unwrap()),
+            Member::Address("tt0123456789ab".parse().unwrap(), "fd00::1".parse().unwrap()),
+            Member::Node("192.0.2.1".parse().unwrap()),
+            Member::Node("2001:db8::1".parse().unwrap()),
+            Member::Tunnel(Protocol::Udp, 8472),
+            Member::Control(Protocol::Tcp, 8474),
+            Member::Vxlan(8472, 16_777_215.try_into().unwrap()),
+        ];
+        for member in members {
+            let key = Attributes::default().bytes(VALUE, &encode(&member));
+            let element = Attributes::default().nested(KEY, key);
+            assert_eq!(super::member(member.set(), element.as_bytes()), Some(member.clone()), "{member:?}");
+            // Whatever is cut off, nothing is made up.
+            for end in 0..element.as_bytes().len() {
+                let part = element.as_bytes().get(..end).unwrap();
+                assert!(super::member(member.set(), part).is_none_or(|found| found == member));
+            }
+        }
+    }
+}

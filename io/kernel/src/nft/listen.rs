@@ -1,0 +1,82 @@
+//! What the kernel tells of changes to our tables (NFNLGRP_NFTABLES).
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::Socket;
+use nix::sys::socket::{setsockopt, sockopt};
+use tartan_host::{Notice, Row};
+
+use super::{elements, kind, socket};
+use crate::KernelError;
+use crate::rtnl::{self, DATAGRAM, Messages};
+
+/// NFNLGRP_NFTABLES.
+const GROUP: u32 = 7;
+/// Room for notices that nobody has taken yet.
+const QUEUE: usize = 4 << 20;
+
+/// The socket that notices come by; it never blocks.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+/// What was told.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// Changes of elements.
+    pub(crate) rows: Vec<Notice>,
+    /// Somebody else changed tables, chains, rules or sets of ours, or something was lost.
+    pub(crate) stale: bool,
+}
+
+impl Listener {
+    pub(crate) fn open() -> Result<Listener, KernelError> {
+        let socket = socket::socket().map_err(KernelError::Socket)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).map_err(|e| KernelError::Socket(e.into()))?;
+        socket.add_membership(GROUP).map_err(KernelError::Socket)?;
+        Ok(Listener { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Everything that has come; what `port` did to tables, chains, rules and sets it knows itself.
+    pub(crate) fn drain(&mut self, port: u32) -> Heard {
+        let mut heard = Heard::default();
+        loop {
+            match rtnl::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(()) => Messages(&self.buffer).for_each(|message| hear(&message, port, &mut heard)),
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return heard,
+                Err(error) => {
+                    heard.stale = true;
+                    // Any other error would come again, so it must not be waited out here.
+                    if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE)) {
+                        return heard;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn hear(message: &rtnl::Message<'_>, port: u32, heard: &mut Heard) {
+    let (Some((kind, family)), Some(body)) = (socket::head(message), socket::body(message)) else { return };
+    if kind == kind::NEWGEN || !elements::is_ours(body) {
+        return;
+    }
+    if !matches!(kind, kind::NEWSETELEM | kind::DELSETELEM) {
+        heard.stale |= message.port() != port;
+        return;
+    }
+    let Some((set, list)) = elements::listed(body) else { return };
+    let rows = list.filter_map(|bytes| elements::element(family, set, bytes)).map(Row::Element);
+    heard.rows.extend(rows.map(|row| match kind {
+        kind::NEWSETELEM => Notice::Is(row),
+        _ => Notice::Gone(row.key()),
+    }));
+}

@@ -1,0 +1,297 @@
+//! Our ruleset in the kernel: written, told from what somebody made of it, and its elements.
+//!
+//! Where the kernel can (since Linux 6.9), our tables are owned by the agent's socket, so that nobody else can change
+//! them, and persistent, so that they outlive the agent and are taken over by the next (`NFT_TABLE_F_OWNER`,
+//! `NFT_TABLE_F_PERSIST`).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use tartan_host::nftables::{Table, TableFamily};
+use tartan_host::{Element, Row, Step, StepError, TABLE, reasons, ruleset};
+
+use super::socket::{Batch, Nftables};
+use super::wire::{self, Attributes};
+use super::{Denied, elements, kind};
+use crate::{KernelError, Refused};
+
+const OWNED: u32 = 0x2 | 0x4;
+
+/// The hand that holds our ruleset.
+#[derive(Debug)]
+pub(crate) struct Ruleset {
+    nft: Nftables,
+    tables: [Table; 3],
+    /// The flags of our tables, as far as the kernel takes them.
+    flags: u32,
+    /// What the kernel said of the ruleset after this hand wrote it.
+    written: Option<u64>,
+}
+
+/// What was asked for with elements, and the answer to it.
+type Answer = Result<(), StepError>;
+
+impl Ruleset {
+    pub(crate) fn open() -> Result<Ruleset, KernelError> {
+        Ok(Ruleset { nft: Nftables::open()?, tables: ruleset(), flags: OWNED, written: None })
+    }
+
+    /// The address that notices of this hand's own changes bear.
+    pub(crate) fn port(&self) -> u32 {
+        self.nft.port()
+    }
+
+    /// The ruleset, if there is anything of it, and its elements.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(crate) fn read(&mut self) -> Result<Vec<Row>, KernelError> {
+        let found = self.look()?;
+        let Some(seen) = found else { return Ok(Vec::new()) };
+        let mut rows = vec![Row::Ruleset(tartan_host::Ruleset { intact: self.written == Some(seen) })];
+        for (family, sets) in TableFamily::ALL.map(|family| (family, self.sets(family))) {
+            for set in sets {
+                let elements = self.nft.dump(kind::GETSETELEM, family, &elements::of_set(set), |body| {
+                    let (_, list) = elements::listed(body)?;
+                    Some(list.filter_map(|bytes| elements::element(family, set, bytes)).collect::<Vec<_>>())
+                })?;
+                rows.extend(elements.into_iter().flatten().map(Row::Element));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What was refused, by interface and reason.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(crate) fn denied(&mut self) -> Result<Vec<Denied>, KernelError> {
+        let mut all = Vec::new();
+        for family in TableFamily::ALL {
+            for reason in reasons(family) {
+                let lists =
+                    self.nft.dump(kind::GETSETELEM, family, &elements::of_set(reason.set()), |body| {
+                        let (_, list) = elements::listed(body)?;
+                        Some(list.filter_map(elements::counted).collect::<Vec<_>>())
+                    })?;
+                all.extend(lists.into_iter().flatten().map(|(interface, packets, bytes)| Denied {
+                    interface,
+                    reason: *reason,
+                    packets,
+                    bytes,
+                }));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes steps on the ruleset and its elements, in one transaction if the kernel takes them all.
+    pub(crate) fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let writes = steps.iter().any(writes_ruleset);
+        let mut batch = Batch::default();
+        if writes {
+            self.write_in(&mut batch, &[]);
+        }
+        for put in [false, true] {
+            let elements = steps.iter().filter_map(element_of).filter(|(puts, _)| *puts == put);
+            elements::write(&mut batch, put, &elements.map(|(_, element)| element).collect::<Vec<_>>());
+        }
+        let whole = self.nft.commit(&batch);
+        if whole.is_ok() && (!writes || self.take_note()) {
+            return vec![Ok(()); steps.len()];
+        }
+        let ruleset = if writes { self.write_anew() } else { Ok(()) };
+        self.one_by_one(steps, &ruleset)
+    }
+
+    /// Messages that write the tables; those of `gone` are taken away first.
+    fn write_in(&self, batch: &mut Batch, gone: &[TableFamily]) {
+        for family in gone {
+            batch.delete_table(*family, TABLE);
+        }
+        for table in &self.tables {
+            batch.add_table(table.family, TABLE, self.flags);
+            batch.fill_table(table);
+        }
+    }
+
+    /// Writes the tables where that could not be done in place: what is there goes, its elements too.
+    fn write_anew(&mut self) -> Answer {
+        let there = self.tables().map_err(|error| failure(&error))?;
+        let mut batch = Batch::default();
+        self.write_in(&mut batch, &there);
+        let mut done = self.nft.commit(&batch);
+        if done.is_err() && self.flags != 0 {
+            // A kernel before 6.9 has no table that is owned and stays.
+            self.flags = 0;
+            let mut batch = Batch::default();
+            self.write_in(&mut batch, &there);
+            done = self.nft.commit(&batch);
+            if done.is_err() {
+                self.flags = OWNED;
+            }
+        }
+        match done {
+            Ok(()) if self.take_note() => Ok(()),
+            Ok(()) => Err(StepError::Kernel {
+                errno: libc::EIO,
+                text: "somebody else changes table tartan at the same time".into(),
+            }),
+            Err(refused) => Err(refusal(refused)),
+        }
+    }
+
+    /// Keeps what the kernel says of the ruleset as it was just written; false if it holds more than that.
+    fn take_note(&mut self) -> bool {
+        let names = |table: &Table| (table.sets.len(), table.chains.len());
+        let wanted: Vec<(usize, usize)> = self.tables.iter().map(names).collect();
+        let found: Result<Vec<(usize, usize)>, KernelError> = TableFamily::ALL
+            .into_iter()
+            .map(|family| {
+                let sets = self.nft.dump(kind::GETSET, family, &in_table(), ours)?.len();
+                Ok((sets, self.nft.dump(kind::GETCHAIN, family, &in_table(), ours)?.len()))
+            })
+            .collect();
+        self.written = self.look().ok().flatten();
+        found.is_ok_and(|found| found == wanted) && self.written.is_some()
+    }
+
+    /// Each element by itself, so that one that is refused does not stop the others.
+    fn one_by_one(&mut self, steps: &[Step], ruleset: &Answer) -> Vec<Answer> {
+        let mut answers: Vec<Answer> =
+            steps.iter().map(|step| if writes_ruleset(step) { ruleset.clone() } else { Ok(()) }).collect();
+        loop {
+            let mut batch = Batch::default();
+            let mut positions = Vec::new();
+            for (number, step) in steps.iter().enumerate() {
+                let Some((put, element)) = element_of(step) else { continue };
+                if answers.get(number).is_some_and(Result::is_ok) {
+                    positions.extend(elements::write_some(&mut batch, put, &[element]).map(|_| number));
+                }
+            }
+            let Err(refused) = self.nft.commit(&batch) else { break };
+            let mut dropped = 0;
+            for (position, reason) in refused {
+                let numbers = match positions.get(position) {
+                    Some(number) => vec![*number],
+                    None => positions.clone(),
+                };
+                for number in numbers {
+                    if let Some(answer) = answers.get_mut(number).filter(|answer| answer.is_ok()) {
+                        *answer = Err(explain(reason.clone()));
+                        dropped += 1;
+                    }
+                }
+            }
+            if dropped == 0 {
+                break;
+            }
+        }
+        answers.into_iter().zip(steps).map(|(answer, step)| absent_is_gone(answer, step)).collect()
+    }
+
+    /// The families in which a table of our name is there.
+    fn tables(&mut self) -> Result<Vec<TableFamily>, KernelError> {
+        let mut there = Vec::new();
+        for family in TableFamily::ALL {
+            let found = self.nft.dump(kind::GETTABLE, family, &Attributes::default(), ours)?;
+            there.extend((!found.is_empty()).then_some(family));
+        }
+        Ok(there)
+    }
+
+    /// A number for all that is constant in the tables as the kernel tells of it; None if there is no table of ours.
+    fn look(&mut self) -> Result<Option<u64>, KernelError> {
+        /// What is told of a thing beside what it is: its handle and how many use it.
+        const CHAIN: [u16; 5] = [1, 3, 4, 5, 7];
+        const RULE: [u16; 3] = [1, 2, 4];
+        const SET: [u16; 5] = [2, 3, 4, 5, 11];
+        const TABLE_: [u16; 3] = [1, 2, 7];
+        let there = self.tables()?;
+        if there.is_empty() {
+            return Ok(None);
+        }
+        let mut hasher = DefaultHasher::new();
+        for family in TableFamily::ALL {
+            let parts: [(u8, &[u16], Attributes); 4] = [
+                (kind::GETTABLE, &TABLE_, Attributes::default()),
+                (kind::GETCHAIN, &CHAIN, in_table()),
+                (kind::GETRULE, &RULE, in_table()),
+                (kind::GETSET, &SET, in_table()),
+            ];
+            for (kind, attributes, table) in parts {
+                let mut found = self
+                    .nft
+                    .dump(kind, family, &table, |body| ours(body).map(|_| essence(body, attributes)))?;
+                // Rules are in their order; the kernel promises none for the others.
+                if kind != kind::GETRULE {
+                    found.sort();
+                }
+                found.hash(&mut hasher);
+            }
+        }
+        Ok(Some(hasher.finish()))
+    }
+
+    /// The sets of a table that we put elements in.
+    fn sets(&self, family: TableFamily) -> Vec<&'static str> {
+        let tables = self.tables.iter().filter(|table| table.family == family);
+        tables.flat_map(|table| &table.sets).filter(|set| !set.counts).map(|set| set.name).collect()
+    }
+}
+
+fn in_table() -> Attributes {
+    Attributes::default().text(1, TABLE)
+}
+
+fn ours(body: &[u8]) -> Option<()> {
+    elements::is_ours(body).then_some(())
+}
+
+/// Some attributes of a message, one behind the other.
+fn essence(body: &[u8], wanted: &[u16]) -> Vec<(u16, Vec<u8>)> {
+    let wanted = wire::attributes(body).filter(|(kind, _)| wanted.contains(kind));
+    wanted.map(|(kind, value)| (kind, value.to_vec())).collect()
+}
+
+fn writes_ruleset(step: &Step) -> bool {
+    matches!(step, Step::Create { row: Row::Ruleset(_) } | Step::Change { to: Row::Ruleset(_), .. })
+}
+
+/// The element that a step puts in or takes out.
+fn element_of(step: &Step) -> Option<(bool, &Element)> {
+    match step {
+        Step::Create { row: Row::Element(element) } => Some((true, element)),
+        Step::Remove { row: Row::Element(element) } => Some((false, element)),
+        _ => None,
+    }
+}
+
+/// What is not there need not be taken away.
+fn absent_is_gone(answer: Answer, step: &Step) -> Answer {
+    match answer {
+        Err(StepError::NoRuleset) if matches!(step, Step::Remove { .. }) => Ok(()),
+        answer => answer,
+    }
+}
+
+fn explain(refused: Refused) -> StepError {
+    match refused.errno {
+        libc::ENOENT => StepError::NoRuleset,
+        errno => StepError::Kernel { errno, text: refused.text },
+    }
+}
+
+fn refusal(refused: Vec<(usize, Refused)>) -> StepError {
+    let first = refused.into_iter().next().map(|(_, reason)| reason);
+    first.map_or(StepError::NoRuleset, |reason| match reason.errno {
+        libc::EPERM => StepError::Kernel {
+            errno: reason.errno,
+            text: "another process owns table tartan: is there a second agent?".into(),
+        },
+        errno => StepError::Kernel { errno, text: format!("nftables: {}", reason.text) },
+    })
+}
+
+fn failure(error: &KernelError) -> StepError {
+    StepError::Kernel { errno: libc::EIO, text: error.to_string() }
+}

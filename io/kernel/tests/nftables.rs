@@ -1,0 +1,117 @@
+//! Our nftables in a real kernel.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod common;
+
+use common::{Scratch, ifname};
+use tartan_host::nftables::TableFamily;
+use tartan_host::{Element, Host, Key, Member, Protocol, Row, Ruleset, Step};
+use tartan_kernel::Kernel;
+use tartan_model::Mac;
+
+fn ruleset() -> Row {
+    Row::Ruleset(Ruleset { intact: true })
+}
+
+fn elements() -> Vec<Row> {
+    let link = ifname("tt0123456789ab");
+    let member = |table, member| Row::Element(Element { table, member });
+    let mut rows = Vec::new();
+    for table in [TableFamily::Bridge, TableFamily::Inet] {
+        rows.push(member(table, Member::Mac(link.clone(), Mac::from_bytes([2, 0, 0, 0, 0, 1]))));
+        rows.push(member(table, Member::Address(link.clone(), "10.1.0.2".parse().unwrap())));
+        rows.push(member(table, Member::Address(link.clone(), "fd00::2".parse().unwrap())));
+        rows.push(member(table, Member::Node("192.0.2.1".parse().unwrap())));
+        rows.push(member(table, Member::Node("2001:db8::1".parse().unwrap())));
+        rows.push(member(table, Member::Tunnel(Protocol::Udp, 8472)));
+        rows.push(member(table, Member::Control(Protocol::Tcp, 8474)));
+    }
+    rows.push(member(TableFamily::Inet, Member::Vxlan(8472, 77.try_into().unwrap())));
+    rows.push(member(TableFamily::Arp, Member::Address(link, "10.1.0.2".parse().unwrap())));
+    rows
+}
+
+fn create(rows: &[Row]) -> Vec<Step> {
+    rows.iter().map(|row| Step::Create { row: row.clone() }).collect()
+}
+
+/// Takes in what the kernel told.
+fn follow(kernel: &mut Kernel, host: &mut Host) {
+    let notices = kernel.notices();
+    for notice in notices.rows {
+        host.learn(notice);
+    }
+    if notices.ruleset_stale {
+        host.rows.retain(|row| !matches!(row, Row::Ruleset(_) | Row::Element(_)));
+        host.rows.extend(kernel.read_ruleset().unwrap());
+    }
+}
+
+fn filter_rows(host: &Host) -> Vec<Row> {
+    let ours = |row: &&Row| matches!(row, Row::Ruleset(_) | Row::Element(_));
+    host.rows.iter().filter(ours).cloned().collect()
+}
+
+fn nft(scratch: &Scratch, args: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", &scratch.name, "nft"])
+        .args(args)
+        .output()
+        .expect("ip and nft are installed");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn the_ruleset_is_written_read_followed_and_owned() {
+    let scratch = Scratch::new();
+    let mut kernel = scratch.kernel();
+    let mut host = kernel.read(&[]).unwrap();
+    assert_eq!(filter_rows(&host), []);
+    // An element without its set is refused, and nothing else.
+    let answers = kernel.apply(&create(&elements()[..1]));
+    assert_eq!(answers, [Err(tartan_host::StepError::NoRuleset)]);
+    let all: Vec<Row> = [vec![ruleset()], elements()].concat();
+    let answers = kernel.apply(&create(&all));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    follow(&mut kernel, &mut host);
+    let mut sorted = all.clone();
+    sorted.sort_by_key(Row::key);
+    assert_eq!(filter_rows(&host), sorted);
+    assert_eq!(filter_rows(&kernel.read(&[]).unwrap()), sorted);
+    let (listed, text) = nft(&scratch, &["list", "ruleset"]);
+    assert!(listed, "{text}");
+    if std::env::var("TARTAN_SHOW").is_ok() {
+        println!("{text}");
+    }
+    // Nobody else can change it.
+    let (done, text) = nft(&scratch, &["flush", "ruleset"]);
+    assert_eq!(filter_rows(&kernel.read(&[]).unwrap()), sorted, "{done} {text}");
+    let (done, text) = nft(&scratch, &["add", "element", "inet", "tartan", "nodes_ipv4", "{ 192.0.2.9 }"]);
+    assert!(!done, "{text}");
+    // The next hand takes it over: what it did not write itself it writes anew, and elements stay.
+    drop(kernel);
+    let mut next = scratch.kernel();
+    let mut host = next.read(&[]).unwrap();
+    assert_eq!(host.rows.get(&Key::Ruleset), Some(&Row::Ruleset(Ruleset { intact: false })));
+    assert_eq!(filter_rows(&host).len(), sorted.len());
+    let found = host.rows.get(&Key::Ruleset).unwrap().clone();
+    let answers = next.apply(&[Step::Change { from: found, to: ruleset() }]);
+    assert_eq!(answers, [Ok(())]);
+    follow(&mut next, &mut host);
+    assert_eq!(filter_rows(&host), sorted);
+    let removed: Vec<Step> = elements().into_iter().map(|row| Step::Remove { row }).collect();
+    // Twice: what is gone need not be taken away.
+    for _ in 0..2 {
+        let answers = next.apply(&removed);
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    follow(&mut next, &mut host);
+    assert_eq!(filter_rows(&host), [ruleset()]);
+}

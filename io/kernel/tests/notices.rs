@@ -186,6 +186,7 @@ fn a_port_that_leaves_its_bridge_is_still_there() {
 }
 
 fn is_readable(kernel: &Kernel, milliseconds: u16) -> bool {
-    let mut fds = [PollFd::new(kernel.notices_fd(), PollFlags::POLLIN)];
+    let mut fds: Vec<PollFd<'_>> =
+        kernel.notices_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     poll(&mut fds, PollTimeout::from(milliseconds)).unwrap() == 1
 }

@@ -85,6 +85,19 @@ pub(crate) enum Verb {
     /// List the pods' interfaces on this node
     #[command(after_help = "Example:\n  tartan endpoints -o json")]
     Endpoints,
+    /// List the packets that were refused: who sent them, why, how many
+    #[command(after_help = "\
+Examples:
+  tartan denied        # since the counters were made; one goes a day after its last packet
+  tartan denied -f     # what is refused from now on, as it comes
+Reasons: mac, ipv4, ipv6 (a source that is not the pod's), arp, nd (a claim for an address that is not the pod's), ra,
+redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, or from one that is no node), control
+(a pod calls an agent), other (neither IP nor ARP, or with a VLAN tag).")]
+    Denied {
+        /// Go on showing what is refused, once a second, until Ctrl-C
+        #[arg(short, long)]
+        follow: bool,
+    },
     /// List the blocks of addresses, their owners and how full they are
     #[command(after_help = "Example:\n  tartan ipam")]
     Ipam,

@@ -1,12 +1,13 @@
 //! Answers for people: tables as kubectl prints them, and a status of about ten lines.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use comfy_table::Table;
 use tartan_api::network::{ClusterNetwork, MtuChoice};
 use tartan_api::object::Object;
 use tartan_api::verb::{
-    Action, Applied, EndpointRow, IpamRow, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
+    Action, Applied, DeniedRow, EndpointRow, IpamRow, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
 };
 use tartan_model::Attachment;
 
@@ -68,8 +69,18 @@ impl Rows for PeerRow {
 }
 
 impl Rows for EndpointRow {
-    const HEADER: &[&str] =
-        &["POD", "NETWORK", "ADDRESSES", "READY", "ATTACHMENT", "LINK", "MAC", "CONTAINER", "INTERFACE"];
+    const HEADER: &[&str] = &[
+        "POD",
+        "NETWORK",
+        "ADDRESSES",
+        "READY",
+        "DENIED",
+        "ATTACHMENT",
+        "LINK",
+        "MAC",
+        "CONTAINER",
+        "INTERFACE",
+    ];
     const PLURAL: &str = "endpoints";
     fn cells(&self) -> Vec<String> {
         vec![
@@ -77,12 +88,27 @@ impl Rows for EndpointRow {
             self.network.to_string(),
             list(&self.addresses),
             yes(self.ready),
+            denied(&self.denied),
             attachment(self.attachment).into(),
             self.link.to_string(),
             self.mac.to_string(),
             // Runtimes tell containers by their first twelve characters too; -o json has all.
             self.container.as_str().chars().take(12).collect(),
             self.interface.to_string(),
+        ]
+    }
+}
+
+impl Rows for DeniedRow {
+    const HEADER: &[&str] = &["POD", "LINK", "REASON", "PACKETS", "BYTES"];
+    const PLURAL: &str = "refused packets";
+    fn cells(&self) -> Vec<String> {
+        vec![
+            some(self.pod.as_ref()),
+            self.link.to_string(),
+            self.reason.clone(),
+            self.packets.to_string(),
+            self.bytes.to_string(),
         ]
     }
 }
@@ -223,6 +249,13 @@ fn some(value: Option<impl Display>) -> String {
 fn list(values: &[impl Display]) -> String {
     let values: Vec<String> = values.iter().map(ToString::to_string).collect();
     if values.is_empty() { "-".into() } else { values.join(",") }
+}
+
+/// Refused packets by reason.
+fn denied(by_reason: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> =
+        by_reason.iter().map(|(reason, packets)| format!("{reason}:{packets}")).collect();
+    list(&reasons)
 }
 
 fn yes(value: bool) -> String {

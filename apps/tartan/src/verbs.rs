@@ -1,6 +1,7 @@
 //! What each verb asks and shows.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -9,7 +10,7 @@ use serde_json::json;
 use tartan_api::VERSION;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Failure, FailureCode, Request};
-use tartan_api::verb::{Applied, Plan, Status};
+use tartan_api::verb::{Applied, DeniedRow, Plan, Status};
 use tartan_model::NetworkName;
 
 use crate::args::{Cli, Output, Shared, Usage, Verb};
@@ -17,6 +18,9 @@ use crate::ask::Agent;
 use crate::output::{json, print};
 use crate::table::{self, Rows};
 use crate::{files, lab};
+
+/// How often `denied -f` looks.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Does what was typed.
 ///
@@ -33,6 +37,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Nodes => rows::<tartan_api::verb::NodeRow>(&shared, &Request::Nodes)?,
         Verb::Peers => rows::<tartan_api::verb::PeerRow>(&shared, &Request::Peers)?,
         Verb::Endpoints => rows::<tartan_api::verb::EndpointRow>(&shared, &Request::Endpoints)?,
+        Verb::Denied { follow: false } => rows::<DeniedRow>(&shared, &Request::Denied)?,
+        Verb::Denied { follow: true } => follow_denied(&shared)?,
         Verb::Ipam => rows::<tartan_api::verb::IpamRow>(&shared, &Request::Ipam)?,
         Verb::Routes => rows::<tartan_api::verb::RouteRow>(&shared, &Request::Routes)?,
         Verb::Plan { files } => {
@@ -74,6 +80,30 @@ fn show(shared: &Shared, value: &impl Serialize, text: impl FnOnce() -> String) 
 fn rows<T: Rows + Serialize + DeserializeOwned>(shared: &Shared, request: &Request) -> Result<()> {
     let rows: Vec<T> = agent(shared)?.ask(request)?;
     show(shared, &rows, || table::render(&rows))
+}
+
+/// What is refused from now on: rows with what came since the last look.
+fn follow_denied(shared: &Shared) -> Result<()> {
+    let agent = agent(shared)?;
+    let mut before: Vec<DeniedRow> = agent.ask(&Request::Denied)?;
+    loop {
+        std::thread::sleep(LOOK);
+        let now: Vec<DeniedRow> = agent.ask(&Request::Denied)?;
+        for row in now.iter().filter_map(|row| since(&before, row)) {
+            let line = || format!("{}\n", row.cells().join("  "));
+            show(shared, &row, line)?;
+        }
+        before = now;
+    }
+}
+
+/// What of a row is new. A counter that was made anew counts from its beginning.
+fn since(before: &[DeniedRow], row: &DeniedRow) -> Option<DeniedRow> {
+    let old = before.iter().find(|old| (&old.link, &old.reason) == (&row.link, &row.reason));
+    let old = old.filter(|old| old.packets <= row.packets && old.bytes <= row.bytes);
+    let (packets, bytes) = old.map_or((0, 0), |old| (old.packets, old.bytes));
+    let new = DeniedRow { packets: row.packets - packets, bytes: row.bytes - bytes, ..row.clone() };
+    (new.packets > 0).then_some(new)
 }
 
 /// A question about the state, so its exit code answers it.

@@ -365,6 +365,12 @@ impl Ring {
                 }
                 None => ok(&()),
             },
+            Question::Request { request: Request::Denied, .. } => {
+                self.denied().map_or_else(Answer::Error, |rows| ok(&rows))
+            }
+            Question::Request { request: Request::Endpoints, .. } => {
+                self.denied().map_or_else(Answer::Error, |denied| ok(&self.endpoints(&denied)))
+            }
             Question::Request { request, leases, .. } => self.answer_request(request, leases.as_deref()),
         };
         give(&ask.reply, answer);

@@ -1,12 +1,14 @@
 //! What the ring answers to those who only want to know.
 
+use std::collections::BTreeMap;
+
 use tartan_api::VERSION;
 use tartan_api::object::Object;
-use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_api::verb::{PeerCount, Plan, Status, StoreStatus};
+use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
+use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Choice, Fact, Phase, Scope};
-use tartan_host::Row;
-use tartan_model::{Endpoint, NetworkName, NodeId};
+use tartan_host::{Reason, Row};
+use tartan_model::{Endpoint, IfName, NetworkName, NodeId};
 use tartan_store::Lease;
 
 use crate::ring::Ring;
@@ -18,15 +20,38 @@ impl Ring {
             Request::Status => ok(&self.status(leases)),
             Request::Nodes => ok(&self.world.report_nodes(|id| is_alive(leases, id))),
             Request::Peers => ok(&self.world.report_peers(|id| self.since(id))),
-            Request::Endpoints => {
-                ok(&self.world.report_endpoints(|key| self.is_settled(&Scope::Endpoint(key.clone()))))
-            }
             Request::Ipam => ok(&self.world.report_ipam()),
             Request::Routes => ok(&self.world.report_routes(|row| self.is_installed(row))),
             Request::Plan { objects } => self.plan(&objects),
             Request::Ready { network } => self.ready(&network),
             _ => failure(FailureCode::Invalid, "this request is not for the ring"),
         }
+    }
+
+    pub(crate) fn endpoints(&self, denied: &[DeniedRow]) -> Vec<EndpointRow> {
+        self.world.report_endpoints(denied, |key| self.is_settled(&Scope::Endpoint(key.clone())))
+    }
+
+    /// What the guards refused, by pod and reason; the counters of one interface in several tables make one row.
+    pub(crate) fn denied(&mut self) -> Result<Vec<DeniedRow>, Failure> {
+        let counted = self.loop_.kernel().denied().map_err(|error| Failure {
+            code: FailureCode::Kernel,
+            message: format!("cannot read what was refused: {error}"),
+        })?;
+        let mut rows: BTreeMap<(IfName, Reason), (u64, u64)> = BTreeMap::new();
+        for denied in counted {
+            let (packets, bytes) = rows.entry((denied.interface, denied.reason)).or_default();
+            *packets = packets.saturating_add(denied.packets);
+            *bytes = bytes.saturating_add(denied.bytes);
+        }
+        let row = |((link, reason), (packets, bytes)): ((IfName, Reason), (u64, u64))| DeniedRow {
+            pod: self.world.pod_of(&link).cloned(),
+            link,
+            reason: reason.to_string(),
+            packets,
+            bytes,
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {

@@ -33,6 +33,8 @@ pub enum Request {
     Peers,
     /// Answered by a list of [`crate::verb::EndpointRow`].
     Endpoints,
+    /// Answered by a list of [`crate::verb::DeniedRow`].
+    Denied,
     /// Answered by a list of [`crate::verb::IpamRow`].
     Ipam,
     /// Answered by a list of [`crate::verb::RouteRow`].

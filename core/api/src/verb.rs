@@ -1,5 +1,7 @@
 //! The JSON of every verb. Times are RFC 3339 in UTC.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tartan_model::{
     Attachment, Cidr, ContainerId, IfName, InterfaceAddress, Mac, Mtu, NetworkName, NodeId, NodeName, Path,
@@ -153,6 +155,24 @@ pub struct EndpointRow {
     pub interface: IfName,
     /// Whether everything of it is in the kernel.
     pub ready: bool,
+    /// Packets from it that were refused, by reason (see [`DeniedRow::reason`]).
+    pub denied: BTreeMap<String, u64>,
+}
+
+/// A row of `tartan denied`: packets that came in by one interface and were refused for one reason. A counter goes a day
+/// after its last packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedRow {
+    /// The pod that sent them; none if they came from elsewhere, or if the pod is gone.
+    pub pod: Option<PodName>,
+    /// The interface on the node.
+    pub link: IfName,
+    /// Why: `mac`, `ipv4`, `ipv6`, `arp`, `nd`, `ra`, `redirect`, `dhcp`, `tunnel`, `control` or `other`.
+    pub reason: String,
+    /// How many packets.
+    pub packets: u64,
+    /// How many bytes.
+    pub bytes: u64,
 }
 
 /// A row of `tartan ipam`: a block.

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use tartan_api::cni::{Added, AddedIp, AddedRoute, Interface};
 use tartan_api::verb::{
-    Blocked, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerRow, RouteRow, UplinkStatus,
+    Blocked, DeniedRow, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerRow, RouteRow, UplinkStatus,
 };
 use tartan_host::{Route, RouteKind, Row, Rows};
-use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, NetworkName, Node, NodeId, Path};
+use tartan_model::{
+    Attachment, AttachmentKey, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, Path, PodName,
+};
 
 use crate::lower::{gateway, host_mac, pod_address};
 use crate::{Choice, EndpointChoice, Note, Scope, World};
@@ -59,7 +61,11 @@ impl World {
     }
 
     /// `tartan endpoints`; `ready` tells whether everything of one is in the kernel.
-    pub fn report_endpoints(&self, ready: impl Fn(&AttachmentKey) -> bool) -> Vec<EndpointRow> {
+    pub fn report_endpoints(
+        &self,
+        denied: &[DeniedRow],
+        ready: impl Fn(&AttachmentKey) -> bool,
+    ) -> Vec<EndpointRow> {
         let row = |endpoint: &Endpoint| EndpointRow {
             pod: endpoint.pod.clone(),
             network: endpoint.network.clone(),
@@ -70,9 +76,20 @@ impl World {
             container: endpoint.key.container.clone(),
             interface: endpoint.key.interface.clone(),
             ready: ready(&endpoint.key),
+            denied: denied
+                .iter()
+                .filter(|row| row.link == endpoint.link)
+                .map(|row| (row.reason.clone(), row.packets))
+                .collect(),
         };
         let rows = self.endpoints().map(|attached| row(&attached.endpoint)).collect();
         sorted(rows, |row: &EndpointRow| row.pod.clone())
+    }
+
+    /// The pod whose host end this is.
+    pub fn pod_of(&self, link: &IfName) -> Option<&PodName> {
+        let mut endpoints = self.endpoints().map(|attached| &attached.endpoint);
+        endpoints.find(|endpoint| endpoint.link == *link).map(|endpoint| &endpoint.pod)
     }
 
     /// `tartan ipam`.

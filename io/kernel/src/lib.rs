@@ -11,9 +11,12 @@ mod message;
 pub mod netns;
 pub mod nft;
 mod notices;
+mod packet;
 mod plain;
 mod read;
 mod rtnl;
+#[allow(unsafe_code, reason = "system calls that no library wraps")]
+mod sys;
 mod sysctl;
 mod tables;
 mod uplink;
@@ -28,6 +31,7 @@ pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
 pub use nft::Denied;
 pub use notices::Notices;
+pub use packet::PacketSocket;
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;
 

@@ -1,0 +1,321 @@
+//! What pods and strangers forge does not arrive, and is counted; without the guards the same frames do arrive.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod frames;
+mod sensor;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, unknown, vxlan};
+use nix::sys::socket::AddressFamily;
+use sensor::Sensor;
+use tartan_kernel::{PacketSocket, netns};
+use tartan_model::Mac;
+use tartan_scenarios::Lab;
+
+/// How often each is sent.
+const TIMES: u64 = 3;
+/// How long what was sent may take.
+const FLIGHT: Duration = Duration::from_millis(300);
+
+/// Who tells whether something arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Ear {
+    /// The pod that it is meant for.
+    Victim,
+    /// The pod that sent it: the node answers.
+    Sender,
+    /// The node's ICMPv6.
+    NodeIcmpv6,
+    /// The node's UDP over IPv4.
+    NodeUdp,
+}
+
+/// How it is sent.
+#[derive(Debug, Clone)]
+enum Shot {
+    /// As a frame.
+    Raw(Vec<u8>),
+    /// By a plain socket of the pod.
+    Plain(IpAddr, u16, Vec<u8>),
+    /// By a plain socket of a host that is no node.
+    Outside(IpAddr, u16, Vec<u8>),
+}
+
+/// Something forged.
+#[derive(Debug, Clone)]
+struct Forgery {
+    name: &'static str,
+    /// What it is counted as.
+    reason: &'static str,
+    shot: Shot,
+    ear: Ear,
+    /// What tells it from everything else.
+    needle: Vec<u8>,
+}
+
+/// Who is who in a lab of two nodes: p1 and p3 are on n1.
+struct Cast {
+    lab: Lab,
+    sender: MacBytes,
+    gateway: MacBytes,
+    victim_mac: MacBytes,
+    tunnel: MacBytes,
+    own: BTreeMap<bool, IpAddr>,
+    victim: BTreeMap<bool, IpAddr>,
+    node: IpAddr,
+    /// The other node. That of its own host no kernel takes as a source.
+    peer: IpAddr,
+    routed: bool,
+}
+
+impl Cast {
+    fn new(attachment: &str) -> Cast {
+        let set = format!("attachment={attachment}");
+        let lab = Lab::up("t-guards", &["--nodes", "2", "--pods", "2", "--family", "dual", "--set", &set]);
+        let by_family = |pod: &str| lab.addresses(pod).into_iter().map(|a| (a.is_ipv6(), a)).collect();
+        let mac_in = |pod: &str| mac(&lab.in_pod(pod, &["ip", "-o", "link", "show", "eth0"]));
+        let device = |name: &str| mac(&lab.on_node("n1", &["ip", "-o", "link", "show", name]));
+        let sender = mac_in("p1");
+        let routed = attachment == "routed";
+        let [a, b, c, d, e, f] = sender;
+        Cast {
+            sender,
+            gateway: if routed { [a, b, c, d, e, f ^ 1] } else { device("tartan0") },
+            victim_mac: mac_in("p3"),
+            tunnel: device("tartan.1"),
+            own: by_family("default/p1"),
+            victim: by_family("default/p3"),
+            node: "172.30.0.1".parse().unwrap(),
+            peer: "172.30.0.2".parse().unwrap(),
+            routed,
+            lab,
+        }
+    }
+
+    /// From the sender to the victim, as an honest packet would go.
+    fn way(&self, ipv6: bool) -> Way {
+        let to = if self.routed { self.gateway } else { self.victim_mac };
+        Way { from: self.sender, to, source: self.own[&ipv6], destination: self.victim[&ipv6] }
+    }
+
+    /// From the sender's link-local address to the node's, or to everybody on the link.
+    fn nd_way(&self) -> Way {
+        let [a, b, c, d, e, f] = self.sender;
+        let source = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        let (to, destination) =
+            if self.routed { (self.gateway, "fe80::1".parse().unwrap()) } else { (ALL_NODES_MAC, ALL_NODES) };
+        Way { from: self.sender, to, source: source.into(), destination: destination.into() }
+    }
+
+    /// A frame inside a tunnel packet, for the victim from a pod of another node.
+    fn tunnelled(&self, magic: &[u8]) -> Vec<u8> {
+        let source = Ipv4Addr::new(10, 244, 77, 7).into();
+        let inner =
+            Way { from: [2, 0, 0, 0, 0, 9], to: self.tunnel, source, destination: self.victim[&false] };
+        vxlan(&inner.udp(1000, 2000, magic))
+    }
+
+    fn forgeries(&self) -> Vec<Forgery> {
+        let mut all = Vec::new();
+        let mut add = |name, reason, ear, shot: &dyn Fn(&[u8]) -> Shot| {
+            let needle = format!("tartan-{name:->24}").into_bytes();
+            all.push(Forgery { name, reason, ear, shot: shot(&needle), needle });
+        };
+        let raw = Shot::Raw;
+        let (v4, v6, nd) = (self.way(false), self.way(true), self.nd_way());
+        let others: [IpAddr; 2] = ["10.244.0.99".parse().unwrap(), "fd00:10:244::99".parse().unwrap()];
+        let nd_ear = if self.routed { Ear::NodeIcmpv6 } else { Ear::Victim };
+        add("ipv4-of-a-stranger", "ipv4", Ear::Victim, &|m| {
+            raw(Way { source: others[0], ..v4 }.udp(1000, 2000, m))
+        });
+        add(
+            "ipv4-of-the-victim",
+            "ipv4",
+            Ear::Victim,
+            &|m| raw(Way { source: v4.destination, ..v4 }.bare(m)),
+        );
+        add("ipv4-of-a-node", "ipv4", Ear::Victim, &|m| {
+            raw(Way { source: self.peer, ..v4 }.icmp(8, [0; 4], m))
+        });
+        add("ipv6-of-a-stranger", "ipv6", Ear::Victim, &|m| {
+            raw(Way { source: others[1], ..v6 }.udp(1000, 2000, m))
+        });
+        add(
+            "ipv6-of-the-victim",
+            "ipv6",
+            Ear::Victim,
+            &|m| raw(Way { source: v6.destination, ..v6 }.bare(m)),
+        );
+        add(
+            "mac",
+            "mac",
+            Ear::Victim,
+            &|m| raw(Way { from: [2, 0, 0, 0, 0, 0x66], ..v4 }.udp(1000, 2000, m)),
+        );
+        add("mac-over-ipv6", "mac", Ear::Victim, &|m| {
+            raw(Way { from: [2, 0, 0, 0, 0, 0x66], ..v6 }.udp(1000, 2000, m))
+        });
+        add("redirect-ipv4", "redirect", Ear::Victim, &|m| raw(v4.icmp(5, [10, 244, 0, 2], m)));
+        add("redirect-ipv6", "redirect", nd_ear, &|m| raw(nd.icmp(137, [0; 4], &[&[0; 32][..], m].concat())));
+        add("na", "nd", nd_ear, &|m| {
+            let IpAddr::V6(target) = self.victim[&true] else { panic!("an IPv6 address") };
+            raw(nd.icmp(136, [0x20, 0, 0, 0], &[&target.octets()[..], m].concat()))
+        });
+        add("ra", "ra", nd_ear, &|m| raw(nd.icmp(134, [64, 0, 7, 8], &[&[0; 8][..], m].concat())));
+        add("dhcp-answer", "dhcp", Ear::Victim, &|m| raw(v4.udp(67, 68, m)));
+        add("dhcpv6-answer", "dhcp", Ear::Victim, &|m| raw(v6.udp(547, 546, m)));
+        add("tunnel-raw", "tunnel", Ear::Victim, &|m| {
+            let way = Way { to: self.gateway, destination: self.node, ..v4 };
+            raw(way.udp(1000, 8472, &self.tunnelled(m)))
+        });
+        add("tunnel-plain", "tunnel", Ear::Victim, &|m| Shot::Plain(self.node, 8472, self.tunnelled(m)));
+        add("tunnel-outside", "tunnel", Ear::Victim, &|m| Shot::Outside(self.node, 8472, self.tunnelled(m)));
+        add("control", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8474, m.to_vec()));
+        if self.routed {
+            let gateway = Ipv4Addr::new(169, 254, 1, 1);
+            let claimed = Ipv4Addr::new(10, 244, 0, 99);
+            // The node answers whoever asks: its answer is what must not come.
+            let answer =
+                [&[0, 2][..], &self.gateway, &gateway.octets(), &self.sender, &claimed.octets()].concat();
+            let shot = Shot::Raw(arp(self.sender, claimed, gateway, &[]));
+            all.push(Forgery { name: "arp", reason: "arp", shot, ear: Ear::Sender, needle: answer });
+        } else {
+            let IpAddr::V4(asks) = self.victim[&false] else { panic!("an IPv4 address") };
+            let gateway = Ipv4Addr::new(10, 244, 0, 1);
+            add("arp-for-the-gateway", "arp", Ear::Victim, &|m| raw(arp(self.sender, gateway, asks, m)));
+            add("arp-for-the-victim", "arp", Ear::Victim, &|m| raw(arp(self.sender, asks, gateway, m)));
+            add("a-tagged-frame", "other", Ear::Victim, &|m| {
+                raw(Way { source: others[0], ..v4 }.tagged_udp(m))
+            });
+            add("an-unknown-frame", "other", Ear::Victim, &|m| raw(unknown(self.sender, EVERYBODY, m)));
+        }
+        all
+    }
+
+    /// Sends all of them, and tells which arrived.
+    fn fire(&self, forgeries: &[Forgery]) -> BTreeMap<&'static str, bool> {
+        let pod = |name: &str| self.lab.netns(&format!("default_{name}"));
+        let ears = BTreeMap::from([
+            (Ear::Victim, Sensor::of_pod(&pod("p3"))),
+            (Ear::Sender, Sensor::of_pod(&pod("p1"))),
+            (Ear::NodeIcmpv6, Sensor::of_node_icmpv6(&self.lab.netns("n1"))),
+            (Ear::NodeUdp, Sensor::of_node_udp(&self.lab.netns("n1"), AddressFamily::Inet)),
+        ]);
+        let inside = netns::open(&pod("p1")).expect("the sender's namespace");
+        let outside = netns::open(&self.lab.netns("outside")).expect("the outside host's namespace");
+        let frames =
+            PacketSocket::open_in(inside.as_fd(), &"eth0".parse().unwrap()).expect("a packet socket");
+        let bind = || UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let plain = netns::run_in(inside.as_fd(), bind).expect("to enter");
+        let stranger = netns::run_in(outside.as_fd(), bind).expect("to enter");
+        for forgery in forgeries.iter().flat_map(|forgery| (0..TIMES).map(move |_| forgery)) {
+            match &forgery.shot {
+                Shot::Raw(frame) => frames.send(frame).expect("the link takes it"),
+                Shot::Plain(to, port, payload) => {
+                    plain.send_to(payload, (*to, *port)).map(drop).expect("to send");
+                }
+                Shot::Outside(to, port, payload) => {
+                    stranger.send_to(payload, (*to, *port)).map(drop).expect("to send");
+                }
+            }
+        }
+        let arrived =
+            || forgeries.iter().map(|f| (f.name, ears[&f.ear].heard(&f.needle))).collect::<BTreeMap<_, _>>();
+        let deadline = Instant::now() + FLIGHT;
+        while Instant::now() < deadline && arrived().values().any(|arrived| !arrived) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        arrived()
+    }
+
+    /// What was counted, by who sent it and why.
+    fn denied(&self) -> BTreeMap<(String, String), u64> {
+        let rows = self.lab.ask("n1", &["denied"]);
+        let rows = rows.as_array().expect("a list").iter();
+        rows.map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_string();
+            let who = if row["pod"].is_null() { text("link") } else { text("pod") };
+            ((who, text("reason")), row["packets"].as_u64().expect("a number"))
+        })
+        .collect()
+    }
+
+    /// Nothing arrives, and each is counted under its name.
+    fn assert_guarded(&self, forgeries: &[Forgery]) {
+        let before = self.denied();
+        let arrived = self.fire(forgeries);
+        assert!(arrived.values().all(|arrived| !arrived), "arrived although guarded: {arrived:#?}");
+        let after = self.denied();
+        let mut expected: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for forgery in forgeries {
+            let who = if matches!(forgery.shot, Shot::Outside(..)) { "eth0" } else { "default/p1" };
+            *expected.entry((who.into(), forgery.reason.into())).or_default() += TIMES;
+        }
+        for (key, times) in expected {
+            let count = |rows: &BTreeMap<_, u64>| rows.get(&key).copied().unwrap_or(0);
+            assert!(count(&after) - count(&before) >= times, "{key:?}: {before:?} {after:?}");
+        }
+    }
+}
+
+/// The MAC address in a line of `ip link`.
+fn mac(line: &str) -> MacBytes {
+    let text =
+        line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a MAC address");
+    text.parse::<Mac>().expect("a MAC address").bytes()
+}
+
+fn forged_by(attachment: &str) {
+    let cast = Cast::new(attachment);
+    let forgeries = cast.forgeries();
+    cast.assert_guarded(&forgeries);
+    let endpoints = cast.lab.ask("n1", &["endpoints"]);
+    let sender = endpoints.as_array().unwrap().iter().find(|row| row["pod"] == "default/p1").unwrap();
+    assert!(sender["denied"]["ipv4"].as_u64() >= Some(TIMES), "{endpoints}");
+    // The positive control: without the guards the same frames do what they are made for.
+    cast.lab.lab(&["fault", "add", "kill", "n1"]).ok();
+    for family in ["bridge", "arp", "inet"] {
+        cast.lab.on_node("n1", &["nft", "delete", "table", family, "tartan"]);
+    }
+    let arrived = cast.fire(&forgeries);
+    assert!(arrived.values().all(|arrived| *arrived), "does not arrive without guards: {arrived:#?}");
+    // What somebody took away while the agent was dead is back before it serves.
+    cast.lab.lab(&["fault", "clear"]).ok();
+    cast.assert_guarded(&forgeries);
+    // What was believed meanwhile is forgotten.
+    for pod in ["p1", "p3"] {
+        cast.lab.in_pod(pod, &["ip", "neigh", "flush", "all"]);
+    }
+    cast.lab.assert_full(4, &[]);
+}
+
+#[test]
+fn what_a_bridged_pod_forges_does_not_arrive() {
+    forged_by("bridge");
+}
+
+#[test]
+fn what_a_routed_pod_forges_does_not_arrive() {
+    forged_by("routed");
+}
+
+#[test]
+fn honest_packets_are_not_counted() {
+    for attachment in ["bridge", "routed"] {
+        let cast = Cast::new(attachment);
+        for protocol in ["tcp", "udp", "icmp"] {
+            cast.lab.assert_full(4, &["--protocol", protocol]);
+        }
+        assert_eq!(cast.denied(), BTreeMap::new());
+    }
+}

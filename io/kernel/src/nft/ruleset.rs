@@ -86,6 +86,10 @@ impl Ruleset {
 
     /// Takes steps on the ruleset and its elements, in one transaction if the kernel takes them all.
     pub(crate) fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
+        if steps.iter().any(|step| matches!(step, Step::Remove { row: Row::Ruleset(_) })) {
+            // Elements go with it.
+            return vec![self.remove(); steps.len()];
+        }
         let writes = steps.iter().any(writes_ruleset);
         let mut batch = Batch::default();
         if writes {
@@ -101,6 +105,15 @@ impl Ruleset {
         }
         let ruleset = if writes { self.write_anew() } else { Ok(()) };
         self.one_by_one(steps, &ruleset)
+    }
+
+    fn remove(&mut self) -> Answer {
+        let mut batch = Batch::default();
+        for family in self.tables().map_err(|error| failure(&error))? {
+            batch.delete_table(family, TABLE);
+        }
+        self.written = None;
+        self.nft.commit(&batch).map_err(refusal)
     }
 
     /// Messages that write the tables; those of `gone` are taken away first.
@@ -260,7 +273,9 @@ fn writes_ruleset(step: &Step) -> bool {
 /// The element that a step puts in or takes out.
 fn element_of(step: &Step) -> Option<(bool, &Element)> {
     match step {
-        Step::Create { row: Row::Element(element) } => Some((true, element)),
+        Step::Create { row: Row::Element(element) } | Step::Change { to: Row::Element(element), .. } => {
+            Some((true, element))
+        }
         Step::Remove { row: Row::Element(element) } => Some((false, element)),
         _ => None,
     }

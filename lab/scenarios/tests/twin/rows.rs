@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use tartan_host::nftables::TableFamily;
 use tartan_host::*;
 use tartan_model::{Cidr, IfName, Mac, Mtu};
 
@@ -48,7 +49,28 @@ fn mac(last: u8) -> Mac {
 
 /// A row of any table; what is not a link stands on one of `links`. The other ends of veths go to `pods`.
 pub(crate) fn row(dice: &mut Dice<'_>, links: &[IfName], pods: NetnsToken) -> Row {
-    if dice.roll(4) == 0 { Row::Link(link(dice, pods)) } else { standing(dice, links) }
+    match dice.roll(5) {
+        0 => Row::Link(link(dice, pods)),
+        1 => filter(dice),
+        _ => standing(dice, links),
+    }
+}
+
+/// The ruleset, or an element that needs it.
+pub(crate) fn filter(dice: &mut Dice<'_>) -> Row {
+    let pod = name("tt00000000000a");
+    let table = dice.pick(&TableFamily::ALL).unwrap();
+    let member = match dice.roll(6) {
+        0 => return Row::Ruleset(Ruleset { intact: true }),
+        1 => Member::Mac(pod, mac(1 + dice.roll(2))),
+        2 => Member::Address(pod, ip(dice.word(&["10.0.1.5", "10.0.1.6"]))),
+        // A table for ARP knows of nothing else.
+        _ if table == TableFamily::Arp => Member::Mac(pod, mac(3)),
+        3 => Member::Address(pod, ip(dice.word(&["fd00::5", "fe80::5"]))),
+        4 => Member::Tunnel(Protocol::Udp, 8472 + u16::from(dice.roll(2))),
+        _ => Member::Node(ip(dice.word(&["192.0.2.2", "2001:db8::2"]))),
+    };
+    Row::Element(Element { table, member })
 }
 
 /// A row that stands on one of these links, or on any if there are none.

@@ -75,6 +75,10 @@ pub(crate) fn follow(kernel: &mut Kernel, mirror: &mut Host) {
     for notice in notices.rows {
         mirror.learn(notice);
     }
+    if notices.ruleset_stale {
+        mirror.rows.retain(|row| !matches!(row, Row::Ruleset(_) | Row::Element(_)));
+        mirror.rows.extend(kernel.read_ruleset().unwrap());
+    }
     if notices.lost {
         *mirror = kernel.read(&[]).unwrap();
     } else if notices.routes_stale {
@@ -87,7 +91,9 @@ pub(crate) fn follow(kernel: &mut Kernel, mirror: &mut Host) {
 /// What one has and the other has not; empty when they agree.
 pub(crate) fn difference(left: (&str, &Rows), right: (&str, &Rows)) -> String {
     let only = |a: (&str, &Rows), b: &Rows| -> String {
-        let missing = a.1.iter().filter(|row| !b.get(&row.key()).is_some_and(|other| row.matches(other)));
+        // Of a ruleset that another hand wrote a hand only knows that it is there.
+        let same = |row: &Row, other: &Row| row.matches(other) || matches!(row, Row::Ruleset(_));
+        let missing = a.1.iter().filter(|row| !b.get(&row.key()).is_some_and(|other| same(row, other)));
         missing.map(|row| format!("  only in {}: {row:?}\n", a.0)).collect()
     };
     only(left, right.1) + &only(right, left.1)

@@ -18,6 +18,11 @@ pub(crate) fn want(dice: &[[u8; 12]], pods: NetnsToken) -> Rows {
     standing.retain(|row| !is_lone(row));
     standing.sort_by_key(Row::key);
     want.extend(standing.into_iter().filter(|row| takes(&mut host, row)));
+    // The ruleset comes first, if it is wanted at all.
+    let mut filter: Vec<Row> =
+        dice.iter().skip(1).step_by(3).map(|thrown| rows::filter(&mut Dice::new(thrown))).collect();
+    filter.sort_by_key(Row::key);
+    want.extend(filter.into_iter().filter(|row| takes(&mut host, row)));
     // What is accepted and then not there as asked (an address that keeps its length, a forwarding entry on a bridge)
     // is nothing to want.
     want.retain(|row| host.rows.get(&row.key()).is_some_and(|found| row.matches(found)));

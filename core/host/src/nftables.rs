@@ -93,6 +93,8 @@ pub enum Hook {
     Input,
     /// Those that pass through.
     Forward,
+    /// Those of this host.
+    Output,
 }
 
 /// What a rule does, one after the other as long as they hold.
@@ -105,6 +107,10 @@ pub enum Statement {
     Is(Field, Cow<'static, [u8]>),
     /// It does not.
     Not(Field, Cow<'static, [u8]>),
+    /// The packet is longer than so many bytes, without the frame's header in tables of bridges.
+    LongerThan(u32),
+    /// It happens to be among so many of a hundred.
+    Percent(u8),
     /// The fields together are in a set of the same table.
     In(&'static str, Vec<Field>),
     /// They are not.

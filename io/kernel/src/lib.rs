@@ -29,7 +29,7 @@ use thiserror::Error;
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
-pub use nft::Denied;
+pub use nft::{Batch, Denied, Nftables};
 pub use notices::Notices;
 pub use packet::PacketSocket;
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};

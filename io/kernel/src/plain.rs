@@ -82,6 +82,15 @@ impl Rtnl {
         self.set(name, LinkAttribute::Mtu(mtu.into()))
     }
 
+    /// Sets how many segments a link takes as one packet at most. With 1 the kernel cuts every packet before the link
+    /// sees it, in tunnels too (`gso_features_check`, net/core/dev.c).
+    ///
+    /// # Errors
+    /// When there is no such link, or the number is over 65535.
+    pub fn set_max_segments(&mut self, name: &IfName, segments: u32) -> Result<(), KernelError> {
+        self.set(name, LinkAttribute::GsoMaxSegs(segments))
+    }
+
     /// Puts an address on a link, without duplicate address detection.
     ///
     /// # Errors

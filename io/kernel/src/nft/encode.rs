@@ -107,6 +107,7 @@ fn encode_chain(table: &Table, chain: &Chain) -> Attributes {
         (TableFamily::Arp, _) | (_, Hook::Prerouting) => 0,
         (_, Hook::Input) => 1,
         (_, Hook::Forward) => 2,
+        (_, Hook::Output) => 3,
     };
     let hook = Attributes::default().number(1, number).number(2, priority as u32);
     const ACCEPT: u32 = 1;
@@ -122,10 +123,14 @@ fn encode_rule(table: &str, chain: &str, rule: &Rule) -> Attributes {
 fn expressions(statement: &Statement) -> Vec<Attributes> {
     const EQUAL: u32 = 0;
     const NOT_EQUAL: u32 = 1;
+    const LESS: u32 = 2;
+    const GREATER: u32 = 4;
     const INVERT: u32 = 1;
     match statement {
         Statement::Is(field, value) => vec![load(*field, 0), compare(EQUAL, value)],
         Statement::Not(field, value) => vec![load(*field, 0), compare(NOT_EQUAL, value)],
+        Statement::LongerThan(length) => measured(packet_length(), GREATER, *length),
+        Statement::Percent(percent) => measured(random_below(100), LESS, u32::from(*percent)),
         Statement::In(set, fields) => looked_up(set, fields, 0),
         Statement::NotIn(set, fields) => looked_up(set, fields, INVERT),
         Statement::Count(set, field) => vec![load(*field, 0), count(set)],
@@ -143,6 +148,24 @@ fn expression(name: &str, data: Attributes) -> Attributes {
 fn compare(how: u32, value: &[u8]) -> Attributes {
     let value = Attributes::default().bytes(1, value);
     expression("cmp", Attributes::default().number(1, FIRST_REGISTER).number(2, how).nested(3, value))
+}
+
+/// A number of the kernel's is put in network order first: it is compared byte by byte (net/netfilter/nft_cmp.c).
+fn measured(number: Attributes, how: u32, value: u32) -> Vec<Attributes> {
+    const TO_NETWORK: u32 = 1;
+    let registers = Attributes::default().number(1, FIRST_REGISTER).number(2, FIRST_REGISTER);
+    let order = registers.number(3, TO_NETWORK).number(4, 4).number(5, 4);
+    vec![number, expression("byteorder", order), compare(how, &value.to_be_bytes())]
+}
+
+fn packet_length() -> Attributes {
+    const LENGTH: u32 = 0;
+    expression("meta", Attributes::default().number(1, FIRST_REGISTER).number(2, LENGTH))
+}
+
+fn random_below(limit: u32) -> Attributes {
+    const RANDOM: u32 = 1;
+    expression("numgen", Attributes::default().number(1, FIRST_REGISTER).number(2, limit).number(3, RANDOM))
 }
 
 /// The fields one behind the other, each from a register on.

@@ -7,6 +7,7 @@ mod bless;
 mod debian;
 mod machine;
 mod run;
+mod soak;
 mod tally;
 mod test;
 mod tidy;
@@ -50,6 +51,8 @@ enum Verb {
     /// Measure and write bench/RESULTS.md (root).
     #[command(after_help = "Example:\n  cargo xtask bench && git diff bench/RESULTS.md")]
     Bench,
+    /// Run what takes minutes (faults by chance, agents killed, thousands of pods) and write bench/SOAK.md (root).
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn dispatch(verb: Verb, root: &std::path::Path) -> Result<ExitCode> {
         Verb::Tidy => tidy::run(root)?,
         Verb::Bless => bless::run(root)?,
         Verb::Bench => bench::run(root)?,
+        Verb::Soak(options) => soak::run(root, &options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,12 +38,25 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be started or read, or does not end with 0.
-pub(crate) fn streamed(command: &mut Command, mut see: impl FnMut(&str)) -> Result<()> {
+pub(crate) fn streamed(command: &mut Command, see: impl FnMut(&str)) -> Result<()> {
+    streamed_as(command, |_| Ok(()), see)
+}
+
+/// As [`streamed`]; `begun` gets the command once it runs.
+///
+/// # Errors
+/// As [`streamed`], and when `begun` fails.
+pub(crate) fn streamed_as(
+    command: &mut Command,
+    begun: impl FnOnce(&Child) -> Result<()>,
+    mut see: impl FnMut(&str),
+) -> Result<()> {
     announce(command);
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", line_of(command)))?;
+    begun(&child)?;
     if let Some(output) = child.stdout.take() {
         pass_on(BufReader::new(output), &mut std::io::stdout().lock(), &mut see)?;
     }

@@ -1,5 +1,6 @@
 //! `tartan lab`: a cluster on this machine. Here it is only parsed; [`tartan_netlab`] does it.
 
+mod fault;
 mod run;
 mod show;
 
@@ -10,6 +11,7 @@ use tartan_model::{Family, Name, NetworkName, PodName};
 use tartan_netlab::matrix::Protocol;
 use tartan_netlab::names::{LabName, LabNode, LabelError};
 
+use fault::FaultVerb;
 pub(crate) use run::run;
 
 const EXAMPLES: &str = "\
@@ -86,14 +88,8 @@ Examples:
   tartan lab matrix --protocol udp --port 81 --family ipv6
   tartan lab matrix -o json | jq '.\"default/p1\"'")]
     Matrix(MatrixFlags),
-    /// End agents, and start them again
-    #[command(
-        subcommand,
-        after_help = "\
-Examples:
-  tartan lab fault add kill n2
-  tartan lab fault clear"
-    )]
+    /// Break the wire between nodes or end agents, and heal it again
+    #[command(subcommand, after_help = fault::EXAMPLES)]
     Fault(FaultVerb),
     /// The responder of a pod
     #[command(hide = true)]
@@ -236,36 +232,6 @@ enum Ask {
     Icmp,
 }
 
-#[derive(Debug, Subcommand)]
-enum FaultVerb {
-    /// Put a fault in
-    #[command(subcommand, after_help = "Example: tartan lab fault add kill n2")]
-    Add(FaultKind),
-    #[command(flatten)]
-    Kind(FaultKind),
-    /// Heal everything: agents that faults have ended are started again
-    #[command(after_help = "Example: tartan lab fault clear")]
-    Clear,
-}
-
-#[derive(Debug, Subcommand)]
-enum FaultKind {
-    /// End a node's agent by SIGKILL
-    #[command(after_help = "Example: tartan lab fault add kill n2")]
-    Kill {
-        /// The node
-        #[arg(id = "lab-node", value_name = "NODE")]
-        node: LabNode,
-    },
-    /// End a node's agent by SIGTERM
-    #[command(after_help = "Example: tartan lab fault add stop n2")]
-    Stop {
-        /// The node
-        #[arg(id = "lab-node", value_name = "NODE")]
-        node: LabNode,
-    },
-}
-
 impl Families {
     fn list(self) -> Vec<Family> {
         match self {
@@ -342,18 +308,6 @@ mod tests {
         }
         let Verb::Exec { command, .. } = parse("exec p1 -- ls --name y -o json").0.verb else { panic!() };
         assert_eq!(command, ["ls", "--name", "y", "-o", "json"]);
-    }
-
-    #[test]
-    fn faults_are_put_in_with_and_without_add() {
-        assert!(matches!(
-            parse("fault add kill n1").0.verb,
-            Verb::Fault(FaultVerb::Add(FaultKind::Kill { .. }))
-        ));
-        assert!(matches!(
-            parse("fault stop n1").0.verb,
-            Verb::Fault(FaultVerb::Kind(FaultKind::Stop { .. }))
-        ));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::{Usage, gather, require_root};
 use crate::names::{LabName, LabNode};
 use crate::programs::Programs;
 use crate::state::{self, MAX_NODES, NodeState, State};
-use crate::{agent, cni, pod, up, wire};
+use crate::{agent, cni, fault, pod, up, wire};
 
 /// Adds a node, and waits until it and the others have found each other.
 ///
@@ -91,9 +91,9 @@ fn clear(lab: &LabName, name: &LabNode) -> Result<()> {
         remove_folder(lab.files(name).directory()),
         state::change(lab, |state| {
             state.nodes.retain(|node| node.name != *name);
-            state.faults.retain(|fault| fault.node() != name);
             Ok(())
         }),
+        fault::forget_node(lab, name),
     ];
     gather("cannot clear it away", results)
 }

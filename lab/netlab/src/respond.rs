@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use tartan_model::PodName;
 
 /// The ports that every pod answers on.
@@ -16,6 +17,8 @@ pub const PORTS: [u16; 2] = [80, 81];
 pub const ECHO: usize = 64;
 /// The most callers that are waited for; the oldest is dropped for a new one.
 const MAX_CALLERS: usize = 512;
+/// Bytes of datagrams that wait for their turn, with what the kernel needs for each.
+const BACKLOG: usize = 4 << 20;
 /// How long a caller may take to hang up after its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most datagrams or callers that are taken from one socket before the others have their turn.
@@ -55,6 +58,8 @@ impl Responder {
             let datagrams =
                 UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}/udp"))?;
             datagrams.set_nonblocking(true)?;
+            // A responder that has no turn for a while loses nothing: 4 MiB are thousands of small datagrams.
+            setsockopt(&datagrams, sockopt::RcvBufForce, &BACKLOG)?;
             responder.listeners.push(listener);
             responder.datagrams.push(datagrams);
         }

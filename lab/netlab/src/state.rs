@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tartan_model::{ContainerId, Family, NetworkName, PodName};
 
 use crate::error::Usage;
+use crate::fault::Fault;
 use crate::names::{LabName, LabNode};
 
 /// The most nodes of a lab: a bridge has at most 1023 ports.
@@ -74,25 +75,6 @@ pub struct PodState {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A fault that was put in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// The node's agent was ended by SIGKILL.
-    Kill(LabNode),
-    /// The node's agent was ended by SIGTERM.
-    Stop(LabNode),
-}
-
-impl Fault {
-    /// The node that it is about.
-    pub fn node(&self) -> &LabNode {
-        match self {
-            Fault::Kill(node) | Fault::Stop(node) => node,
-        }
-    }
-}
-
 impl State {
     /// A node by its name.
     ///
@@ -121,7 +103,8 @@ impl State {
 
     /// The nodes whose agents nobody ended.
     pub fn running(&self) -> impl Iterator<Item = &NodeState> {
-        self.nodes.iter().filter(|node| !self.faults.iter().any(|fault| *fault.node() == node.name))
+        let was_ended = |name| self.faults.iter().any(|fault| fault.ended() == Some(name));
+        self.nodes.iter().filter(move |node| !was_ended(&node.name))
     }
 
     fn node_list(&self) -> String {

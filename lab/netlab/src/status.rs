@@ -13,6 +13,7 @@ use tartan_model::PodName;
 
 use crate::agent;
 use crate::down::{labs, namespaces};
+use crate::fault::Fault;
 use crate::names::{LabName, LabNode, Place};
 use crate::state::{self, NodeState, State};
 
@@ -39,6 +40,8 @@ pub struct LabStatus {
     pub nodes: Vec<NodeRow>,
     /// Its pods.
     pub pods: Vec<PodRow>,
+    /// The faults that stand.
+    pub faults: Vec<Fault>,
 }
 
 /// A node of a lab.
@@ -96,7 +99,7 @@ pub fn status(lab: &LabName) -> Result<LabStatus> {
         healthy: answer.healthy,
         pid: agent::pid(lab, &node.name).map(nix::unistd::Pid::as_raw),
     });
-    Ok(LabStatus { name: state.name.clone(), nodes: nodes.collect(), pods })
+    Ok(LabStatus { name: state.name.clone(), nodes: nodes.collect(), pods, faults: state.faults })
 }
 
 /// Counted by their namespaces, which are there also when the lab's file is gone.

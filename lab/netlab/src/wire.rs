@@ -57,7 +57,7 @@ pub fn create(lab: &LabName, underlay: Family) -> Result<()> {
 pub fn plug(lab: &LabName, node: &str, index: u32, address: InterfaceAddress) -> Result<()> {
     let wire = open(&lab.netns(WIRE))?;
     let node = namespace(&lab.netns(node))?;
-    let (port, bridge, uplink) = (link(&format!("port{index}"))?, link(WIRE)?, link(INTERFACE)?);
+    let (port, bridge, uplink) = (link(&port(index))?, link(WIRE)?, link(INTERFACE)?);
     let mut on_wire = Rtnl::open_in(wire.as_fd())?;
     on_wire.add_veth(&port, mtu()?, &uplink, node.as_fd())?;
     on_wire.set_master(&port, &bridge)?;
@@ -69,6 +69,11 @@ pub fn plug(lab: &LabName, node: &str, index: u32, address: InterfaceAddress) ->
     on_node.add_address(&uplink, address)?;
     on_node.add_route(None, router(address.family())?.address())?;
     Ok(())
+}
+
+/// The name of a node's port on the wire, by its number.
+pub(crate) fn port(index: u32) -> String {
+    format!("port{index}")
 }
 
 /// Makes a namespace whose loopback link is up.

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Lock, lock};
+use crate::{Lock, interrupt, lock};
 
 /// What a program did.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
 
 /// Runs any command to its end.
 pub fn run_command(command: &mut Command) -> Run {
+    let _going_on = interrupt::going_on();
     let output = command.stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     Run {
@@ -74,6 +76,7 @@ impl Lab {
     /// Brings up a lab beside one that this test has already.
     #[track_caller]
     pub fn beside(name: &str, args: &[&str]) -> Lab {
+        interrupt::take_along(name);
         run("tartan", ["lab", "down", "--name", name]).ok();
         let lab = Lab { name: name.into(), held: None };
         lab.lab(&[&["up"], args].concat()).ok();
@@ -139,6 +142,34 @@ impl Lab {
             }
         }
         assert_eq!(matrix.code, 0);
+    }
+
+    /// Waits until every pod reaches every one, and says how long that took; None if it is not so in time.
+    pub fn full_within(&self, patience: Duration) -> Option<Duration> {
+        let start = Instant::now();
+        while start.elapsed() < patience {
+            let matrix = self.lab(&["matrix", "-o", "json"]);
+            if matrix.code == 0 && start.elapsed() < patience {
+                return Some(start.elapsed());
+            }
+        }
+        None
+    }
+
+    /// Asserts that every pod reaches every one but these, in both directions.
+    #[track_caller]
+    pub fn assert_cut(&self, cut: &[(&str, &str)], args: &[&str]) {
+        let matrix = self.lab(&[&["matrix", "-o", "json"], args].concat());
+        let rows = matrix.json();
+        for (from, row) in rows.as_object().expect("an object of rows") {
+            for (to, reached) in row.as_object().expect("an object of answers") {
+                let is_cut = cut.iter().any(|(a, b)| {
+                    [(a, b), (b, a)].iter().any(|(a, b)| from.ends_with(**a) && to.ends_with(**b))
+                });
+                assert_eq!(*reached, Value::Bool(!is_cut), "{from} to {to} {args:?}: {matrix:?}");
+            }
+        }
+        assert_eq!(matrix.code, i32::from(!cut.is_empty()));
     }
 
     /// The path of a file of a node.

@@ -7,17 +7,27 @@
 )]
 
 mod cluster;
+mod datagrams;
+mod interrupt;
+mod left;
 mod plugin;
 mod probe;
+mod story;
 mod traces;
 
 use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
+use tartan_kernel::netns;
 
 pub use cluster::{Lab, Run, programs, run, run_command};
+pub use datagrams::Place;
+pub use left::left_of_pods;
 pub use plugin::{Container, run_plugin};
 pub use probe::{Outcome, Probe};
+pub use story::{Chance, Story};
 pub use traces::Traces;
 
 /// As long as this lives, no other test that takes the lock runs on this machine.
@@ -29,4 +39,10 @@ pub struct Lock {
 pub fn lock() -> Lock {
     let file = File::create("/run/lock/tartan-test").expect("/run/lock can be written");
     Lock { _file: Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a lock") }
+}
+
+/// Does something in a network namespace, named by its file.
+pub fn inside<T: Send>(netns: &Path, run: impl FnOnce() -> T + Send) -> T {
+    let netns = netns::open(netns).expect("the namespace");
+    netns::run_in(netns.as_fd(), run).expect("to enter it")
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tartan_kernel::netns;
 
-use crate::{Lab, Run, programs};
+use crate::{Lab, Run, interrupt, programs};
 
 /// A container that the plugin is called for, with a network namespace of its own.
 pub struct Container {
@@ -21,10 +21,16 @@ pub struct Container {
 impl Container {
     /// Makes the namespace of a container on a node of a lab.
     pub fn make(lab: &Lab, node: &str, number: usize) -> Container {
+        let _going_on = interrupt::going_on();
         let name = format!("tartan-{}_test_c{number}", lab.name());
         netns::create(&name).expect("a namespace");
         let id = format!("c{number:04}-{}", Pid::this());
         Container { id, name, socket: lab.file(node, "tartand.sock") }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The path of the namespace.
@@ -77,6 +83,7 @@ impl Drop for Container {
 
 /// Runs a plugin's command with a configuration on its standard input.
 pub fn run_plugin(command: &mut Command, conf: &Value) -> (Run, Duration) {
+    let _going_on = interrupt::going_on();
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::piped())

@@ -1,6 +1,7 @@
 //! A stream of numbered packets between two pods, and how many came back.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tartan_kernel::netns;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::inside;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of answers that wait until the stream has a turn: it may be kept from the processor for seconds, and that is
+/// no loss.
+const BACKLOG: usize = 8 << 20;
 
 /// A running stream.
 pub struct Probe {
@@ -26,18 +32,18 @@ pub struct Outcome {
     pub sent: u64,
     /// Those that no answer came to, by number.
     pub lost: Vec<u64>,
+    /// When each of those was sent, after the beginning.
+    pub lost_at: Vec<Duration>,
 }
 
 impl Probe {
-    /// Sends a datagram to a pod's responder every `interval`, from within a network namespace.
+    /// Sends a datagram to a pod's responder every `interval`, from within a network namespace. What could not be sent
+    /// in time, as we had no turn, is sent at once afterwards.
     pub fn start(from: &Path, to: IpAddr, interval: Duration) -> Probe {
         let stop = Arc::new(AtomicBool::new(false));
-        let netns = netns::open(from).expect("the pod's namespace");
         let any: IpAddr = if to.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
-        let socket = {
-            use std::os::fd::AsFd;
-            netns::run_in(netns.as_fd(), || UdpSocket::bind((any, 0))).expect("to enter").expect("a socket")
-        };
+        let socket = inside(from, || UdpSocket::bind((any, 0))).expect("a socket");
+        setsockopt(&socket, sockopt::RcvBufForce, &BACKLOG).expect("room for answers");
         socket.connect(SocketAddr::new(to, 80)).expect("to connect");
         socket.set_nonblocking(true).expect("a socket that does not wait");
         let flag = stop.clone();
@@ -53,13 +59,12 @@ impl Probe {
 }
 
 fn stream(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> Outcome {
-    let mut waiting = BTreeSet::new();
+    let mut waiting = BTreeMap::new();
     let mut sent = 0u64;
     let start = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        waiting.insert(sent);
-        // A refused packet is a lost one.
-        let _ = socket.send(sent.to_string().as_bytes());
+        send(socket, sent);
+        waiting.insert(sent, start.elapsed());
         sent += 1;
         let next = start + interval * u32::try_from(sent).expect("a short stream");
         while Instant::now() < next {
@@ -72,10 +77,20 @@ fn stream(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> Outcome 
         hear(socket, &mut waiting);
         thread::sleep(Duration::from_millis(1));
     }
-    Outcome { sent, lost: waiting.into_iter().collect() }
+    let (lost, lost_at) = waiting.into_iter().unzip();
+    Outcome { sent, lost, lost_at }
 }
 
-fn hear(socket: &UdpSocket, waiting: &mut BTreeSet<u64>) {
+/// A packet that the kernel refuses is a lost one; that its queue has no room for it is our haste.
+fn send(socket: &UdpSocket, number: u64) {
+    while let Err(error) = socket.send(number.to_string().as_bytes())
+        && error.kind() == ErrorKind::WouldBlock
+    {
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
+fn hear(socket: &UdpSocket, waiting: &mut BTreeMap<u64, Duration>) {
     let mut answer = [0; 512];
     while let Ok(length) = socket.recv(&mut answer) {
         let text = String::from_utf8_lossy(&answer[..length]);

@@ -11,8 +11,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tartan_scenarios::{Container, Lab, lock, run};
-use tartan_store::{Sqlite, Store};
+use tartan_scenarios::{Container, Lab, left_of_pods, lock, run};
 
 /// Pods added and deleted in a row, in each of two series.
 const IN_A_ROW: usize = 200;
@@ -139,20 +138,9 @@ fn at_once(attachment: &str, containers: &[Container]) {
     }
 }
 
-/// What is left of pods on a node.
+/// What is left of pods on the first node.
 fn left(lab: &Lab) -> String {
-    let links = lab.on_node("n1", &["ip", "-o", "link"]);
-    let links = links.lines().filter(|line| line.contains(": tt")).count();
-    let routes = lab.on_node("n1", &["ip", "route"]).lines().filter(|line| line.contains(" dev tt")).count();
-    let endpoints = lab.ask("n1", &["endpoints"]).as_array().map_or(0, Vec::len);
-    let fdb =
-        lab.on_node("n1", &["bridge", "fdb", "show"]).lines().filter(|line| line.contains(" dev tt")).count();
-    let records = [lab.file("n1", "state/records.db"), lab.file("store", "tartan.db")].map(|file| {
-        assert!(file.is_file(), "no {}", file.display());
-        let store = Sqlite::open(&file).expect("the store");
-        store.list("endpoint/").expect("its entries").entries.len()
-    });
-    let left = [links, routes, fdb, endpoints, records[0], records[1]];
+    let left = left_of_pods(lab, "n1");
     assert_eq!(left, [0; 6], "links, routes, FDB entries, endpoints, records, store's endpoints are left");
     "none".into()
 }

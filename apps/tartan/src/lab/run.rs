@@ -8,15 +8,16 @@ use tartan_model::{Name, PodName};
 use tartan_netlab::down::{down, labs};
 use tartan_netlab::error::{Usage, exit_code, require_root};
 use tartan_netlab::exec::{self, NotStarted};
+use tartan_netlab::fault::Fault;
 use tartan_netlab::matrix::{self, Question};
 use tartan_netlab::names::LabName;
 use tartan_netlab::pod::{self, NewPod};
 use tartan_netlab::programs::Programs;
-use tartan_netlab::state::Fault;
 use tartan_netlab::{fault, node, respond, status, up};
 
+use super::fault::FaultVerb;
 use super::show::Show;
-use super::{FaultKind, FaultVerb, Lab, MatrixFlags, NodeVerb, PodVerb, Up, Verb};
+use super::{Lab, MatrixFlags, NodeVerb, PodVerb, Up, Verb};
 use crate::args::Output;
 
 /// The answer is no.
@@ -137,16 +138,19 @@ fn ask_all(lab: &LabName, flags: MatrixFlags, show: Show) -> Result<ExitCode> {
 }
 
 fn change_faults(lab: &LabName, verb: FaultVerb, show: Show) -> Result<()> {
-    let kind = match verb {
-        FaultVerb::Clear => return show.cleared(&fault::clear(lab, &Programs::find()?)?),
-        FaultVerb::Add(kind) | FaultVerb::Kind(kind) => kind,
-    };
-    let new = match kind {
-        FaultKind::Kill { node } => Fault::Kill(node),
-        FaultKind::Stop { node } => Fault::Stop(node),
-    };
-    fault::add(lab, &new)?;
-    show.fault(&new)
+    match verb {
+        FaultVerb::Clear => show.cleared(&fault::clear(lab, &Programs::find()?)?),
+        FaultVerb::Rm(kind) => {
+            let healed = Fault::from(kind);
+            fault::remove(lab, &healed, &Programs::find()?)?;
+            show.removed("fault", &healed.to_string())
+        }
+        FaultVerb::Add(kind) | FaultVerb::Kind(kind) => {
+            let new = Fault::from(kind);
+            fault::add(lab, &new)?;
+            show.fault(&new)
+        }
+    }
 }
 
 /// `p1` in the namespace that was said, or `namespace/p1`.

@@ -4,9 +4,10 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
+use tartan_netlab::fault::Fault;
 use tartan_netlab::matrix::Matrix;
-use tartan_netlab::names::{LabName, LabNode};
-use tartan_netlab::state::{Fault, PodState};
+use tartan_netlab::names::LabName;
+use tartan_netlab::state::PodState;
 use tartan_netlab::status::{LabRow, LabStatus, NodeRow, PodRow};
 
 use crate::output;
@@ -97,15 +98,18 @@ impl Show {
     }
 
     pub(super) fn fault(self, fault: &Fault) -> Result<()> {
-        self.print(fault, || {
-            format!("the agent of {} has ended; `tartan lab fault clear` starts it again", fault.node())
+        self.print(fault, || match fault.ended() {
+            Some(node) => format!(
+                "fault {fault}: the agent of {node} has ended; `tartan lab fault clear` starts it again"
+            ),
+            None => format!("fault {fault} stands; `tartan lab fault clear` heals it"),
         })
     }
 
-    pub(super) fn cleared(self, nodes: &[LabNode]) -> Result<()> {
-        self.print(&json!({"cleared": nodes}), || match nodes {
+    pub(super) fn cleared(self, faults: &[Fault]) -> Result<()> {
+        self.print(&json!({"cleared": faults}), || match faults {
             [] => "there was no fault".into(),
-            nodes => format!("agents that run again and are healthy: {}", listed(nodes)),
+            faults => format!("healed: {}; every agent is healthy", listed(faults)),
         })
     }
 
@@ -124,8 +128,13 @@ fn tables(status: &LabStatus) -> String {
         .pods
         .iter()
         .map(|pod| vec![pod.name.to_string(), pod.node.to_string(), listed(&pod.addresses)]);
+    let faults = status.faults.iter().map(|fault| vec![fault.to_string()]);
+    let faults = match status.faults.as_slice() {
+        [] => String::new(),
+        _ => format!("\n\n{}", table(&["FAULT"], faults)),
+    };
     format!(
-        "lab {}\n\n{}\n\n{}",
+        "lab {}\n\n{}\n\n{}{faults}",
         status.name,
         table(&["NODE", "ADDRESS", "HEALTHY", "PID"], nodes),
         table(&["POD", "NODE", "ADDRESSES"], pods)

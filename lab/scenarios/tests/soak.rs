@@ -1,0 +1,204 @@
+//! What takes minutes: run by `cargo xtask soak`, which keeps the rows that begin with its mark.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tartan_scenarios::{Chance, Container, Lab, Probe, Story, left_of_pods};
+
+/// Sequences of faults.
+const STORIES: u64 = 100;
+/// How long everything may take to work after the last healing.
+const HEALED: Duration = Duration::from_secs(5);
+/// Agents killed.
+const KILLS: usize = 1000;
+/// Pods made and removed, of each kind of attachment.
+const PODS: usize = 5000;
+/// The most pods that are made at once.
+const AT_ONCE: u64 = 50;
+
+/// A row of the table: what, figure, aim, how long it took.
+fn row(what: &str, figure: &str, aim: &str, start: Instant) {
+    println!("SOAK-ROW | {what} | {figure} | {aim} | {:.0} s |", start.elapsed().as_secs_f64());
+}
+
+/// The value below which this share of the times lies, in milliseconds.
+fn quantile(times: &mut [Duration], share: f64) -> f64 {
+    times.sort();
+    let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1;
+    times[at].as_secs_f64() * 1e3
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn stories() {
+    let start = Instant::now();
+    let (mut times, mut faults, mut failed) = (Vec::new(), 0, Vec::new());
+    for seed in 1..=STORIES {
+        let lab = Lab::up("t-soak", &["--nodes", "5", "--pods", "1", "--family", "dual"]);
+        let story = Story::new(seed, 5);
+        story.play(&lab);
+        faults += story.faults();
+        let healing = Instant::now();
+        lab.lab(&["fault", "clear"]).ok();
+        match lab.full_within(HEALED.saturating_sub(healing.elapsed())) {
+            Some(_) => times.push(healing.elapsed()),
+            None => failed.push(seed),
+        }
+        println!(
+            "seed {seed} of {STORIES}: {:.0} ms after the last healing",
+            healing.elapsed().as_secs_f64() * 1e3
+        );
+        if failed.last() == Some(&seed) {
+            println!("no full matrix within {HEALED:?}\n{story}");
+        }
+    }
+    let worst = quantile(&mut times, 1.0);
+    let (good, p50) = (times.len(), quantile(&mut times, 0.5));
+    row(
+        &format!(
+            "{STORIES} seeded sequences of {faults} faults on 5 nodes, both families: last healing to full matrix"
+        ),
+        &format!("{good} of {STORIES} in time; p50 {p50:.0} ms, worst {worst:.0} ms"),
+        "all < 5 s",
+        start,
+    );
+    assert!(failed.is_empty(), "these seeds end badly: {failed:?}");
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn kills() {
+    let start = Instant::now();
+    let lab = Lab::up("t-soak", &["--nodes", "2", "--pods", "1", "--family", "dual"]);
+    let from = lab.netns("default_p1");
+    let to = lab.addresses("default/p2");
+    let probes: Vec<Probe> =
+        to.iter().map(|address| Probe::start(&from, *address, Duration::from_millis(1))).collect();
+    assert_eq!(probes.len(), 2);
+    let mut cycles = Vec::new();
+    for number in 0..KILLS {
+        let node = ["n1", "n2"][number % 2];
+        let (cycle, before) = (Instant::now(), lab.agent(node));
+        lab.lab(&["fault", "add", "kill", node]).ok();
+        lab.lab(&["fault", "clear"]).ok();
+        assert_ne!(lab.agent(node), before, "another process");
+        cycles.push(cycle.elapsed());
+        if (number + 1) % 100 == 0 {
+            println!("{} of {KILLS} agents killed", number + 1);
+        }
+    }
+    let outcomes: Vec<_> = probes.into_iter().map(Probe::finish).collect();
+    let (sent, lost) =
+        outcomes.iter().fold((0, 0), |(sent, lost), one| (sent + one.sent, lost + one.lost.len()));
+    // Streams that had their turn: at 1 kHz, not at what was left of the processor.
+    let rate = sent as f64 / 2.0 / cycles.iter().sum::<Duration>().as_secs_f64();
+    row(
+        &format!(
+            "{KILLS} kill -9 of agents under UDP probes at 1 kHz between pods of two nodes, IPv4 and IPv6"
+        ),
+        &format!(
+            "{lost} of {sent} lost ({rate:.0} a second each way); agent back and healthy: p50 {:.0} ms, p99 {:.0} ms",
+            quantile(&mut cycles, 0.5),
+            quantile(&mut cycles, 0.99)
+        ),
+        "0 lost",
+        start,
+    );
+    assert!(rate > 900.0, "{rate} a second");
+    assert_eq!(lost, 0, "{outcomes:?}");
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn pods() {
+    for attachment in ["bridge", "routed"] {
+        let start = Instant::now();
+        let set = format!("attachment={attachment}");
+        let lab = Lab::up("t-soak", &["--nodes", "2", "--pods", "0", "--family", "dual", "--set", &set]);
+        let before = lab.on_node("n1", &["ip", "-o", "link"]).lines().count();
+        let most = churn(&lab);
+        let end = Instant::now() + Duration::from_secs(5);
+        while lab.on_node("n1", &["ip", "-o", "link"]).lines().count() != before {
+            assert!(Instant::now() < end, "links stay");
+        }
+        for node in ["n1", "n2"] {
+            assert_eq!(
+                left_of_pods(&lab, node),
+                [0; 6],
+                "{node}: links, routes, FDB entries, endpoints, records"
+            );
+            assert_eq!(lab.ask(node, &["plan"])["steps"].as_array().map(Vec::len), Some(0));
+        }
+        row(
+            &format!(
+                "{PODS} pods made and removed through the plugin, {attachment}, up to {AT_ONCE} at once"
+            ),
+            &format!("nothing left; {most} addresses in use at most, none twice"),
+            "nothing left, none twice",
+            start,
+        );
+    }
+}
+
+/// Makes and removes pods in batches: one is removed while the next is made. Says how many addresses were in use at
+/// most.
+fn churn(lab: &Lab) -> usize {
+    let mut chance = Chance::new(1);
+    let in_use = InUse::default();
+    let (mut made, mut most) = (0, 0);
+    let mut old: Vec<Container> = Vec::new();
+    while made < PODS || !old.is_empty() {
+        let count = (1 + chance.below(AT_ONCE) as usize).min(PODS - made);
+        let node = |number: usize| ["n1", "n2"][number % 2];
+        let new: Vec<Container> = (made..made + count).map(|n| Container::make(lab, node(n), n)).collect();
+        std::thread::scope(|scope| {
+            for container in &old {
+                scope.spawn(|| remove(container, &in_use));
+            }
+            for container in &new {
+                scope.spawn(|| make(container, &in_use));
+            }
+        });
+        most = most.max(in_use.lock().expect("no panic").len());
+        if made / 500 != (made + count) / 500 {
+            println!("{} of {PODS} pods made", made + count);
+        }
+        (made, old) = (made + count, new);
+    }
+    assert!(in_use.into_inner().expect("no panic").is_empty());
+    most
+}
+
+/// Who has an address.
+type InUse = Mutex<BTreeMap<IpAddr, String>>;
+
+fn make(container: &Container, in_use: &InUse) {
+    for address in addresses(&container.add()) {
+        let other = in_use.lock().expect("no panic").insert(address, container.id().to_owned());
+        assert_eq!(other, None, "{address} is given twice, the second time to {}", container.id());
+    }
+}
+
+/// An address is free as soon as its pod begins to go.
+fn remove(container: &Container, in_use: &InUse) {
+    in_use.lock().expect("no panic").retain(|_, owner| *owner != container.id());
+    container.del();
+}
+
+fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().expect("addresses");
+    let addresses: Vec<IpAddr> =
+        ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
+    assert_eq!(addresses.len(), 2, "{result}");
+    addresses
+}

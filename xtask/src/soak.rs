@@ -1,0 +1,117 @@
+//! `cargo xtask soak`: run what takes minutes, and keep its figures beside the machine's description.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{debian, machine, run};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask soak                    all of it: about half an hour
+  cargo xtask soak --only stories     a hundred seeded sequences of faults
+  cargo xtask soak --only kills       a thousand agents killed under probes
+  cargo xtask soak --only pods        ten thousand pods";
+
+/// Where the table goes, below the workspace.
+const OUTPUT: &str = "bench/SOAK.md";
+/// Begins a row of the table, wherever it stands in a line.
+const MARK: &str = "SOAK-ROW ";
+const HEADER: &str = "| what | figure | aim | took |\n|---|---|---|---|\n";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Run only the test of this name; the file stays as it is.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
+
+/// Builds, runs the tests, shows their table and, when all were run and passed, writes it.
+///
+/// # Errors
+/// When we are not root, a test fails, none is called so, or somebody says stop; no lab is left in any case.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
+    machine::require_root("`cargo xtask soak`")?;
+    debian::ensure(debian::TO_TEST)?;
+    run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
+    let mut rows = String::new();
+    let outcome = run::streamed_as(&mut soaking(root, options), pass_signals_on, |line| see(line, &mut rows));
+    println!("\n{HEADER}{rows}");
+    outcome?;
+    match &options.only {
+        Some(name) if rows.is_empty() => bail!("no test is called {name}; see cargo xtask soak --help"),
+        Some(_) => Ok(()),
+        None => write(root, &rows),
+    }
+}
+
+fn soaking(root: &Path, options: &Options) -> Command {
+    let mut command =
+        run::cargo(root, &["test", "--release", "-p", "tartan-scenarios", "--test", "soak", "--"]);
+    command.args(["--ignored", "--nocapture", "--test-threads=1"]);
+    if let Some(name) = &options.only {
+        command.args(["--exact", name]);
+    }
+    // Of its own, so that it hears of Ctrl-C from us only, and once.
+    command.process_group(0);
+    command
+}
+
+/// Tells the tests when somebody says stop: they take their labs down before they end, which we wait for.
+fn pass_signals_on(child: &Child) -> Result<()> {
+    let group = Pid::from_raw(i32::try_from(child.id())?);
+    let (mut heard, told) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, told.try_clone()?)
+            .context("cannot watch for signals")?;
+    }
+    std::thread::spawn(move || {
+        if heard.read(&mut [0]).is_ok() {
+            println!("\nstopping; the lab goes first");
+            // The tests may have just ended.
+            killpg(group, Signal::SIGTERM).ok();
+        }
+    });
+    Ok(())
+}
+
+fn see(line: &str, rows: &mut String) {
+    if let Some((_, row)) = line.split_once(MARK) {
+        rows.push_str(row);
+        rows.push('\n');
+    }
+}
+
+fn write(root: &Path, rows: &str) -> Result<()> {
+    if rows.is_empty() {
+        bail!("the tests printed no row that begins with {MARK}");
+    }
+    let machine = machine::described(root)?;
+    let text = format!("# Endurance\n\nWritten by `cargo xtask soak`.\n\n{machine}\n{HEADER}{rows}");
+    std::fs::write(root.join(OUTPUT), text).with_context(|| format!("cannot write {OUTPUT}"))?;
+    println!("written: {OUTPUT}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_are_kept() {
+        let mut rows = String::new();
+        for line in ["noise", "test kills ... SOAK-ROW | a | 1 |", "ok", "SOAK-ROW | b | 2 |"] {
+            see(line, &mut rows);
+        }
+        assert_eq!(rows, "| a | 1 |\n| b | 2 |\n");
+    }
+}

@@ -120,9 +120,57 @@ text! {
     /// A container id as the CNI specification allows it: a letter or digit, then letters, digits, `_`, `.` and `-`; at most 256 bytes.
     ContainerId, container
 }
-text! {
-    /// A network interface's name: 1 to 15 bytes that the kernel accepts (`dev_valid_name`), visible ASCII only.
-    IfName, interface
+/// A network interface's name: 1 to 15 bytes that the kernel accepts (`dev_valid_name`), visible ASCII only.
+///
+/// It stands in most rows of a kernel, several times, so it is kept in place: behind its end come zeros.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IfName([u8; IfName::MAX]);
+
+impl IfName {
+    /// The longest name in bytes (IFNAMSIZ without the zero that ends it).
+    pub const MAX: usize = 15;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(IfName::MAX);
+        self.0.get(..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+}
+
+impl FromStr for IfName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        interface(text)?;
+        let mut name = [0; IfName::MAX];
+        name.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        Ok(IfName(name))
+    }
+}
+
+impl TryFrom<String> for IfName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<IfName> for String {
+    fn from(name: IfName) -> String {
+        name.as_str().into()
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A node's stable identity: 128 random bits, kept on disk and never derived from an address.
@@ -248,7 +296,7 @@ fn container(text: &str) -> Result<(), NameError> {
 }
 
 fn interface(text: &str) -> Result<(), NameError> {
-    let fits = (1..=15).contains(&text.len())
+    let fits = (1..=IfName::MAX).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
         && text != "."
         && text != "..";

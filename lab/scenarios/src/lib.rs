@@ -8,6 +8,7 @@
 
 mod cluster;
 mod datagrams;
+pub mod figures;
 mod interrupt;
 mod left;
 mod plugin;

@@ -7,6 +7,7 @@ mod identity;
 mod input;
 mod pods;
 mod records;
+mod repair;
 mod ring;
 mod serve;
 mod status;

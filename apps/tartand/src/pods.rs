@@ -1,7 +1,6 @@
 //! Pods: how the ring serves an ADD and a DEL.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
@@ -10,11 +9,12 @@ use tartan_api::cni::Add;
 use tartan_api::rpc::{Answer, FailureCode};
 use tartan_decide::{Attach, Choice, EndpointChoice, Fact, Phase, Scope, added, inside};
 use tartan_host::{NetnsToken, Realm};
-use tartan_kernel::{Kernel, Marks, NetnsError, netns};
+use tartan_kernel::{Kernel, Marks, netns};
 use tartan_model::{AttachmentKey, Endpoint, Mac, NetnsPlace};
 use tartan_reconcile::{Reconciler, Sweep};
 
 use crate::identity::random;
+use crate::repair::open_inside;
 use crate::ring::{Ring, give};
 use crate::serve::{failure, ok};
 
@@ -109,6 +109,7 @@ impl Ring {
             self.want(&scope, &decision, Some(add.netns));
         }
         if !adding.is_empty() {
+            self.loop_.hurry();
             self.settle(Sweep::Later);
         }
         for add in adding {
@@ -123,12 +124,7 @@ impl Ring {
         let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice else {
             return failure(FailureCode::TryAgain, format!("{} was deleted before it was added", add.key));
         };
-        let pod = &choice.endpoint.pod;
-        let failed = self.loop_.unsettled(&scope).into_iter().next().map(|missing| {
-            let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
-            format!("pod {pod}: {}: {reason}", missing.row)
-        });
-        match failed.map_or_else(|| self.finish_inside(&choice, add.netns), Err) {
+        match self.check(&scope, &choice.endpoint).and_then(|()| self.finish_inside(&choice, add.netns)) {
             Ok(()) => {
                 let links = [Some(&choice.endpoint.link), choice.bridge.as_ref()];
                 self.loop_.kernel().sync_carrier(links.into_iter().flatten());
@@ -144,22 +140,29 @@ impl Ring {
         }
     }
 
-    fn finish_inside(&self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
+    /// Whether everything of a pod is in the node's kernel; else what is not, and why.
+    pub(crate) fn check(&self, scope: &Scope, endpoint: &Endpoint) -> Result<(), String> {
+        let Some(missing) = self.loop_.unsettled(scope).into_iter().next() else { return Ok(()) };
+        let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
+        Err(format!("pod {}: {}: {reason}", endpoint.pod, missing.row))
+    }
+
+    pub(crate) fn finish_inside(&self, choice: &EndpointChoice, netns: NetnsToken) -> Result<(), String> {
         match self.loop_.kernel_ref().netns(netns) {
             Some(netns) => set_up_inside(choice, netns),
             None => Err(format!("pod {}: its network namespace is gone", choice.endpoint.pod)),
         }
     }
 
-    /// Where the MTU is to change, the pod's own end goes first: if the agent dies in between, the host's end still
-    /// shows that there is something to do.
+    /// Where the MTU is to change, or a shut pod is opened, the pod's own end goes first: if the agent dies in between,
+    /// the host's end still shows that there is something to do.
     pub(crate) fn refit(&mut self, choice: &EndpointChoice) {
         let link = self.loop_.mirror().rows.link(&choice.endpoint.link);
         if choice.open
-            && link.is_some_and(|link| link.mtu != choice.mtu)
-            && let Err(message) = open_inside(choice)
+            && link.is_some_and(|link| link.mtu != choice.mtu || !link.up)
+            && let Err(broken) = open_inside(choice)
         {
-            self.went_wrong(message);
+            self.went_wrong(broken.reason);
         }
     }
 
@@ -218,7 +221,7 @@ impl Ring {
 }
 
 /// A pod's namespace is a kernel like the node's, with rows of its own.
-fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), String> {
+pub(crate) fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), String> {
     let pod = &choice.endpoint.pod;
     let wrong = |what: String| format!("pod {pod}: inside its network namespace: {what}");
     let interface = choice.endpoint.key.interface.clone();
@@ -230,15 +233,4 @@ fn set_up_inside(choice: &EndpointChoice, netns: BorrowedFd<'_>) -> Result<(), S
         None => Ok(()),
         Some(missing) => Err(wrong(format!("{}: {}", missing.row, missing.reason.unwrap_or_default()))),
     }
-}
-
-/// Goes into the namespace that a pod was added in, if its path still leads there.
-fn open_inside(choice: &EndpointChoice) -> Result<(), String> {
-    let Endpoint { pod, netns: place, .. } = &choice.endpoint;
-    let wrong = |error: NetnsError| format!("pod {pod}: {error}");
-    let found = netns::open(Path::new(&place.path)).map_err(wrong)?;
-    if netns::id(found.as_fd()).map_err(wrong)? != (place.device, place.inode) {
-        return Err(format!("pod {pod}: {} is another namespace now", place.path));
-    }
-    set_up_inside(choice, found.as_fd())
 }

@@ -18,7 +18,7 @@ use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Scope, Worl
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
 use tartan_kernel::{Kernel, UplinkChoice};
-use tartan_model::{Cidr, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
@@ -29,6 +29,7 @@ use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
 use crate::pods::{Adding, Deleting};
 use crate::records::Records;
+use crate::repair::Broken;
 use crate::serve::{failure, ok};
 
 /// How long removed links are gathered.
@@ -65,6 +66,9 @@ pub(crate) struct Ring {
     name_lost: Option<String>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     pub(crate) left: BTreeSet<(u64, u64)>,
+    /// Pods whose host's end is gone, and those that it could not be made anew for.
+    pub(crate) orphans: BTreeSet<AttachmentKey>,
+    pub(crate) broken: BTreeMap<AttachmentKey, Broken>,
     /// Who waits for this agent, and how long at most.
     waits: BTreeMap<String, Instant>,
     pub(crate) sweep_at: Option<Instant>,
@@ -118,6 +122,8 @@ impl Ring {
             own_netns: netns::current().and_then(|own| netns::id(own.as_fd()))?,
             name_lost: None,
             left: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            broken: BTreeMap::new(),
             waits: BTreeMap::new(),
             sweep_at: None,
             retry_at: None,
@@ -148,7 +154,7 @@ impl Ring {
     /// Sleeps until something comes in or is due; true when a signal says to stop.
     fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
         let wait_at = self.waits.values().min().copied();
-        let due = [self.sweep_at, self.retry_at, wait_at];
+        let due = [self.sweep_at, self.retry_at, wait_at, self.loop_.due()];
         let due = due.into_iter().flatten().fold(self.read_at, Instant::min);
         let left = due.saturating_duration_since(Instant::now());
         // Rounded up, so as not to wake just before.
@@ -179,6 +185,7 @@ impl Ring {
         self.settle(sweep);
         self.finish_adds(batch.adding);
         self.finish_dels(batch.deleting);
+        self.remake();
         for ask in batch.asks {
             self.answer(ask);
         }
@@ -281,6 +288,7 @@ impl Ring {
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.loop_.retry();
+            self.retry_remake();
             self.retry_at = None;
         }
         match self.sweep_at {
@@ -409,11 +417,12 @@ impl Ring {
         if self.sweep_at.is_none() && self.loop_.has_leftovers() {
             self.sweep_at = Some(now + GATHER);
         }
-        if self.retry_at.is_none() && (self.loop_.has_failed() || self.loop_.has_work()) {
+        let unfinished = self.loop_.has_failed() || self.loop_.has_work() || self.has_passing();
+        if self.retry_at.is_none() && unfinished {
             self.retry_at = Some(now + RETRY);
         }
-        if !self.dirty.is_empty() {
-            // Something was learned while answering.
+        if !self.dirty.is_empty() || !self.orphans.is_empty() {
+            // Something was learned while answering, or went while it was repaired.
             self.retry_at = Some(now);
         }
     }

@@ -83,9 +83,10 @@ impl Ring {
         let pods = self.world.endpoints().filter(|attached| attached.phase == Phase::Wanted);
         for Endpoint { key, pod, .. } in pods.map(|attached| &attached.endpoint) {
             if !self.is_settled(&Scope::Endpoint(key.clone())) {
-                reasons.push(format!(
-                    "pod {pod}: its interface on this node is gone or incomplete; delete and add it"
-                ));
+                let known = self.broken.get(key).map(|broken| broken.reason.clone());
+                reasons.push(known.unwrap_or_else(|| {
+                    format!("pod {pod}: its interface on this node is gone or incomplete; delete and add it")
+                }));
             }
         }
         reasons

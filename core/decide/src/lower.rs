@@ -1,5 +1,6 @@
 //! Lowering: choices written down as rows of the kernel's tables.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tartan_fabric::vxlan_device;
@@ -121,7 +122,9 @@ fn element(table: TableFamily, member: Member) -> Row {
 }
 
 fn lower_network(network: &NetworkChoice) -> Vec<Row> {
-    let mut rows: Vec<Row> = network.locals.iter().map(|local| Row::Link(vxlan(network, *local))).collect();
+    let families: BTreeSet<Family> = network.blocks.iter().map(Cidr::family).collect();
+    let devices = network.locals.iter().map(|local| vxlan(network, *local));
+    let mut rows: Vec<Row> = devices.flat_map(|device| carries(device, &families)).collect();
     // One device holds the node's addresses; routes by the other name them as their source.
     if let Some(first) = network.locals.first() {
         let device = vxlan_device(network.vni, Family::of(*first));
@@ -136,14 +139,27 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
     rows.extend(network.blocks.iter().map(|block| Row::Route(catch(*block))));
     if let Some(bridge) = &network.bridge {
         let alias = format!("tartan network {}", network.network);
-        rows.push(Row::Link(link(&bridge.name, LinkKind::Bridge, bridge.mac, network.mtu, alias)));
-        rows.extend(network.blocks.iter().filter_map(|block| bridge_address(&bridge.name, block)));
+        let bridge_link = link(&bridge.name, LinkKind::Bridge, bridge.mac, network.mtu, alias);
+        rows.extend(carries(bridge_link, &families));
+        rows.extend(network.blocks.iter().flat_map(|block| onto_bridge(&bridge.name, block)));
         if network.blocks.iter().any(|block| block.family() == Family::Ipv6) {
             // Without a link-local address the kernel solicits no neighbor for packets that it forwards
             // (net/ipv6/ndisc.c, ndisc_send_ns).
             rows.push(link_local(&bridge.name, GATEWAY_IPV6, 64));
         }
     }
+    rows
+}
+
+/// A link and the settings without which it forwards nothing of these families: it has them from the defaults of its
+/// namespace, which are not ours.
+fn carries(link: Link, families: &BTreeSet<Family>) -> Vec<Row> {
+    let settings = families.iter().map(|family| match family {
+        Family::Ipv4 => Sysctl { key: SysctlKey::LinkForward(link.name.clone()), value: 1 },
+        Family::Ipv6 => Sysctl { key: SysctlKey::NoIpv6(link.name.clone()), value: 0 },
+    });
+    let mut rows: Vec<Row> = settings.map(Row::Sysctl).collect();
+    rows.push(Row::Link(link));
     rows
 }
 
@@ -157,9 +173,18 @@ fn link(name: &IfName, kind: LinkKind, mac: Mac, mtu: Mtu, alias: String) -> Lin
     Link { name: name.clone(), kind, mac, mtu, up: true, master: None, alias, peer: None }
 }
 
-fn bridge_address(bridge: &IfName, block: &Cidr) -> Option<Row> {
-    let address = InterfaceAddress::new(tartan_ipam::gateway(block), block.length())?;
-    Some(Row::Address(Address { link: bridge.clone(), address, scope: AddressScope::Global }))
+/// The gateway of a block, and the way to the block's pods. The route that the kernel makes for an address with a
+/// network would be nobody's: when it is deleted, only taking the address away and giving it again brings it back.
+fn onto_bridge(bridge: &IfName, block: &Cidr) -> [Row; 2] {
+    let gateway = tartan_ipam::gateway(block);
+    let address = InterfaceAddress::host(gateway);
+    let route = Route {
+        dst: *block,
+        metric: Route::usual_metric(block.family()),
+        kind: RouteKind::Link { link: bridge.clone() },
+        source: Some(gateway),
+    };
+    [Row::Address(Address { link: bridge.clone(), address, scope: AddressScope::Global }), Row::Route(route)]
 }
 
 fn link_local(link: &IfName, address: IpAddr, length: u8) -> Row {
@@ -224,13 +249,13 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         alias: alias(&format!("tartan pod {}", endpoint.pod)),
         peer,
     };
-    let mut rows = vec![Row::Link(end)];
-    if choice.open {
-        rows.extend(lower_guard(endpoint));
+    let guard = if choice.open { lower_guard(endpoint) } else { Vec::new() };
+    if !choice.open || endpoint.attachment == Attachment::Bridge {
+        return [vec![Row::Link(end)], guard].concat();
     }
-    if choice.open && endpoint.attachment == Attachment::Routed {
-        rows.extend(endpoint.addresses.iter().flat_map(|address| lower_routed(choice, *address)));
-    }
+    let mut rows = carries(end, &endpoint.addresses.iter().copied().map(Family::of).collect());
+    rows.extend(guard);
+    rows.extend(endpoint.addresses.iter().flat_map(|address| lower_routed(choice, *address)));
     rows
 }
 

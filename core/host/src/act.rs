@@ -5,7 +5,8 @@
 //!
 //! Left out, so plans that lean on it are not judged: which of two IPv4 addresses in one network of one link is the
 //! primary one (removing it removes the others unless `promote_secondaries` is set), a bridge whose MTU follows its
-//! ports until it is set apart from them, what the other end of a veth has in its namespace, the link-local address of
+//! ports until it is set apart from them, what the other end of a veth has in its namespace, a link that has IPv6
+//! switched off by its setting, the link-local address of
 //! a link whose MTU comes back over the minimum of IPv6, and the removal of an IPv4 route of metric 0 that is not
 //! there: the kernel takes that for any metric (`fib_nh_match`), and removes the next of ours.
 
@@ -63,10 +64,11 @@ impl Host {
 
     /// A setting of a link is a file that comes and goes with the link.
     fn set(&mut self, sysctl: &Sysctl) -> Result<(), StepError> {
-        if let SysctlKey::AcceptRa(link) = &sysctl.key {
-            self.link_up(link)?;
-        }
+        sysctl.key.link().map(|link| self.link_up(link)).transpose()?;
         self.rows.insert(Row::Sysctl(sysctl.clone()));
+        if sysctl.key == SysctlKey::Ipv4Forward {
+            self.forward_all(sysctl.value);
+        }
         Ok(())
     }
 
@@ -76,6 +78,16 @@ impl Host {
         }
         self.rows.insert(Row::Element(element.clone()));
         Ok(())
+    }
+
+    /// The switch for all links sets each of them (net/ipv4/devinet.c, `inet_forward_change`).
+    fn forward_all(&mut self, value: u32) {
+        let each = self.rows.iter().filter_map(|row| match row {
+            Row::Sysctl(Sysctl { key: key @ SysctlKey::LinkForward(_), .. }) => Some(key.clone()),
+            _ => None,
+        });
+        let set: Vec<Row> = each.map(|key| Row::Sysctl(Sysctl { key, value })).collect();
+        self.rows.extend(set);
     }
 
     fn create_link(&mut self, link: &Link) -> Result<(), StepError> {

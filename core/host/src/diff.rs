@@ -67,9 +67,9 @@ impl<'a> Comparison<'a> {
     fn sort_link(&mut self, name: &'a IfName) {
         match (self.want.link(name), self.have.link(name)) {
             (None, Some(_)) => self.removed.insert(name),
-            (Some(want), None) => can_be_made(want) && self.created.insert(name),
+            (Some(want), None) => want.can_be_made() && self.created.insert(name),
             (Some(want), Some(have)) if want.kind != have.kind => {
-                can_be_made(want) && self.replaced.insert(name)
+                want.can_be_made() && self.replaced.insert(name)
             }
             (Some(want), Some(have)) => have.up && !want.up && self.lowered.insert(name),
             (None, None) => false,
@@ -111,22 +111,23 @@ impl<'a> Comparison<'a> {
         row.on().or(master).is_some_and(|link| self.replaced.contains(link))
     }
 
-    /// The order of building: that of the keys, and a bridge before its ports.
+    /// The order of building: that of the keys, but a bridge before its ports, and a link before its settings.
     fn place(&self, key: &Key) -> u8 {
         let kind = |name| self.want.link(name).or_else(|| self.have.link(name)).map(|link| &link.kind);
         match key {
             Key::Ruleset => 0,
             Key::Element(_) => 1,
-            Key::Sysctl(_) => 2,
+            Key::Sysctl(key) if key.on().is_none() => 2,
             Key::Link(name) => match kind(name) {
                 Some(LinkKind::Bridge) => 3,
                 Some(LinkKind::Vxlan { .. }) => 4,
                 Some(LinkKind::Veth) | None => 5,
             },
-            Key::Address(..) => 6,
-            Key::Fdb(..) => 7,
-            Key::Neighbor(..) => 8,
-            Key::Route(..) => 9,
+            Key::Sysctl(_) => 6,
+            Key::Address(..) => 7,
+            Key::Fdb(..) => 8,
+            Key::Neighbor(..) => 9,
+            Key::Route(..) => 10,
         }
     }
 
@@ -179,11 +180,7 @@ impl<'a> Comparison<'a> {
             _ => row.on().and_then(|name| self.want.link(name)),
         };
         link.is_none_or(|want| {
-            can_be_made(want) || self.have.link(&want.name).is_some_and(|have| have.kind == want.kind)
+            want.can_be_made() || self.have.link(&want.name).is_some_and(|have| have.kind == want.kind)
         })
     }
-}
-
-fn can_be_made(link: &Link) -> bool {
-    link.kind != LinkKind::Veth || link.peer.is_some()
 }

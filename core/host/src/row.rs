@@ -82,6 +82,11 @@ pub enum SysctlKey {
     Ipv4Forward,
     /// `net.ipv6.conf.all.forwarding`.
     Ipv6Forward,
+    /// `net.ipv4.conf.LINK.forwarding` of a link of ours. What comes in by a link that has it off is not forwarded,
+    /// whatever `ip_forward` says (net/ipv4/route.c, `ip_route_input_slow`). IPv6 asks only the switch for all links.
+    LinkForward(IfName),
+    /// `net.ipv6.conf.LINK.disable_ipv6` of a link of ours.
+    NoIpv6(IfName),
 }
 
 impl SysctlKey {
@@ -91,6 +96,24 @@ impl SysctlKey {
             SysctlKey::AcceptRa(link) => format!("net/ipv6/conf/{link}/accept_ra"),
             SysctlKey::Ipv4Forward => "net/ipv4/ip_forward".into(),
             SysctlKey::Ipv6Forward => "net/ipv6/conf/all/forwarding".into(),
+            SysctlKey::LinkForward(link) => format!("net/ipv4/conf/{link}/forwarding"),
+            SysctlKey::NoIpv6(link) => format!("net/ipv6/conf/{link}/disable_ipv6"),
+        }
+    }
+
+    /// The link whose setting it is: it comes and goes with the link.
+    pub fn link(&self) -> Option<&IfName> {
+        match self {
+            SysctlKey::AcceptRa(link) => Some(link),
+            _ => self.on(),
+        }
+    }
+
+    /// The same if that is a link of ours; the uplink is not.
+    pub fn on(&self) -> Option<&IfName> {
+        match self {
+            SysctlKey::LinkForward(link) | SysctlKey::NoIpv6(link) => Some(link),
+            SysctlKey::AcceptRa(_) | SysctlKey::Ipv4Forward | SysctlKey::Ipv6Forward => None,
         }
     }
 }
@@ -118,6 +141,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether it could be made if it was not there: a veth only goes together with its other end.
+    pub fn can_be_made(&self) -> bool {
+        self.kind != LinkKind::Veth || self.peer.is_some()
+    }
+
     /// Whether what the kernel has is what is wanted: all but the other end, which cannot be seen from here.
     pub fn matches(&self, other: &Link) -> bool {
         Link { peer: None, ..self.clone() } == Link { peer: None, ..other.clone() }
@@ -268,10 +296,11 @@ impl Row {
         }
     }
 
-    /// The link that this row is on and vanishes with; None for nftables, links, settings and blackholes.
+    /// The link that this row is on and vanishes with; None for nftables, links, settings of the node and blackholes.
     pub fn on(&self) -> Option<&IfName> {
         match self {
-            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) => None,
+            Row::Sysctl(row) => row.key.on(),
+            Row::Ruleset(_) | Row::Element(_) | Row::Link(_) => None,
             Row::Address(row) => Some(&row.link),
             Row::Fdb(row) => Some(&row.link),
             Row::Neighbor(row) => Some(&row.link),
@@ -331,7 +360,8 @@ impl Rows {
         self.0.iter()
     }
 
-    /// The keys of the addresses, forwarding entries and neighbours on a link, without a search through all rows.
+    /// The keys of the settings, addresses, forwarding entries and neighbours on a link, without a search through all
+    /// rows.
     pub(crate) fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let starts = [
@@ -339,12 +369,14 @@ impl Rows {
             Some(Key::Fdb(link.clone(), Mac::from_bytes([0; 6]))),
             Some(Key::Neighbor(link.clone(), nowhere)),
         ];
-        starts.into_iter().flatten().flat_map(move |start| {
+        let settings = [SysctlKey::LinkForward(link.clone()), SysctlKey::NoIpv6(link.clone())];
+        let settings = settings.into_iter().filter_map(|key| self.0.get_key_value(&Key::Sysctl(key)));
+        let others = starts.into_iter().flatten().flat_map(move |start| {
             let table = std::mem::discriminant(&start);
             let rows = self.0.range(start..);
             rows.take_while(move |(key, row)| std::mem::discriminant(*key) == table && row.on() == Some(link))
-                .map(|(key, _)| key)
-        })
+        });
+        settings.chain(others).map(|(key, _)| key)
     }
 
     /// The keys of all elements, without a search through all rows.

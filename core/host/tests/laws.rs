@@ -114,21 +114,25 @@ fn moved(row: &Row, to: &IfName) -> Row {
         Row::Neighbor(row) => Row::Neighbor(Neighbor { link: to.clone(), ..row }),
         Row::Route(row) => Row::Route(Route { kind: RouteKind::Link { link: to.clone() }, ..row }),
         Row::Link(row) => Row::Link(Link { name: to.clone(), ..row }),
+        Row::Sysctl(Sysctl { key: SysctlKey::LinkForward(_), value }) => {
+            Row::Sysctl(Sysctl { key: SysctlKey::LinkForward(to.clone()), value })
+        }
         row @ (Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_)) => row,
     }
 }
 
-/// Where a step stands in a plan: the filter first, routes last.
+/// Where a step stands in a plan: the filter and the node's settings first, routes last.
 fn storey(step: &Step) -> u8 {
     match step.key() {
         Key::Ruleset => 0,
         Key::Element(_) => 1,
-        Key::Sysctl(_) => 2,
+        Key::Sysctl(key) if key.on().is_none() => 2,
         Key::Link(_) => 3,
-        Key::Address(..) => 4,
-        Key::Fdb(..) => 5,
-        Key::Neighbor(..) => 6,
-        Key::Route(..) => 7,
+        Key::Sysctl(_) => 4,
+        Key::Address(..) => 5,
+        Key::Fdb(..) => 6,
+        Key::Neighbor(..) => 7,
+        Key::Route(..) => 8,
     }
 }
 

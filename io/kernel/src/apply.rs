@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use tartan_host::{Key, Link, LinkKind, Row, Step, StepError, Sysctl, SysctlKey};
+use tartan_host::{Key, Link, LinkKind, Row, Step, StepError};
 use tartan_model::{Family, IfName};
 
 use crate::kernel::Kernel;
@@ -311,9 +311,8 @@ fn explain(step: &Step, refused: Refused) -> StepError {
     match (refused.errno, row) {
         (libc::EEXIST, _) => StepError::Exists,
         (libc::ENODEV, Row::Link(_)) if changes => StepError::Gone,
-        (libc::ENODEV, _) | (libc::ENOENT, Row::Sysctl(Sysctl { key: SysctlKey::AcceptRa(_), .. })) => {
-            StepError::NoLink
-        }
+        (libc::ENODEV, _) => StepError::NoLink,
+        (libc::ENOENT, Row::Sysctl(row)) if row.key.link().is_some() => StepError::NoLink,
         (libc::ENOENT | libc::ESRCH, Row::Fdb(_) | Row::Neighbor(_) | Row::Route(_)) if changes => {
             StepError::Gone
         }

@@ -1,18 +1,18 @@
 //! The kernel of one network namespace: opened, read, listened to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteProtocol;
-use tartan_host::{Host, LinkKind, NetnsToken, Row, SysctlKey};
+use tartan_host::{Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
 use tartan_model::{Family, IfName};
 
 use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
 use crate::read::{Links, Seen};
-use crate::sysctl::{self, Settings};
+use crate::sysctl::{self, Settings, Watch};
 use crate::{Denied, Dump, KernelError, NetnsError, Request, Rtnl, netns, nft, tables};
 
 /// The kernel of one network namespace, as far as it concerns us.
@@ -30,6 +30,9 @@ pub struct Kernel {
     pub(crate) ipv6: bool,
     listener: Listener,
     footing: Footing,
+    /// Settings that somebody asked for: of these changes are told.
+    told: BTreeSet<SysctlKey>,
+    watch: Watch,
     /// Heard and not yet taken.
     pub(crate) pending: Notices,
     next_token: u64,
@@ -70,6 +73,8 @@ impl Kernel {
             settings: Settings::default(),
             netns: None,
             footing: Footing::default(),
+            told: BTreeSet::new(),
+            watch: Watch::default(),
             pending: Notices::default(),
             next_token: 1,
         })
@@ -119,6 +124,7 @@ impl Kernel {
     pub fn read(&mut self, sysctls: &[SysctlKey]) -> Result<Host, KernelError> {
         self.listener.drain(|_| ());
         self.pending = Notices::default();
+        sysctls.iter().for_each(|key| self.listen_to(key));
         let seen = self.read_links()?;
         let mut host = Host::default();
         host.rows.extend(self.read_ruleset()?);
@@ -138,8 +144,10 @@ impl Kernel {
         links.into_iter().for_each(|link| self.requests.sync_carrier(link));
     }
 
-    /// Reads one setting; None where the kernel has no such setting or does not let it be read.
-    pub fn read_sysctl(&self, key: &SysctlKey) -> Option<Row> {
+    /// Reads one setting, and tells of its changes from now on as far as they can be known; None where the kernel has
+    /// no such setting or does not let it be read.
+    pub fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {
+        self.listen_to(key);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
         sysctl::read(netns, std::slice::from_ref(key)).ok()?.pop().map(Row::Sysctl)
     }
@@ -180,11 +188,19 @@ impl Kernel {
         self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())
     }
 
+    /// The kernel has notices for forwarding; other settings are watched by their files.
+    fn listen_to(&mut self, key: &SysctlKey) {
+        if let SysctlKey::AcceptRa(_) = key {
+            self.watch.add(self.netns.as_ref().map(AsFd::as_fd), key);
+        }
+        self.told.insert(key.clone());
+    }
+
     /// Descriptors of which one is readable when the kernel tells something; what [`Kernel::apply`] did can wait in
     /// [`Kernel::notices`] without them.
     pub fn notices_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let filter = self.filter.iter().map(|filter| filter.listener.as_fd());
-        filter.chain([self.listener.as_fd()])
+        let filter = self.filter.as_ref().map(|filter| filter.listener.as_fd());
+        [Some(self.listener.as_fd()), filter, self.watch.fd()].into_iter().flatten()
     }
 
     /// What the kernel told since the last time; never waits. The kernel tells before it acknowledges, so what
@@ -195,22 +211,38 @@ impl Kernel {
     }
 
     fn hear(&mut self) {
-        let mut hearing =
-            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut self.pending };
+        let mut hearing = Hearing {
+            links: &mut self.links,
+            footing: &mut self.footing,
+            told: &self.told,
+            notices: &mut self.pending,
+            other_files: Vec::new(),
+        };
         let whole = self.listener.drain(|message| hearing.hear(message));
+        let other_files = hearing.other_files;
         self.pending.lost |= !whole;
         if let Some(filter) = &mut self.filter {
             let heard = filter.listener.drain(filter.ruleset.port());
             self.pending.rows.extend(heard.rows);
             self.pending.ruleset_stale |= heard.stale;
         }
+        other_files.iter().for_each(|key| self.watch.forget(key));
+        for key in self.watch.drain().into_iter().chain(other_files) {
+            let row = self.read_sysctl(&key);
+            self.pending.rows.extend(row.map(Notice::Is));
+        }
     }
 
     /// Asks for things that the kernel tells of later than it acknowledges them, and takes the answers for notices.
     pub(crate) fn hear_at_once(&mut self, requests: Vec<Request>) {
         self.hear();
-        let mut hearing =
-            Hearing { links: &mut self.links, footing: &mut self.footing, notices: &mut self.pending };
+        let mut hearing = Hearing {
+            links: &mut self.links,
+            footing: &mut self.footing,
+            told: &self.told,
+            notices: &mut self.pending,
+            other_files: Vec::new(),
+        };
         self.requests.exchange(requests, |_, message| hearing.hear(message));
     }
 

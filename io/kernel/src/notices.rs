@@ -6,12 +6,12 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::NLM_F_REPLACE;
+use netlink_packet_core::{NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_sys::Socket;
 use nix::sys::socket::{setsockopt, sockopt};
-use tartan_host::{ForeignLink, Key, Notice, Route, Row};
+use tartan_host::{ForeignLink, Key, Notice, Route, Row, Sysctl, SysctlKey};
 use tartan_model::{Cidr, Family, IfName};
 
 use crate::KernelError;
@@ -22,8 +22,11 @@ use crate::rtnl::{self, DATAGRAM, Message, Messages};
 /// Room for notices that nobody has taken yet: about 10,000 routes.
 const QUEUE: usize = 8 << 20;
 
-/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE (linux/rtnetlink.h).
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF
+/// (linux/rtnetlink.h).
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+/// A setting of one link, or of all, changed (linux/rtnetlink.h).
+const RTM_NEWNETCONF: u16 = 80;
 
 /// What the kernel told since the last time, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -150,7 +153,11 @@ fn take_out<K: Hash + Eq>(sets: &mut HashMap<K, BTreeSet<RouteKey>>, at: K, key:
 pub(crate) struct Hearing<'a> {
     pub(crate) links: &'a mut Links,
     pub(crate) footing: &'a mut Footing,
+    /// The settings that are asked for.
+    pub(crate) told: &'a BTreeSet<SysctlKey>,
     pub(crate) notices: &'a mut Notices,
+    /// Settings among them whose files are those of another link now.
+    pub(crate) other_files: Vec<SysctlKey>,
 }
 
 impl Hearing<'_> {
@@ -161,6 +168,7 @@ impl Hearing<'_> {
             libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(message),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbor(message),
+            RTM_NEWNETCONF => self.forwarding(message),
             _ => Some(()),
         };
         if understood.is_none() {
@@ -217,6 +225,10 @@ impl Hearing<'_> {
             None => {
                 let now = Known { name: seen.name.clone(), ours: false, up: seen.up, mtu: seen.mtu };
                 if before.as_ref() != Some(&now) {
+                    let setting = SysctlKey::AcceptRa(now.name.clone());
+                    if before.is_none_or(|before| before.name != now.name) && self.told.contains(&setting) {
+                        self.other_files.push(setting);
+                    }
                     self.notices.underlay |= !self.links.is_our_name(&now.name);
                     self.notices.rows.push(Notice::Foreign(now.name, ForeignLink { up: now.up }));
                 }
@@ -299,6 +311,34 @@ impl Hearing<'_> {
                 self.footing.remove((dst, metric));
                 self.gone(Key::Route(dst, metric));
             }
+        }
+        Some(())
+    }
+
+    /// struct netconfmsg is the family alone, which attributes follow (linux/netconf.h).
+    fn forwarding(&mut self, message: Message<'_>) -> Option<()> {
+        const NETCONFA_IFINDEX: u16 = 1;
+        const NETCONFA_FORWARDING: u16 = 2;
+        const ALL: i32 = -1;
+        let find = |kind: u16| {
+            let mut attributes = NlasIterator::new(message.payload.get(4..)?).filter_map(Result::ok);
+            let found = attributes.find(|attribute| attribute.kind() == kind)?;
+            found.value().try_into().ok().map(i32::from_ne_bytes)
+        };
+        let Some(value) = find(NETCONFA_FORWARDING).and_then(|value| u32::try_from(value).ok()) else {
+            return Some(());
+        };
+        let key = match (i32::from(message.byte(0)), find(NETCONFA_IFINDEX)?) {
+            (libc::AF_INET, ALL) => SysctlKey::Ipv4Forward,
+            (libc::AF_INET6, ALL) => SysctlKey::Ipv6Forward,
+            (libc::AF_INET, index) => match self.links.ours(index.cast_unsigned()) {
+                Some(link) => SysctlKey::LinkForward(link.clone()),
+                None => return Some(()),
+            },
+            _ => return Some(()),
+        };
+        if self.told.contains(&key) {
+            self.is(Row::Sysctl(Sysctl { key, value }));
         }
         Some(())
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tartan_host::{Sysctl, SysctlKey};
 
 use crate::{NetnsError, Refused, netns};
@@ -35,10 +36,74 @@ impl Settings {
         if old.trim() == value {
             return Ok(());
         }
-        if let Some(file) = &self.file {
+        // A link of ours had no settings before us.
+        if let Some(file) = self.file.as_ref().filter(|_| wanted.key.on().is_none()) {
             save(file, wanted.key.path(), old.trim())?;
         }
         fs::write(&path, value)
+    }
+}
+
+/// Tells when somebody writes to the file of a setting (inotify(7)). It does not see writes through another mount of
+/// /proc, and only few settings need it: of the others the kernel tells by netconf notices.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    inotify: Option<Inotify>,
+    /// The files are held open: the kernel may forget a name that nobody uses, and the watch with it
+    /// (fs/proc/proc_sysctl.c, `proc_sys_make_inode`).
+    files: BTreeMap<SysctlKey, (WatchDescriptor, File)>,
+}
+
+impl Watch {
+    /// Watches a setting from now on; without effect on one that is watched already.
+    pub(crate) fn add(&mut self, netns: Option<BorrowedFd<'_>>, key: &SysctlKey) {
+        if self.files.contains_key(key) {
+            return;
+        }
+        match inside(netns, || self.add_here(key)) {
+            Ok(Ok(())) => {}
+            // An account has 128 instances; the slow read is the net below.
+            Ok(Err(error)) => tracing::debug!("cannot watch {}: {error}", key.path()),
+            Err(error) => tracing::debug!("cannot watch {}: {error}", key.path()),
+        }
+    }
+
+    fn add_here(&mut self, key: &SysctlKey) -> io::Result<()> {
+        let path = path(key);
+        let file = File::open(&path)?;
+        let inotify = match self.inotify.take() {
+            Some(inotify) => inotify,
+            None => Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
+        };
+        let watch = inotify.add_watch(&path, AddWatchFlags::IN_MODIFY);
+        self.inotify = Some(inotify);
+        self.files.insert(key.clone(), (watch?, file));
+        Ok(())
+    }
+
+    /// Lets go of a setting whose file is another one now.
+    pub(crate) fn forget(&mut self, key: &SysctlKey) {
+        if let (Some((watch, _)), Some(inotify)) = (self.files.remove(key), &self.inotify) {
+            // The kernel may have let go of it itself.
+            let _ = inotify.rm_watch(watch);
+        }
+    }
+
+    /// The settings that were written to since the last time; never waits.
+    pub(crate) fn drain(&self) -> Vec<SysctlKey> {
+        let Some(inotify) = &self.inotify else { return Vec::new() };
+        let mut written = Vec::new();
+        while let Ok(events) = inotify.read_events() {
+            let files =
+                self.files.iter().filter(|(_, (watch, _))| events.iter().any(|event| event.wd == *watch));
+            written.extend(files.map(|(key, _)| key.clone()));
+        }
+        written
+    }
+
+    /// Readable when a setting was written to.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
     }
 }
 

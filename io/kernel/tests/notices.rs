@@ -186,7 +186,7 @@ fn a_port_that_leaves_its_bridge_is_still_there() {
 }
 
 fn is_readable(kernel: &Kernel, milliseconds: u16) -> bool {
-    let mut fds: Vec<PollFd<'_>> =
-        kernel.notices_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let fds = kernel.notices_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let mut fds: Vec<PollFd<'_>> = fds.collect();
     poll(&mut fds, PollTimeout::from(milliseconds)).unwrap() == 1
 }

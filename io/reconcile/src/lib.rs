@@ -5,6 +5,7 @@
 //! that it is there.
 
 mod dataplane;
+mod pace;
 mod reconciler;
 
 pub use dataplane::Dataplane;

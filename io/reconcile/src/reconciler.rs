@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::time::Instant;
 
 use tartan_host::{Host, Key, LinkKind, Notice, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
@@ -9,6 +10,7 @@ use tartan_model::IfName;
 use tracing::{debug, warn};
 
 use crate::Dataplane;
+use crate::pace::Pace;
 
 /// Rounds of compare and step before what is left is called unsettled. Two are enough for any host (a law of
 /// `tartan-host`); the third is for a kernel that changes meanwhile.
@@ -42,7 +44,7 @@ pub struct Reconciler<S, K> {
     /// Who else wants a row, where several do.
     shared: BTreeMap<Key, BTreeSet<S>>,
     scopes: BTreeMap<S, BTreeSet<Key>>,
-    /// Wanted keys by the link that they stand on.
+    /// Wanted keys by the link that they stand on or are ports of.
     on: BTreeMap<IfName, BTreeSet<Key>>,
     mirror: Host,
     /// Keys whose wanted or reported row changed since they were last compared.
@@ -51,12 +53,18 @@ pub struct Reconciler<S, K> {
     failed: BTreeMap<Key, String>,
     /// The reasons that the log has already.
     said: BTreeMap<Key, String>,
+    /// Wanted links that are gone, and of which the other end is not known.
+    orphans: BTreeSet<Key>,
     /// Every source has told all it knows, so what is not wanted may go.
     may_remove: bool,
-    routes_stale: bool,
-    ruleset_stale: bool,
-    underlay_changed: bool,
-    lost: bool,
+    /// Routes may be other than the mirror says.
+    routes: Pace,
+    /// So may our nftables.
+    ruleset: Pace,
+    /// The uplink may be another.
+    underlay: Pace,
+    /// Notices were lost: anything may be other than the mirror says.
+    everything: Pace,
 }
 
 impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
@@ -74,12 +82,19 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             dirty: BTreeSet::new(),
             failed: BTreeMap::new(),
             said: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             may_remove: false,
-            routes_stale: false,
-            ruleset_stale: false,
-            underlay_changed: false,
-            lost: true,
+            routes: Pace::with_burst(4),
+            ruleset: Pace::with_burst(4),
+            underlay: Pace::with_burst(4),
+            everything: Pace::with_burst(1),
         }
+        .in_doubt()
+    }
+
+    fn in_doubt(mut self) -> Self {
+        self.everything.doubt_if(true);
+        self
     }
 
     /// The kernel, for what is not rows.
@@ -152,10 +167,10 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     fn want_row(&mut self, row: Row) {
         let key = row.key();
-        if let Some(link) = row.on() {
+        if let Some(link) = place(&row) {
             self.on.entry(link.clone()).or_default().insert(key.clone());
         }
-        if let Some(old) = self.want.insert(row.clone()).filter(|old| old.on() != row.on()) {
+        if let Some(old) = self.want.insert(row.clone()).filter(|old| place(old) != place(&row)) {
             self.forget_place(&old, &key);
         }
     }
@@ -169,7 +184,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     }
 
     fn forget_place(&mut self, row: &Row, key: &Key) {
-        let Some(link) = row.on() else { return };
+        let Some(link) = place(row) else { return };
         if let Some(keys) = self.on.get_mut(link) {
             keys.remove(key);
             if keys.is_empty() {
@@ -194,18 +209,20 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.hear()
     }
 
-    /// Takes in what the kernel told since the last call; reads it anew where that is not enough.
+    /// Takes in what the kernel told since the last call; reads it anew where that is not enough, but not more often
+    /// than a [`Pace`] allows. Until then what it told counts, as far as it came.
     ///
     /// # Errors
     /// When the kernel could not be read.
     pub fn hear(&mut self) -> Result<(), KernelError> {
         let notices = self.kernel.notices();
-        self.routes_stale |= notices.routes_stale;
-        self.ruleset_stale |= notices.ruleset_stale;
-        self.underlay_changed |= notices.underlay;
-        self.lost |= notices.lost;
-        if self.lost {
-            return self.read_anew();
+        self.routes.doubt_if(notices.routes_stale);
+        self.ruleset.doubt_if(notices.ruleset_stale);
+        self.underlay.doubt_if(notices.underlay);
+        self.everything.doubt_if(notices.lost);
+        let now = Instant::now();
+        if self.everything.take(now) {
+            return self.read_anew().inspect_err(|_| self.everything.failed(now));
         }
         for notice in notices.rows {
             let key = notice.key();
@@ -213,37 +230,51 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 self.note_change(key);
             }
         }
-        if self.routes_stale {
-            let found = self.kernel.read_routes()?;
+        if self.routes.take(now) {
+            let found = self.kernel.read_routes().inspect_err(|_| self.routes.failed(now))?;
             self.take_table(found, |row| matches!(row, Row::Route(_)));
-            self.routes_stale = false;
         }
-        if self.ruleset_stale {
-            let found = self.kernel.read_ruleset()?;
+        if self.ruleset.take(now) {
+            let found = self.kernel.read_ruleset().inspect_err(|_| self.ruleset.failed(now))?;
             self.take_table(found, |row| matches!(row, Row::Ruleset(_) | Row::Element(_)));
-            self.ruleset_stale = false;
         }
         Ok(())
     }
 
-    /// Whether the underlay changed since this was last asked.
+    /// Whether the underlay changed since this was last asked, and it is time to look at it.
     pub fn take_underlay_changed(&mut self) -> bool {
-        mem::take(&mut self.underlay_changed)
+        self.underlay.take(Instant::now())
     }
 
-    /// The underlay is to be looked at again, as if it had changed.
+    /// The underlay could not be looked at.
     pub fn doubt_underlay(&mut self) {
-        self.underlay_changed = true;
+        self.underlay.failed(Instant::now());
+    }
+
+    /// Somebody waits for an answer: what is in doubt is read at the next [`Reconciler::hear`], however soon that is.
+    pub fn hurry(&mut self) {
+        self.routes.hurry();
+        self.ruleset.hurry();
+        self.everything.hurry();
+    }
+
+    /// When something that is in doubt will be looked at.
+    pub fn due(&self) -> Option<Instant> {
+        [&self.everything, &self.routes, &self.ruleset, &self.underlay]
+            .into_iter()
+            .filter_map(Pace::due)
+            .min()
     }
 
     /// Whether there is something to do that no notice will tell of.
     pub fn has_work(&self) -> bool {
-        let waiting = |key: &Key| self.may_remove && !self.is_leftover(key);
-        self.lost
-            || self.underlay_changed
-            || self.routes_stale
-            || self.ruleset_stale
-            || self.dirty.iter().any(waiting)
+        self.dirty.iter().any(|key| self.may_remove && !self.is_leftover(key))
+    }
+
+    /// The scopes whose link is gone and can only be made anew together with its other end: since the last call.
+    pub fn take_orphans(&mut self) -> Vec<S> {
+        let gone = mem::take(&mut self.orphans).into_iter().filter(|key| self.mirror.rows.get(key).is_none());
+        gone.filter_map(|key| self.owners.get(&key).cloned()).collect()
     }
 
     /// What should go and cannot, and why.
@@ -252,20 +283,24 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         unwanted.filter_map(|(key, reason)| Some(format!("{} stays: {reason}", self.mirror.rows.get(key)?)))
     }
 
-    /// Reads the wanted settings again, of whose changes the kernel does not tell.
+    /// Reads the wanted settings again: it may be that nobody told of a change.
     pub fn look_at_settings(&mut self) {
-        for key in self.want.iter().filter_map(sysctl_key).collect::<Vec<_>>() {
+        self.look_at(self.want.iter().filter_map(sysctl_key).collect());
+    }
+
+    fn look_at(&mut self, settings: Vec<SysctlKey>) {
+        for key in settings {
             if let Some(row) = self.kernel.read_sysctl(&key)
                 && self.mirror.learn(Notice::Is(row.clone()))
             {
-                self.dirty.insert(row.key());
+                self.note_change(row.key());
             }
         }
     }
 
     /// The next [`Reconciler::settle`] reads everything and tries again what failed.
     pub fn distrust(&mut self) {
-        self.lost = true;
+        self.everything.doubt_if(true);
     }
 
     /// Tries again what failed, at the next [`Reconciler::settle`].
@@ -303,8 +338,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     fn check(&self, row: &Row) -> Option<Unsettled> {
         let key = row.key();
-        let found = self.mirror.rows.get(&key).is_some_and(|found| row.matches(found));
-        (!found).then(|| Unsettled { row: row.clone(), reason: self.failed.get(&key).cloned() })
+        (!is_settled(&self.want, &self.mirror, &key))
+            .then(|| Unsettled { row: row.clone(), reason: self.failed.get(&key).cloned() })
     }
 
     fn plan_dirty(&mut self, sweep: Sweep) -> Vec<Step> {
@@ -313,6 +348,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             Sweep::Now => BTreeSet::new(),
         };
         let keys: BTreeSet<Key> = mem::take(&mut self.dirty).difference(&leftover).cloned().collect();
+        let orphans: Vec<Key> = keys.iter().filter(|key| self.is_orphan(key)).cloned().collect();
+        self.orphans.extend(orphans);
         let mut steps = diff_keys(&self.want, &self.mirror, &keys);
         if !self.may_remove {
             steps.retain(|step| self.is_replacement(step));
@@ -340,6 +377,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         veth && self.want.get(key).is_none()
     }
 
+    fn is_orphan(&self, key: &Key) -> bool {
+        matches!(self.want.get(key), Some(Row::Link(link)) if !link.can_be_made())
+            && self.mirror.rows.get(key).is_none()
+    }
+
     fn take(&mut self, steps: &[Step]) {
         for step in steps {
             debug!("{step}");
@@ -355,11 +397,21 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             }
             if let Err(error) = outcome {
                 self.fail(step, error.to_string());
+                self.doubt_settings(step);
             } else {
                 // A step may be taken without effect; whether it had one is seen in the next round.
                 self.dirty.insert(key);
             }
         }
+    }
+
+    /// What a link does not take may be shut out by a setting of it; of IPv6 switched off there is no notice.
+    fn doubt_settings(&mut self, step: &Step) {
+        let (Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row }) = step;
+        let on = row.on().and_then(|link| self.on.get(link)).into_iter().flatten();
+        self.look_at(
+            on.filter_map(|key| if let Key::Sysctl(key) = key { Some(key.clone()) } else { None }).collect(),
+        );
     }
 
     /// Says so once, and not again as long as the reason is the same.
@@ -373,14 +425,21 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.failed.insert(key, reason);
     }
 
-    /// A changed link may stand in the way of, or make room for, everything on it; elements go with the ruleset.
+    /// A changed link, or a setting of one, may stand in the way of, or make room for, everything on it; elements go with
+    /// the ruleset.
     fn note_change(&mut self, key: Key) {
-        if key == Key::Ruleset {
-            self.dirty.extend(self.want.keys().filter(|key| matches!(key, Key::Element(_))).cloned());
-        }
-        if let Key::Link(name) = &key {
+        let link = match &key {
+            Key::Ruleset => {
+                self.dirty.extend(self.want.keys().filter(|key| matches!(key, Key::Element(_))).cloned());
+                None
+            }
+            Key::Link(name) => Some(name),
+            Key::Sysctl(key) => key.on(),
+            _ => None,
+        };
+        if let Some(name) = link {
             let on = self.on.get(name).into_iter().flatten();
-            self.dirty.extend(on.filter(|key| self.mirror.rows.get(key).is_none()).cloned());
+            self.dirty.extend(on.filter(|key| !is_settled(&self.want, &self.mirror, key)).cloned());
         }
         self.dirty.insert(key);
     }
@@ -388,10 +447,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     fn read_anew(&mut self) -> Result<(), KernelError> {
         let sysctls: Vec<SysctlKey> = self.want.iter().filter_map(sysctl_key).collect();
         self.mirror = self.kernel.read(&sysctls)?;
-        self.lost = false;
-        self.routes_stale = false;
-        self.ruleset_stale = false;
-        self.underlay_changed = true;
+        self.routes.settled();
+        self.ruleset.settled();
+        self.underlay.doubt_if(true);
         self.dirty.extend(self.want.keys().cloned());
         self.dirty.extend(self.mirror.rows.keys().cloned());
         Ok(())
@@ -409,6 +467,18 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             self.dirty.insert(row.key());
         }
         self.mirror.rows.extend(found.iter().cloned());
+    }
+}
+
+fn is_settled(want: &Rows, have: &Host, key: &Key) -> bool {
+    want.get(key).zip(have.rows.get(key)).is_some_and(|(want, found)| want.matches(found))
+}
+
+/// The link that a row stands on, or is a port of.
+fn place(row: &Row) -> Option<&IfName> {
+    match row {
+        Row::Link(link) => link.master.as_ref(),
+        row => row.on(),
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use tartan_host::{
     Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError,
@@ -178,14 +179,39 @@ fn what_somebody_takes_away_comes_back() {
 }
 
 #[test]
-fn a_lost_notice_costs_one_read() {
+fn lost_notices_cost_one_read_in_a_while() {
     let mut it = start(Fake::default());
+    let begin = Instant::now();
     want(&mut it, "a", vec![pod()]);
     let reads = it.kernel().reads;
+    // As in a storm: whenever the loop looks, something was lost.
+    while begin.elapsed() < Duration::from_millis(250) {
+        it.kernel().lose = true;
+        it.settle(Sweep::Later).unwrap();
+        assert!(it.due().is_some_and(|at| at <= Instant::now() + Duration::from_millis(100)));
+    }
+    assert!((2..=3).contains(&(it.kernel().reads - reads)), "{}", it.kernel().reads - reads);
+    it.kernel().host = Host::default();
     it.kernel().lose = true;
+    it.hurry();
+    let reads = it.kernel().reads;
+    it.settle(Sweep::Later).unwrap();
+    assert_eq!(it.kernel().reads, reads + 1, "who waits is not kept waiting");
+    assert!(it.unsettled(&"a").is_empty() && it.take_underlay_changed() && it.due().is_none());
+}
+
+#[test]
+fn a_link_that_cannot_be_made_without_its_other_end_is_told_of() {
+    let mut it = start(Fake::default());
+    want(&mut it, "a", vec![pod()]);
+    let Row::Link(end) = pod() else { panic!("it is a link") };
+    want(&mut it, "a", vec![Row::Link(Link { peer: None, ..end })]);
+    assert_eq!(it.take_orphans(), Vec::<&str>::new());
     it.kernel().host = Host::default();
     it.settle(Sweep::Later).unwrap();
-    assert_eq!(it.kernel().reads, reads + 1);
+    assert_eq!(it.take_orphans(), ["a"]);
+    assert_eq!(it.take_orphans(), Vec::<&str>::new());
+    want(&mut it, "a", vec![pod()]);
     assert!(it.unsettled(&"a").is_empty());
 }
 

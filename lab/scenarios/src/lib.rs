@@ -15,6 +15,7 @@ mod plugin;
 mod probe;
 mod story;
 mod traces;
+mod witness;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -30,6 +31,7 @@ pub use plugin::{Container, run_plugin};
 pub use probe::{Outcome, Probe};
 pub use story::{Chance, Story};
 pub use traces::Traces;
+pub use witness::{State, Witness};
 
 /// As long as this lives, no other test that takes the lock runs on this machine.
 pub struct Lock {

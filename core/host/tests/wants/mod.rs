@@ -106,7 +106,10 @@ fn want_on(dice: &mut Dice, link: &Link) -> Vec<Row> {
     let gateway = [None, None, Some(Scope::Link), Some(Scope::Global)];
     let own = [None, Some("10.0.1.1/24"), Some("10.0.1.1/32")];
     let own_ipv6 = [None, Some("fd00::1/64"), Some("fd00::1/128")];
-    let mut rows = Vec::new();
+    // Settings are never taken back, so they are the same kinds in every want.
+    let settings = [SysctlKey::LinkForward(link.name.clone()), SysctlKey::NoIpv6(link.name.clone())];
+    let mut rows: Vec<Row> =
+        settings.map(|key| Row::Sysctl(Sysctl { key, value: dice.roll(2).into() })).into();
     rows.extend(dice.pick(&gateway).flatten().map(|scope| address(on, "169.254.1.1/32", scope)));
     rows.extend(dice.pick(&own).flatten().map(|text| address(on, text, Scope::Global)));
     rows.extend(dice.pick(&own_ipv6).flatten().map(|text| address(on, text, Scope::Global)));

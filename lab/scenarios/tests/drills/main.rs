@@ -1,0 +1,75 @@
+//! Drills: what people and programs do to a node, and that all is as before at once, while those whom it does not
+//! concern notice nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod scene;
+mod table;
+
+use std::time::Duration;
+
+use scene::Scene;
+use table::{DRILLS, Drill};
+
+/// How long a repair may take where it is not measured: five times the goal.
+const CEILING: Duration = Duration::from_secs(5);
+
+fn drills(attachment: &str) -> impl Iterator<Item = &'static Drill> {
+    let only = std::env::var("TARTAN_DRILL").unwrap_or_default();
+    DRILLS.iter().filter(move |drill| drill.attachments.contains(&attachment) && drill.name.contains(&only))
+}
+
+/// Once with the agent held still, which proves that the damage is one, and once as it comes.
+fn rehearse(scene: &mut Scene, drill: &Drill) -> Result<Duration, String> {
+    let probes = scene.probes(drill.bystanders);
+    scene.frozen_trial(drill.damage, CEILING)?;
+    (drill.mend)(scene);
+    let first = scene.trial(drill.damage, CEILING);
+    (drill.mend)(scene);
+    let time = first.or_else(|_| {
+        let second = scene.trial(drill.damage, CEILING);
+        (drill.mend)(scene);
+        second
+    })?;
+    scene.goes_on()?;
+    for probe in probes {
+        let outcome = probe.finish();
+        if !outcome.lost.is_empty() || outcome.sent < 10 {
+            return Err(format!(
+                "bystanders lost {} of {}: {:?}",
+                outcome.lost.len(),
+                outcome.sent,
+                outcome.lost
+            ));
+        }
+    }
+    Ok(time)
+}
+
+fn rehearse_all(attachment: &str) {
+    let mut scene = Scene::new("t-drill", attachment);
+    let mut wrong = String::new();
+    for drill in drills(attachment) {
+        match rehearse(&mut scene, drill) {
+            Ok(time) => println!("{attachment}: {}: {:.1} ms", drill.name, time.as_secs_f64() * 1e3),
+            Err(error) => wrong += &format!("{attachment}: {}:\n{error}\n", drill.name),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    scene.lab.assert_full(9, &[]);
+}
+
+#[test]
+fn what_is_damaged_on_a_node_with_routed_pods_comes_back() {
+    rehearse_all("routed");
+}
+
+#[test]
+fn what_is_damaged_on_a_node_with_bridged_pods_comes_back() {
+    rehearse_all("bridge");
+}

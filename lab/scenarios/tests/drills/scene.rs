@@ -1,0 +1,219 @@
+//! Where a drill takes place: a lab, the node that is damaged, and the hand that damages it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteHeader, route::RouteMessage};
+use tartan_host::{Host, Link, Row, Step};
+use tartan_kernel::{Kernel, Marks, Request, Rtnl, netns};
+use tartan_model::{Cidr, IfName, Mtu};
+use tartan_scenarios::{Lab, Probe, State, Witness};
+
+/// The node that is damaged, and the pod of it that is looked into.
+const NODE: &str = "n1";
+const POD: &str = "default_p1";
+/// Pods that are sent to.
+const PODS: [&str; 4] = ["default/p2", "default/p3", "default/p4", "default/p7"];
+
+/// Two pods that a damage does not concern. Pods p1, p4 and p7 are on n1; p2 on n2, p3 on n3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pair {
+    /// Two others on the node.
+    Neighbors,
+    /// Another on the node, and one on the third node.
+    Across,
+    /// On two other nodes.
+    Elsewhere,
+}
+
+/// A lab that is up, and what there was before any damage.
+pub(crate) struct Scene {
+    pub(crate) lab: Lab,
+    pub(crate) before: State,
+    /// What the node had when the damage began.
+    pub(crate) host: Host,
+    /// The host's end of the pod.
+    pub(crate) end: IfName,
+    addresses: BTreeMap<&'static str, Vec<IpAddr>>,
+    witness: Witness,
+    saboteur: Kernel,
+    netns: OwnedFd,
+}
+
+impl Scene {
+    pub(crate) fn new(name: &str, attachment: &str) -> Scene {
+        let set = format!("attachment={attachment}");
+        let lab = Lab::up(name, &["--nodes", "3", "--pods", "3", "--family", "dual", "--set", &set]);
+        let mut witness = Witness::new(&lab, NODE, POD);
+        let before = witness.state();
+        let end = before.node.rows.iter().find_map(|row| match row {
+            Row::Link(link) if link.alias.ends_with("default/p1") => Some(link.name.clone()),
+            _ => None,
+        });
+        let netns = netns::open(&lab.netns(NODE)).expect("the node");
+        Scene {
+            end: end.expect("the host's end of p1"),
+            host: before.node.clone(),
+            addresses: PODS.map(|pod| (pod, lab.addresses(pod))).into(),
+            saboteur: Kernel::open_in(netns.as_fd(), Marks::Node).expect("its kernel"),
+            before,
+            witness,
+            netns,
+            lab,
+        }
+    }
+
+    /// Does the damage and waits until it is undone: the time, the kernel's own for the damage included.
+    pub(crate) fn trial(&mut self, damage: fn(&mut Scene), patience: Duration) -> Result<Duration, String> {
+        self.host = self.saboteur.read(&[]).expect("the node's kernel");
+        let start = std::time::Instant::now();
+        damage(self);
+        self.witness.wait_for(&self.before, patience)?;
+        Ok(start.elapsed())
+    }
+
+    /// The same with the agent held still until the damage was seen.
+    pub(crate) fn frozen_trial(&mut self, damage: fn(&mut Scene), patience: Duration) -> Result<(), String> {
+        self.host = self.saboteur.read(&[]).expect("the node's kernel");
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+        self.wait_until_stopped();
+        damage(self);
+        let harmless = self.witness.state() == self.before;
+        self.signal(nix::sys::signal::Signal::SIGCONT);
+        if harmless {
+            return Err("the damage is none".into());
+        }
+        self.witness.wait_for(&self.before, patience).map(drop)
+    }
+
+    fn wait_until_stopped(&self) {
+        let pid = self.lab.agent(NODE);
+        let stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).expect("the agent is there");
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        let all = || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the agent is there");
+            tasks.flatten().all(stopped)
+        };
+        while !all() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.lab.agent(NODE));
+        nix::sys::signal::kill(pid, signal).expect("the agent is there");
+    }
+
+    /// Whether an address is that of the pod on the second node.
+    pub(crate) fn is_remote(&self, range: &Cidr) -> bool {
+        self.addresses["default/p2"].iter().any(|address| range.contains(*address))
+    }
+
+    /// Takes away every row of ours that the test accepts.
+    pub(crate) fn remove(&mut self, test: impl Fn(&Scene, &Row) -> bool) {
+        let rows: Vec<Row> = self.host.rows.iter().filter(|row| test(self, row)).cloned().collect();
+        self.take(rows.into_iter().map(|row| Step::Remove { row }).collect());
+    }
+
+    /// Changes rows in place.
+    pub(crate) fn change(&mut self, to: impl Fn(&Scene, &Row) -> Option<Row>) {
+        let steps = self
+            .host
+            .rows
+            .iter()
+            .filter_map(|from| Some(Step::Change { from: from.clone(), to: to(self, from)? }));
+        self.take(steps.collect());
+    }
+
+    /// Changes a link in place.
+    pub(crate) fn change_link(&mut self, name: &str, to: impl Fn(&mut Link)) {
+        let name: IfName = if name == "END" { self.end.clone() } else { name.parse().expect("a name") };
+        self.change(|_, row| match row {
+            Row::Link(link) if link.name == name => {
+                let mut link = link.clone();
+                to(&mut link);
+                Some(Row::Link(link))
+            }
+            _ => None,
+        });
+    }
+
+    fn take(&mut self, steps: Vec<Step>) {
+        assert!(!steps.is_empty(), "there is nothing to damage");
+        for (step, outcome) in steps.iter().zip(self.saboteur.apply(&steps)) {
+            assert_eq!(outcome, Ok(()), "{step}");
+        }
+    }
+
+    /// Writes a setting below /proc/sys/net; `END` stands for the host's end of the pod.
+    pub(crate) fn write(&mut self, path: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(path.replace("END", self.end.as_str()));
+        netns::run_in(self.netns.as_fd(), || fs::write(&path, value))
+            .expect("to enter")
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Deletes every route of the main table, whosever it is, as `ip route flush table main` does.
+    pub(crate) fn flush_routes(&mut self) {
+        let mut rtnl = Rtnl::open_in(self.netns.as_fd()).expect("the node's kernel");
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut all = RouteMessage::default();
+            all.header.address_family = family;
+            all.header.table = RouteHeader::RT_TABLE_MAIN;
+            let dump = rtnl.dump(&RouteNetlinkMessage::GetRoute(all)).expect("its routes");
+            let routes = dump.messages().filter_map(|message| match message.parse() {
+                Ok(RouteNetlinkMessage::NewRoute(route)) => {
+                    Some(Request::new(RouteNetlinkMessage::DelRoute(route), 0))
+                }
+                _ => None,
+            });
+            // What goes with another need not be there any more.
+            rtnl.request(routes.collect());
+        }
+    }
+
+    /// Puts back the foreign routes that were flushed.
+    pub(crate) fn restore_routes(&self) {
+        let connected = ["ip", "route", "replace", "172.30.0.0/16", "dev", "eth0", "proto", "kernel"];
+        self.lab.on_node(NODE, &[&connected[..], &["scope", "link", "src", "172.30.0.1"]].concat());
+        self.lab.on_node(NODE, &["ip", "route", "replace", "default", "via", "172.30.255.254"]);
+    }
+
+    /// A thousand packets a second in each family, between pods that the damage does not concern.
+    pub(crate) fn probes(&self, pair: Pair) -> Vec<Probe> {
+        let (from, to) = match pair {
+            Pair::Neighbors => ("default_p4", "default/p7"),
+            Pair::Across => ("default_p4", "default/p3"),
+            Pair::Elsewhere => ("default_p2", "default/p3"),
+        };
+        let from = self.lab.netns(from);
+        let start = |to: &IpAddr| Probe::start(&from, *to, Duration::from_millis(1));
+        self.addresses[to].iter().map(start).collect()
+    }
+
+    /// Whether the pod whose node was damaged reaches others at once, on its node and beyond.
+    pub(crate) fn goes_on(&self) -> Result<(), String> {
+        let from = self.lab.netns(POD);
+        let others = ["default/p4", "default/p2"].into_iter().flat_map(|pod| &self.addresses[pod]);
+        let probes: Vec<_> =
+            others.map(|to| (to, Probe::start(&from, *to, Duration::from_millis(1)))).collect();
+        std::thread::sleep(Duration::from_millis(10));
+        let lost = probes.into_iter().filter_map(|(to, probe)| {
+            let outcome = probe.finish();
+            (!outcome.lost.is_empty()).then(|| format!("the pod does not reach {to}: {outcome:?}\n"))
+        });
+        let lost: String = lost.collect();
+        if lost.is_empty() { Ok(()) } else { Err(lost) }
+    }
+}
+
+/// An MTU that is none of ours.
+pub(crate) fn another_mtu() -> Mtu {
+    1400.try_into().expect("an MTU")
+}

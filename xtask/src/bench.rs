@@ -25,7 +25,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 }
 
 fn measuring(root: &Path) -> std::process::Command {
-    let mut command = run::cargo(root, &["test", "--release", "-p", "tartan-scenarios", "--test", "bench"]);
+    let mut command = run::cargo(
+        root,
+        &["test", "--release", "-p", "tartan-scenarios", "--test", "bench", "--test", "drills"],
+    );
     command.args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
     command
 }

@@ -8,8 +8,11 @@
     reason = "a test that cannot go on stops"
 )]
 
+mod advertise;
+mod rest;
 mod scene;
 mod table;
+mod uplink;
 
 use std::time::Duration;
 
@@ -53,6 +56,11 @@ fn rehearse(scene: &mut Scene, drill: &Drill) -> Result<Duration, String> {
 
 fn rehearse_all(attachment: &str) {
     let mut scene = Scene::new("t-drill", attachment);
+    let foreign = scene.foreign();
+    assert_eq!(
+        foreign.iter().filter(|line| line.contains("203.0.113.0") || line.contains(".77 ")).count(),
+        2
+    );
     let mut wrong = String::new();
     for drill in drills(attachment) {
         match rehearse(&mut scene, drill) {
@@ -61,6 +69,7 @@ fn rehearse_all(attachment: &str) {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(scene.foreign(), foreign, "others' things were touched");
     scene.lab.assert_full(9, &[]);
 }
 
@@ -72,4 +81,36 @@ fn what_is_damaged_on_a_node_with_routed_pods_comes_back() {
 #[test]
 fn what_is_damaged_on_a_node_with_bridged_pods_comes_back() {
     rehearse_all("bridge");
+}
+
+/// How often each damage is done when it is measured.
+const TRIALS: usize = 50;
+
+#[test]
+#[ignore = "a benchmark: cargo xtask bench"]
+fn bench_drills() {
+    println!("BENCH-BEGIN");
+    println!("| damage, until the whole state is back ({TRIALS} trials) | p50 | p99 |\n|---|---|---|");
+    for attachment in ["routed", "bridge"] {
+        let mut scene = Scene::new("bench", attachment);
+        for drill in drills(attachment) {
+            let mut times: Vec<Duration> = (0..TRIALS).map(|_| measure(&mut scene, drill)).collect();
+            times.sort();
+            let milliseconds = |at: usize| times[at].as_secs_f64() * 1e3;
+            // Of 50, the 99th of a hundred is the last.
+            let (p50, p99) = (milliseconds(TRIALS / 2 - 1), milliseconds(TRIALS - 1));
+            println!("| {attachment}: {} | {p50:.1} ms | {p99:.1} ms |", drill.name);
+            assert!(p99 < 1000.0, "{attachment}: {}: {p99} ms", drill.name);
+        }
+    }
+    rest::measure(Duration::from_secs(30));
+    println!("BENCH-END");
+}
+
+/// One trial on a node that was calm for a while, as nodes are.
+fn measure(scene: &mut Scene, drill: &Drill) -> Duration {
+    std::thread::sleep(Duration::from_millis(150));
+    let time = scene.trial(drill.damage, CEILING).unwrap_or_else(|wrong| panic!("{}: {wrong}", drill.name));
+    (drill.mend)(scene);
+    time
 }

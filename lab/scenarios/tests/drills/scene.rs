@@ -44,10 +44,22 @@ pub(crate) struct Scene {
     netns: OwnedFd,
 }
 
+/// What others have on the node beside what the lab gave it.
+const FOREIGN: [&str; 5] = [
+    "ip link add ttffffffffffff type veth peer name foreign",
+    "ip link set ttffffffffffff up",
+    "ip address add 198.51.100.1/24 dev ttffffffffffff",
+    "ip route add 203.0.113.0/24 dev eth0 proto static",
+    "ip neigh add 172.30.0.77 lladdr 02:00:00:00:00:77 dev eth0",
+];
+
 impl Scene {
     pub(crate) fn new(name: &str, attachment: &str) -> Scene {
         let set = format!("attachment={attachment}");
         let lab = Lab::up(name, &["--nodes", "3", "--pods", "3", "--family", "dual", "--set", &set]);
+        for command in FOREIGN {
+            lab.on_node(NODE, &command.split(' ').collect::<Vec<_>>());
+        }
         let mut witness = Witness::new(&lab, NODE, POD);
         let before = witness.state();
         let end = before.node.rows.iter().find_map(|row| match row {
@@ -180,9 +192,35 @@ impl Scene {
 
     /// Puts back the foreign routes that were flushed.
     pub(crate) fn restore_routes(&self) {
-        let connected = ["ip", "route", "replace", "172.30.0.0/16", "dev", "eth0", "proto", "kernel"];
-        self.lab.on_node(NODE, &[&connected[..], &["scope", "link", "src", "172.30.0.1"]].concat());
-        self.lab.on_node(NODE, &["ip", "route", "replace", "default", "via", "172.30.255.254"]);
+        for route in [
+            "172.30.0.0/16 dev eth0 proto kernel scope link src 172.30.0.1",
+            "198.51.100.0/24 dev ttffffffffffff proto kernel scope link src 198.51.100.1",
+            "203.0.113.0/24 dev eth0 proto static scope link",
+            "default via 172.30.255.254 proto static",
+        ] {
+            let words = route.split(' ');
+            self.lab.on_node(NODE, &["ip", "route", "add"].into_iter().chain(words).collect::<Vec<_>>());
+        }
+        // The kernel's own for link-local addresses, which every link with IPv6 has.
+        for link in ["eth0", "ttffffffffffff"] {
+            self.lab.on_node(NODE, &["ip", "route", "replace", "fe80::/64", "dev", link, "proto", "kernel"]);
+        }
+    }
+
+    /// What others have: addresses, neighbours and IPv4 routes that have nothing of us.
+    pub(crate) fn foreign(&self) -> Vec<String> {
+        let lists = ["-o -4 address", "-4 route", "neigh show nud permanent"].map(|what| {
+            self.lab.on_node(NODE, &["ip"].into_iter().chain(what.split(' ')).collect::<Vec<_>>())
+        });
+        let ours = |line: &str| {
+            line.contains("proto 116")
+                || line.contains(" tartan")
+                || line.contains(" tt") && !line.contains(" ttffff")
+        };
+        let lines = lists.iter().flat_map(|list| list.lines()).filter(|line| !ours(line));
+        let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
     }
 
     /// A thousand packets a second in each family, between pods that the damage does not concern.

@@ -67,7 +67,14 @@ impl Twins {
         let modelled = self.model.act(step);
         let done = self.kernel.apply(std::slice::from_ref(step)).pop().unwrap();
         follow(&mut self.kernel, &mut self.mirror);
-        let read = self.witness.read(&[]).unwrap();
+        if let Key::Sysctl(key) = step.key()
+            && done.is_ok()
+            && !matches!(step, Step::Remove { .. })
+        {
+            // From now on the kernel tells of it.
+            self.mirror.rows.extend(self.kernel.read_sysctl(&key));
+        }
+        let read = self.witness.read(&rows::settings(&self.model.rows)).unwrap();
         let states = || {
             [("act", &self.model), ("the mirror", &self.mirror), ("the kernel", &read)].map(listed).concat()
         };
@@ -161,7 +168,7 @@ fn check_settled(
 ) -> Result<(), String> {
     let unsettled: String =
         reconciler.all_unsettled().map(|left| format!("  unsettled: {left:?}\n")).collect();
-    let read = witness.read(&[]).unwrap();
+    let read = witness.read(&rows::settings(want)).unwrap();
     let wrong = unsettled + &difference(("the want", want), ("the kernel", &read.rows));
     if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong}{}", listed(("the kernel", &read)))) }
 }

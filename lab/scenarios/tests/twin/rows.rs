@@ -75,14 +75,30 @@ pub(crate) fn filter(dice: &mut Dice<'_>) -> Row {
 
 /// A row that stands on one of these links, or on any if there are none.
 pub(crate) fn standing(dice: &mut Dice<'_>, links: &[IfName]) -> Row {
-    let table = dice.roll(9);
+    let table = dice.roll(10);
     let on = dice.pick(links).unwrap_or_else(|| any_name(dice));
     match table {
         0..2 => Row::Address(address(dice, on)),
         2 => Row::Fdb(fdb(dice, on)),
         3 => Row::Neighbor(neighbor(dice, on)),
+        4 => Row::Sysctl(sysctl(dice, on)),
         _ => Row::Route(route(dice, on)),
     }
+}
+
+/// A setting of the node or of a link. IPv6 stays on: what goes with it is not modelled.
+fn sysctl(dice: &mut Dice<'_>, on: IfName) -> Sysctl {
+    match dice.roll(4) {
+        0 => Sysctl { key: SysctlKey::Ipv4Forward, value: dice.roll(2).into() },
+        1 => Sysctl { key: SysctlKey::NoIpv6(on), value: 0 },
+        _ => Sysctl { key: SysctlKey::LinkForward(on), value: dice.roll(2).into() },
+    }
+}
+
+/// The settings among these rows.
+pub(crate) fn settings(rows: &Rows) -> Vec<SysctlKey> {
+    let key = |row: &Row| if let Row::Sysctl(row) = row { Some(row.key.clone()) } else { None };
+    rows.iter().filter_map(key).collect()
 }
 
 /// The name of a row that is a link.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tartan_host::{Host, NetnsToken, Row, Rows};
 use tartan_kernel::{Kernel, Marks, Rtnl, netns};
 
-use crate::rows::name;
+use crate::rows::{self, name};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -80,7 +80,7 @@ pub(crate) fn follow(kernel: &mut Kernel, mirror: &mut Host) {
         mirror.rows.extend(kernel.read_ruleset().unwrap());
     }
     if notices.lost {
-        *mirror = kernel.read(&[]).unwrap();
+        *mirror = kernel.read(&rows::settings(&mirror.rows)).unwrap();
     } else if notices.routes_stale {
         let found = kernel.read_routes().unwrap();
         mirror.rows.retain(|row| !matches!(row, Row::Route(_)));

@@ -1,0 +1,91 @@
+//! At rest an agent does nothing: what it repairs, it is told of.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tartan_scenarios::Lab;
+
+/// What tells of a program started, and of a kernel table read.
+const TRACED: &str = "trace=execve,execveat,fork,vfork,clone,clone3,sendto,sendmsg";
+
+#[test]
+fn an_agent_at_rest_reads_nothing_and_starts_nothing() {
+    watch(Duration::from_secs(5));
+}
+
+/// The row of the table.
+pub(crate) fn measure(how_long: Duration) {
+    let share = watch(how_long);
+    println!(
+        "| at rest for {} s: no dump, no process; share of a core | {share:.4} % | |",
+        how_long.as_secs()
+    );
+}
+
+/// Watches an agent with peers and pods that nobody wants anything of: its share of a core, in percent.
+fn watch(how_long: Duration) -> f64 {
+    let lab = Lab::up("t-rest", &["--nodes", "3", "--pods", "2", "--family", "dual"]);
+    let pid = lab.agent("n1");
+    // What came late of the start is done within a second.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = cpu(pid);
+    std::thread::sleep(how_long);
+    let share = (cpu(pid) - before).as_secs_f64() / how_long.as_secs_f64() * 100.0;
+    assert!(share < 0.2, "{share} % of a core");
+    let quiet = trace(pid, || std::thread::sleep(how_long));
+    let busy =
+        |line: &&str| is_dump(line) || line.contains("exec") || line.contains("fork(") || is_process(line);
+    assert_eq!(quiet.lines().filter(busy).collect::<Vec<_>>(), Vec::<&str>::new());
+    // The same ears hear when it does read.
+    let control = trace(pid, || {
+        lab.on_node("n1", &["ip", "link", "add", "foreign", "type", "bridge"]);
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    assert!(control.lines().any(is_dump), "strace does not hear: {control}");
+    share
+}
+
+/// NLM_F_DUMP is 0x300 to a strace that does not know which netlink it is.
+fn is_dump(line: &str) -> bool {
+    line.contains("NLM_F_DUMP") || line.contains("|0x300,")
+}
+
+/// A thread is no process.
+fn is_process(line: &str) -> bool {
+    line.contains("clone") && !line.contains("CLONE_THREAD")
+}
+
+fn trace(pid: i32, meanwhile: impl FnOnce()) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("trace");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-e", TRACED, "-s", "64", "-p", &pid.to_string(), "-o"])
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace starts");
+    let traced = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent is there");
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    };
+    while !traced() {
+        std::thread::yield_now();
+    }
+    meanwhile();
+    kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT).expect("strace is there");
+    strace.wait().expect("strace ends");
+    fs::read_to_string(file).expect("a trace")
+}
+
+/// The time that all threads of a process had a core for (Documentation/scheduler/sched-stats.rst).
+fn cpu(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the agent is there");
+    let each = tasks.flatten().filter_map(|task| {
+        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(each.sum())
+}

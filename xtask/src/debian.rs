@@ -12,8 +12,17 @@ use crate::{machine, run};
 pub(crate) const TO_BUILD: &[&str] = &["gcc", "libc6-dev"];
 
 /// What the tests need besides: programs they compare us with.
-pub(crate) const TO_TEST: &[&str] =
-    &["gcc", "libc6-dev", "git", "iproute2", "nftables", "tcpdump", "strace", "iputils-ping"];
+pub(crate) const TO_TEST: &[&str] = &[
+    "gcc",
+    "libc6-dev",
+    "git",
+    "iproute2",
+    "nftables",
+    "tcpdump",
+    "strace",
+    "iputils-ping",
+    "containernetworking-plugins",
+];
 
 /// Installs those of `packages` that are missing; on another system says which to have.
 ///

@@ -7,19 +7,21 @@ use tartan_rpc::RpcError;
 /// The specification's error codes (section 5).
 pub(crate) mod code {
     pub(crate) const VERSION: u32 = 1;
+    pub(crate) const UNSUPPORTED: u32 = 2;
     pub(crate) const ENVIRONMENT: u32 = 4;
     pub(crate) const IO: u32 = 5;
     pub(crate) const DECODE: u32 = 6;
     pub(crate) const CONFIG: u32 = 7;
     pub(crate) const TRY_AGAIN: u32 = 11;
     pub(crate) const NOT_AVAILABLE: u32 = 50;
+    pub(crate) const LIMITED: u32 = 51;
 }
 
 /// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) code: u32,
-    /// What is wrong, where, and what to do.
+    /// What is wrong, where, and what to do; further lines are details.
     pub(crate) msg: String,
 }
 
@@ -39,7 +41,12 @@ impl Failure {
     }
 
     pub(crate) fn json(&self, version: Version) -> Value {
-        json!({"cniVersion": version, "code": self.code, "msg": self.msg})
+        match self.msg.split_once('\n') {
+            None => json!({"cniVersion": version, "code": self.code, "msg": self.msg}),
+            Some((msg, details)) => {
+                json!({"cniVersion": version, "code": self.code, "msg": msg, "details": details})
+            }
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The Tartan CNI plugin: hands what the container runtime wants to the node's agent, and the agent's answer back
 //! (https://www.cni.dev/docs/spec/). It keeps no state, starts no program and touches no network itself.
 
+mod ask;
 mod config;
 mod environment;
 mod failure;
+mod gc;
 mod netns;
 mod outcome;
 mod pod;

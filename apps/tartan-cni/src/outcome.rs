@@ -7,6 +7,22 @@ use serde_json::{Value, json};
 use tartan_api::cni::{Added, AddedIp, NetConf, Version};
 use tartan_model::{Family, IfName, InterfaceAddress, Mac, Mtu};
 
+use crate::failure::{Failure, code};
+
+/// Refuses to be put behind a plugin that has made an interface of this name.
+pub(crate) fn has_room(conf: &NetConf, interface: &IfName, sandbox: &str) -> Result<(), Failure> {
+    let before = conf.prev_result.as_ref().and_then(|result| result.position(interface, sandbox));
+    match before {
+        None => Ok(()),
+        Some(position) => {
+            let msg = format!(
+                "prevResult: interfaces[{position}]: a plugin before this one has made {interface} in this container; leave one of the two out of the list"
+            );
+            Err(Failure::new(code::CONFIG, msg))
+        }
+    }
+}
+
 /// What the runtime, or the next plugin of the chain, gets: the previous plugins' work and then ours.
 pub(crate) fn result(conf: NetConf, added: &Added, sandbox: &str) -> Value {
     let version = conf.cni_version;

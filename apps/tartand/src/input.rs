@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, Request};
 use tartan_decide::{Claim, Fact};
+use tartan_rpc::Client;
 use tartan_store::Lease;
 
 /// One thing for the ring to do.
@@ -44,7 +45,7 @@ impl Ask {
 /// What only the ring can answer.
 pub(crate) enum Question {
     /// A request of the socket, with what came beside it.
-    Request { request: Request, netns: Option<OwnedFd>, leases: Option<Vec<Lease>> },
+    Request { request: Request, netns: Option<OwnedFd>, client: Client, leases: Option<Vec<Lease>> },
     /// Whether these networks could be served, together with those there are.
     Check(Vec<Network>),
 }

@@ -1,5 +1,7 @@
 //! `tartand`, the agent of each node: facts in, one decision, rows out to the kernel, and shutdown.
 
+mod adding;
+mod check;
 mod cluster;
 mod config;
 mod entry;
@@ -20,7 +22,7 @@ use std::sync::mpsc;
 use anyhow::Context;
 use tartan_kernel::{Kernel, Marks};
 use tartan_store::{Sqlite, Store};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Cluster;
@@ -54,6 +56,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    if let Some(point) = tartan_fault::Point::chosen() {
+        warn!("{}: this agent kills itself at {}", tartan_fault::VARIABLE, point.name());
+    }
     // Signals are read from a descriptor by the ring: blocked before any thread is made, so that none gets them.
     let signals = ring::block_signals()?;
     let _lock = Lock::take(&config)?;

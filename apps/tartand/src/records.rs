@@ -1,6 +1,9 @@
 //! This node's own records: the choices that must outlive the agent. They survive kill -9 without an fsync.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -15,9 +18,16 @@ const BRIDGES: &str = "bridge/";
 /// How many released addresses are remembered over a restart.
 const MAX_RELEASED: usize = 65_536;
 
+/// After how many transactions the write-ahead log, some megabytes by then, is moved into the file.
+const CHECKPOINT: u32 = 100;
+
 /// The records.
 pub(crate) struct Records {
     store: Sqlite,
+    /// Transactions since the log was moved.
+    written: Cell<u32>,
+    /// Asks a thread of its own for that, as it waits for the disk and an ADD must not.
+    full: Sender<()>,
 }
 
 /// The number of a network's bridge, as it is kept.
@@ -26,19 +36,47 @@ struct Number {
     number: u32,
 }
 
+/// A pod's interface, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+    /// The runtime was not told of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adding: bool,
+}
+
 impl Records {
     /// Opens the records of a state folder.
     pub(crate) fn open(state_dir: &Path) -> anyhow::Result<Records> {
         let path = state_dir.join("records.db");
-        Ok(Records { store: Sqlite::open(&path).context("the node's own records")? })
+        let open = || Sqlite::open(&path).context("the node's own records");
+        let (store, other) = (open()?, open()?);
+        store.leave_log()?;
+        let (full, told) = channel();
+        let mover = move || {
+            while told.recv().is_ok() {
+                if let Err(error) = other.checkpoint() {
+                    warn!("the log of the records grows: {error}");
+                }
+            }
+        };
+        thread::Builder::new().name("records-log".into()).spawn(mover).context("cannot start a thread")?;
+        Ok(Records { store, written: Cell::new(0), full })
     }
 
     /// Everything kept, as facts in the order in which they have to be learned.
     pub(crate) fn facts(&self) -> anyhow::Result<Vec<Fact>> {
         let mut facts: Vec<Fact> = self.read(BRIDGES, bridge)?;
-        facts.extend(self.read(ENDPOINTS, |entry| {
-            serde_json::from_slice::<Endpoint>(&entry.value).ok().map(Fact::Restored)
-        })?);
+        let endpoints: Vec<Kept> = self.read(ENDPOINTS, |entry| serde_json::from_slice(&entry.value).ok())?;
+        for Kept { endpoint, adding } in endpoints {
+            let key = endpoint.key.clone();
+            facts.push(Fact::Restored(endpoint));
+            if adding {
+                warn!("container {key}: its ADD was not finished by the last agent, and is taken back");
+                facts.push(Fact::Detach(key));
+            }
+        }
         self.forget_old_releases()?;
         facts.extend(self.read(RELEASED, released)?);
         Ok(facts)
@@ -50,11 +88,18 @@ impl Records {
             return Ok(());
         }
         let writes: Vec<_> = records.iter().map(write).collect::<Result<_, _>>()?;
-        Ok(self.store.write_all(&writes)?)
+        self.store.write_all(&writes)?;
+        self.written.set(self.written.get() + 1);
+        if self.written.get() >= CHECKPOINT {
+            self.written.set(0);
+            // It ends with the agent only.
+            let _ = self.full.send(());
+        }
+        Ok(())
     }
 
-    /// The facts below a prefix, the oldest first.
-    fn read(&self, prefix: &str, fact: impl Fn(&Entry) -> Option<Fact>) -> anyhow::Result<Vec<Fact>> {
+    /// What is kept below a prefix, the oldest first.
+    fn read<T>(&self, prefix: &str, fact: impl Fn(&Entry) -> Option<T>) -> anyhow::Result<Vec<T>> {
         let mut entries = self.store.list(prefix)?.entries;
         entries.sort_by_key(|entry| entry.revision);
         let understood = entries.iter().filter_map(|entry| {
@@ -78,7 +123,8 @@ impl Records {
 /// The key and value that a record is kept as; no value takes it away.
 fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
     Ok(match record {
-        Record::Endpoint(endpoint) => (endpoint_key(&endpoint.key), Some(serde_json::to_vec(endpoint)?)),
+        Record::Adding(endpoint) => (endpoint_key(&endpoint.key), Some(kept(endpoint, true)?)),
+        Record::Endpoint(endpoint) => (endpoint_key(&endpoint.key), Some(kept(endpoint, false)?)),
         Record::EndpointGone(key) => (endpoint_key(key), None),
         Record::Released(network, block, address) => {
             let block = format!("{}-{}", block.first(), block.length());
@@ -88,6 +134,10 @@ fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
             (format!("{BRIDGES}{network}"), Some(serde_json::to_vec(&Number { number: *number })?))
         }
     })
+}
+
+fn kept(endpoint: &Endpoint, adding: bool) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Kept { endpoint: endpoint.clone(), adding })
 }
 
 fn endpoint_key(key: &AttachmentKey) -> String {

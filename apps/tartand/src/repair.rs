@@ -93,7 +93,7 @@ impl Ring {
         let shut = Choice::Endpoint(EndpointChoice { open: false, ..choice.clone() });
         self.loop_.want(&scope, lower(&shut, Some(token)));
         self.settle(Sweep::Later);
-        let made = self.check(&scope, &choice.endpoint).and_then(|()| self.finish_inside(&choice, token));
+        let made = self.settled(&scope, &choice.endpoint).and_then(|()| self.finish_inside(&choice, token));
         self.loop_.kernel().release(token);
         made.map_err(passing)
     }

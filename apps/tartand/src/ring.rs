@@ -11,10 +11,11 @@ use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tartan_api::cni::Del;
+use tartan_api::cni::{Del, Gc};
 use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Scope, World, lower};
+use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Phase, Scope, World, lower};
+use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
 use tartan_kernel::{Kernel, UplinkChoice};
@@ -22,12 +23,13 @@ use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Uplin
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
 
+use crate::adding::{PATIENCE, Waiting};
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
 use crate::entry::Heard;
 use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
-use crate::pods::{Adding, Deleting};
+use crate::pods::Deleting;
 use crate::records::Records;
 use crate::repair::Broken;
 use crate::serve::{failure, ok};
@@ -69,6 +71,12 @@ pub(crate) struct Ring {
     /// Pods whose host's end is gone, and those that it could not be made anew for.
     pub(crate) orphans: BTreeSet<AttachmentKey>,
     pub(crate) broken: BTreeMap<AttachmentKey, Broken>,
+    /// Whether links that the last agent left are gone.
+    pub(crate) swept: bool,
+    /// ADDs that are not begun.
+    pub(crate) waiting: Vec<Waiting>,
+    /// Interfaces to be taken away that nobody waits for.
+    pub(crate) leaving: Vec<AttachmentKey>,
     /// Who waits for this agent, and how long at most.
     waits: BTreeMap<String, Instant>,
     pub(crate) sweep_at: Option<Instant>,
@@ -79,7 +87,6 @@ pub(crate) struct Ring {
 /// What came in at once and is answered when the kernel has settled.
 #[derive(Default)]
 struct Batch {
-    adding: Vec<Adding>,
     deleting: Vec<Deleting>,
     asks: Vec<Ask>,
 }
@@ -124,6 +131,9 @@ impl Ring {
             left: BTreeSet::new(),
             orphans: BTreeSet::new(),
             broken: BTreeMap::new(),
+            swept: false,
+            waiting: Vec::new(),
+            leaving: Vec::new(),
             waits: BTreeMap::new(),
             sweep_at: None,
             retry_at: None,
@@ -132,6 +142,8 @@ impl Ring {
         for fact in ring.records.facts()? {
             ring.learn(fact);
         }
+        let leaving = ring.world.endpoints().filter(|attached| attached.phase == Phase::Leaving);
+        ring.leaving = leaving.map(|attached| attached.endpoint.key.clone()).collect();
         ring.look_at_uplink();
         Ok(ring)
     }
@@ -154,7 +166,8 @@ impl Ring {
     /// Sleeps until something comes in or is due; true when a signal says to stop.
     fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
         let wait_at = self.waits.values().min().copied();
-        let due = [self.sweep_at, self.retry_at, wait_at, self.loop_.due()];
+        let add_at = self.waiting.iter().map(|waiting| waiting.until).min();
+        let due = [self.sweep_at, self.retry_at, wait_at, add_at, self.loop_.due()];
         let due = due.into_iter().flatten().fold(self.read_at, Instant::min);
         let left = due.saturating_duration_since(Instant::now());
         // Rounded up, so as not to wake just before.
@@ -175,15 +188,17 @@ impl Ring {
 
     /// One turn: everything that is in, once round.
     fn turn(&mut self) {
-        let batch = self.take_inputs();
+        let mut batch = self.take_inputs();
         self.hear();
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
         }
+        let adding = self.begin_adds();
         let sweep = self.due();
         self.decide();
         self.settle(sweep);
-        self.finish_adds(batch.adding);
+        self.finish_adds(adding);
+        batch.deleting.push(Deleting { keys: std::mem::take(&mut self.leaving), reply: None });
         self.finish_dels(batch.deleting);
         self.remake();
         for ask in batch.asks {
@@ -223,16 +238,28 @@ impl Ring {
     fn take_ask(&mut self, ask: Ask, batch: &mut Batch) {
         let Ask { question, reply } = ask;
         match question {
-            Question::Request { request: Request::Add(add), netns, .. } => match self.begin_add(add, netns) {
-                Ok((key, netns)) => batch.adding.push(Adding { key, netns, reply }),
-                Err(refusal) => give(&reply, refusal),
-            },
+            Question::Request { request: Request::Add(add), netns, client, .. } => {
+                self.waiting.push(Waiting { add, netns, client, reply, until: Instant::now() + PATIENCE });
+            }
             Question::Request { request: Request::Del(Del { key }), .. } => {
-                self.learn(Fact::Detach(key.clone()));
-                batch.deleting.push(Deleting { key, reply: Some(reply) });
+                batch.deleting.push(self.detach(vec![key], reply));
+            }
+            // Nothing that is being added is among them: that is begun later in this turn.
+            Question::Request { request: Request::Gc(Gc { list, valid }), .. } => {
+                let keys = self.world.stale(&list, &valid);
+                batch.deleting.push(self.detach(keys, reply));
             }
             question => batch.asks.push(Ask { question, reply }),
         }
+    }
+
+    fn detach(&mut self, keys: Vec<AttachmentKey>, reply: SyncSender<Answer>) -> Deleting {
+        reach(Point::DelTaken);
+        for key in &keys {
+            self.cancel_adds(key);
+            self.learn(Fact::Detach(key.clone()));
+        }
+        Deleting { keys, reply: Some(reply) }
     }
 
     /// Learns what cannot be refused; true if all that must outlive the agent is kept.
@@ -293,12 +320,24 @@ impl Ring {
         }
         match self.sweep_at {
             Some(at) if now >= at => {
-                self.sweep_at = None;
-                self.left.clear();
+                self.begin_sweep();
                 Sweep::Now
             }
             _ => Sweep::Later,
         }
+    }
+
+    fn begin_sweep(&mut self) {
+        self.sweep_at = None;
+        self.left.clear();
+    }
+
+    /// Removes what is to be removed, now.
+    pub(crate) fn sweep(&mut self) {
+        self.begin_sweep();
+        self.decide();
+        self.settle(Sweep::Now);
+        self.swept |= self.world.in_sync();
     }
 
     pub(crate) fn decide(&mut self) {
@@ -378,6 +417,9 @@ impl Ring {
             }
             Question::Request { request: Request::Endpoints, .. } => {
                 self.denied().map_or_else(Answer::Error, |denied| ok(&self.endpoints(&denied)))
+            }
+            Question::Request { request: Request::Check(check), netns, .. } => {
+                self.check(&check, netns.as_ref())
             }
             Question::Request { request, leases, .. } => self.answer_request(request, leases.as_deref()),
         };

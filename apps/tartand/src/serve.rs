@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{Action, Applied};
 use tartan_model::NodeId;
-use tartan_rpc::Handler;
+use tartan_rpc::{Client, Handler};
 use tartan_store::{Durability, Expect, Store, StoreError};
 
 use crate::entry::NETWORKS;
@@ -30,13 +30,13 @@ pub(crate) struct Service {
 }
 
 impl Handler for Service {
-    fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+    fn handle(&self, request: Request, netns: Option<OwnedFd>, client: Client) -> Answer {
         let outcome = match request {
             Request::Apply { objects } => self.apply(&objects),
             Request::Wait => self.wait(),
             Request::Get { kind, name } => self.get(kind, name.as_deref()),
             Request::Delete { kind, name } => self.delete(kind, &name),
-            request => return self.ask_request(request, netns),
+            request => return self.ask_request(request, netns, client),
         };
         outcome.unwrap_or_else(Answer::Error)
     }
@@ -47,21 +47,27 @@ impl Service {
         Service { id, store, waits: AtomicU64::new(0), inbox }
     }
 
-    fn ask_request(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+    fn ask_request(&self, request: Request, netns: Option<OwnedFd>, client: Client) -> Answer {
         // Only these tell who is alive, and the ring does not wait for the store.
         let wants_leases = matches!(request, Request::Status | Request::Nodes | Request::Peers);
         let leases = if wants_leases { self.store.leases().ok() } else { None };
-        self.ask(Question::Request { request, netns, leases })
+        self.ask(Question::Request { request, netns, client, leases })
     }
 
     fn ask(&self, question: Question) -> Answer {
         let (reply, answer) = sync_channel(1);
+        let stopping = || failure(FailureCode::Stopping, "the agent is stopping; try again when it is back");
         if !self.inbox.put(Input::Ask(Ask { question, reply })) {
-            return failure(FailureCode::TryAgain, "the agent is stopping; try again when it is back");
+            return stopping();
         }
-        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log")
-        })
+        match answer.recv_timeout(PATIENCE) {
+            Ok(answer) => answer,
+            // The ring ends between its turns: what it has taken, it has answered or not begun.
+            Err(RecvTimeoutError::Disconnected) => stopping(),
+            Err(RecvTimeoutError::Timeout) => {
+                failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log")
+            }
+        }
     }
 
     fn apply(&self, objects: &[Object]) -> Result<Answer, Failure> {

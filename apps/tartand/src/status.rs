@@ -6,7 +6,7 @@ use tartan_api::VERSION;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Choice, Fact, Phase, Scope};
+use tartan_decide::{Choice, Fact, Phase, Refused, Scope};
 use tartan_host::{Reason, Row};
 use tartan_model::{Endpoint, IfName, NetworkName, NodeId};
 use tartan_store::Lease;
@@ -168,8 +168,18 @@ impl Ring {
     fn ready(&self, network: &NetworkName) -> Answer {
         match self.world.admits(network) {
             Ok(()) => ok(&()),
-            Err(refused) => failure(FailureCode::TryAgain, refused.to_string()),
+            Err(refused) => failure(self.unready_code(network, &refused), refused.to_string()),
         }
+    }
+}
+
+impl Ring {
+    /// The pods of a network that is not served are shut.
+    fn unready_code(&self, network: &NetworkName, refused: &Refused) -> FailureCode {
+        let unserved = matches!(refused, Refused::NoNetwork(_) | Refused::NotServed { .. });
+        let mut pods = self.world.endpoints().map(|attached| &attached.endpoint.network);
+        let shut = self.world.in_sync() && unserved && pods.any(|other| other == network);
+        if shut { FailureCode::Limited } else { FailureCode::TryAgain }
     }
 }
 

@@ -1,13 +1,17 @@
 //! CNI as it crosses the plugin: versions 0.3.1 to 1.1.0 of the specification
 //! (https://www.cni.dev/docs/spec/).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tartan_model::{AttachmentKey, Cidr, IfName, InterfaceAddress, Mac, Mtu, NetworkName, PodName};
+use tartan_model::{
+    AttachmentKey, Cidr, Family, IfName, InterfaceAddress, ListName, Mac, Mtu, NetworkName, PodName,
+};
 use thiserror::Error;
+
+pub use crate::prev::{Listed, PrevError, PrevResult};
 
 /// The most labels that a container may have.
 pub const MAX_LABELS: usize = 64;
@@ -64,7 +68,7 @@ pub struct NetConf {
     /// The version that the runtime speaks.
     pub cni_version: Version,
     /// The name of the runtime's network.
-    pub name: String,
+    pub name: ListName,
     /// The program's name.
     #[serde(rename = "type")]
     pub plugin: String,
@@ -77,6 +81,12 @@ pub struct NetConf {
     /// Arguments by the CNI conventions.
     #[serde(default)]
     pub args: Args,
+    /// What the runtime fills in for the capabilities that the configuration declares.
+    #[serde(default)]
+    pub runtime_config: RuntimeConfig,
+    /// How other plugins give addresses; the agent gives them by itself.
+    #[serde(default)]
+    pub ipam: Value,
     /// What the containers are to resolve names with; passed on.
     #[serde(default)]
     pub dns: Option<Dns>,
@@ -86,7 +96,8 @@ pub struct NetConf {
 }
 
 impl NetConf {
-    fn usual_socket() -> String {
+    /// The agent's usual socket.
+    pub fn usual_socket() -> String {
         crate::rpc::SOCKET.into()
     }
 
@@ -94,6 +105,39 @@ impl NetConf {
         #[allow(clippy::unwrap_used, reason = "a constant that the tests parse")]
         "default".parse().unwrap()
     }
+
+    /// The addresses that are asked for, at most one a family: `args.cni.ips` and `runtimeConfig.ips`, each with or
+    /// without the length of its network, which is the agent's to choose.
+    ///
+    /// # Errors
+    /// When one cannot be read, or two of a family differ.
+    pub fn ips(&self) -> Result<Vec<IpAddr>, IpsError> {
+        let mut ips: BTreeMap<Family, IpAddr> = BTreeMap::new();
+        for text in self.args.cni.ips.iter().chain(&self.runtime_config.ips) {
+            let ip = read_ip(text).ok_or_else(|| IpsError::Text(text.chars().take(64).collect()))?;
+            match ips.insert(Family::of(ip), ip) {
+                Some(other) if other != ip => return Err(IpsError::Two(other, ip)),
+                _ => {}
+            }
+        }
+        Ok(ips.into_values().collect())
+    }
+}
+
+fn read_ip(text: &str) -> Option<IpAddr> {
+    let with_length = |text: &str| text.parse::<InterfaceAddress>().map(|ip| ip.address()).ok();
+    text.parse().ok().or_else(|| with_length(text))
+}
+
+/// Addresses that cannot be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IpsError {
+    /// Not an address.
+    #[error("ips: {0:?} is not an address; write it as in 10.244.0.9 or fd00::9")]
+    Text(String),
+    /// Two of a family.
+    #[error("ips: {0} and {1} are asked for, an interface has one address of a family; leave one out")]
+    Two(IpAddr, IpAddr),
 }
 
 /// `args` of the configuration.
@@ -110,9 +154,30 @@ pub struct CniArgs {
     /// Labels of the container.
     #[serde(default)]
     pub labels: Vec<Label>,
-    /// Addresses that the container shall have: not served yet, so none.
+    /// Addresses that the container shall have.
     #[serde(default)]
-    pub ips: Vec<Value>,
+    pub ips: Vec<String>,
+}
+
+/// `runtimeConfig` of the configuration, as far as it would change what the plugin does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    /// Addresses that the container shall have (capability `ips`).
+    #[serde(default)]
+    pub ips: Vec<String>,
+    /// Ports of the node that lead to the container: the plugin `portmap` serves them.
+    #[serde(default)]
+    pub port_mappings: Value,
+    /// Limits of traffic: the plugin `bandwidth` serves them.
+    #[serde(default)]
+    pub bandwidth: Value,
+    /// A MAC address: the agent chooses it.
+    #[serde(default)]
+    pub mac: Value,
+    /// Ranges to take addresses from: they are the ClusterNetwork's.
+    #[serde(default)]
+    pub ip_ranges: Value,
 }
 
 /// A label as the CNI conventions write it.
@@ -187,23 +252,6 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// The result of the plugins before this one in a chain: passed on as it is, so not looked into.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct PrevResult {
-    /// Their interfaces.
-    #[serde(default)]
-    pub interfaces: Option<Vec<Value>>,
-    /// Their addresses, which name interfaces by position.
-    #[serde(default)]
-    pub ips: Option<Vec<Value>>,
-    /// Their routes.
-    #[serde(default)]
-    pub routes: Option<Vec<Value>>,
-    /// What they resolve names with.
-    #[serde(default)]
-    pub dns: Option<Dns>,
-}
-
 /// What the plugin asks the agent for an ADD. The namespace's descriptor goes beside it over the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,6 +267,32 @@ pub struct Add {
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The runtime's name for the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<ListName>,
+    /// Addresses that the interface shall have, at most one a family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+}
+
+/// What the plugin asks the agent for a CHECK. The namespace's descriptor goes beside it over the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// The runtime's name for the interface.
+    pub key: AttachmentKey,
+    /// What the ADD's result says of it.
+    pub listed: Listed,
+}
+
+/// What the plugin asks the agent for a GC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gc {
+    /// The runtime's name for the network.
+    pub list: ListName,
+    /// The interfaces of that network that stay.
+    pub valid: BTreeSet<AttachmentKey>,
 }
 
 /// What the plugin asks the agent for a DEL.

@@ -4,6 +4,7 @@
 pub mod cni;
 pub mod network;
 pub mod object;
+pub mod prev;
 pub mod rpc;
 pub mod verb;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cni::{Add, Del};
+use crate::cni::{Add, Check, Del, Gc};
 use crate::object::{Object, ObjectKind};
 use tartan_model::NetworkName;
 
@@ -20,6 +20,10 @@ pub enum Request {
     Add(Add),
     /// CNI DEL. Answered by null.
     Del(Del),
+    /// CNI CHECK; carries the descriptor of the pod's network namespace. Answered by null.
+    Check(Check),
+    /// CNI GC. Answered by null.
+    Gc(Gc),
     /// CNI STATUS: whether an ADD to this network could be served now. Answered by null.
     Ready {
         /// The network.
@@ -83,7 +87,7 @@ pub enum Answer {
 pub struct Failure {
     /// What sort of failure it is.
     pub code: FailureCode,
-    /// What is wrong, where, and what to do, for a person.
+    /// What is wrong, where, and what to do, for a person; the first line says enough.
     pub message: String,
 }
 
@@ -103,6 +107,12 @@ pub enum FailureCode {
     Kernel,
     /// Some node has not everything in its kernel yet.
     NotSettled,
+    /// The kernel has not what a CHECK expects.
+    Differs,
+    /// No interface can be added to the network, and those that it has do not carry traffic.
+    Limited,
+    /// The agent is stopping, and has not begun with this.
+    Stopping,
 }
 
 impl FailureCode {
@@ -110,18 +120,26 @@ impl FailureCode {
     pub const fn exit_code(self) -> u8 {
         match self {
             FailureCode::Invalid => 2,
-            FailureCode::NotFound | FailureCode::Kernel | FailureCode::NotSettled => 1,
-            FailureCode::TryAgain | FailureCode::Store => 3,
+            FailureCode::NotFound
+            | FailureCode::Kernel
+            | FailureCode::NotSettled
+            | FailureCode::Differs
+            | FailureCode::Limited => 1,
+            FailureCode::TryAgain | FailureCode::Store | FailureCode::Stopping => 3,
         }
     }
 
-    /// The error code of the CNI plugin (specification, section 5: 7 invalid configuration, 11 try again later,
-    /// 100 and over are the plugin's own).
+    /// The error code of the CNI plugin (specification, section 5: 3 container unknown, 7 invalid
+    /// configuration, 11 try again later, 51 limited connectivity, 100 and over are the plugin's own).
     pub const fn cni_code(self) -> u32 {
         match self {
             FailureCode::Invalid => 7,
-            FailureCode::TryAgain | FailureCode::Store | FailureCode::NotSettled => 11,
-            FailureCode::NotFound => 100,
+            FailureCode::NotFound => 3,
+            FailureCode::TryAgain | FailureCode::Store | FailureCode::NotSettled | FailureCode::Stopping => {
+                11
+            }
+            FailureCode::Limited => 51,
+            FailureCode::Differs => 100,
             FailureCode::Kernel => 101,
         }
     }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use tartan_api::network::Network;
+use tartan_ipam::IpamError;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, NetnsPlace, NetworkName, Node, NodeId, PodName,
-    Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, ListName, Mac, NetnsPlace, NetworkName, Node, NodeId,
+    PodName, Uplink,
 };
 use thiserror::Error;
 
@@ -39,6 +40,8 @@ pub enum Fact {
     Bridge(NetworkName, u32),
     /// The runtime wants an interface for a pod.
     Attach(Attach),
+    /// All of a pod's interface is there, and the runtime is about to be told.
+    Added(AttachmentKey),
     /// The runtime is done with a pod's interface.
     Detach(AttachmentKey),
     /// The kernel has shut a leaving pod's interface, or it never came to be.
@@ -54,6 +57,12 @@ pub struct Attach {
     pub pod: PodName,
     /// The network.
     pub network: NetworkName,
+    /// What the runtime calls the network.
+    pub list: Option<ListName>,
+    /// The addresses that it shall have; others are chosen.
+    pub ips: Vec<IpAddr>,
+    /// The families of which the pod has a default route already.
+    pub default_routes: BTreeSet<Family>,
     /// Where the pod's namespace is.
     pub netns: NetnsPlace,
     /// The pod's labels.
@@ -76,6 +85,9 @@ pub struct Learned {
 /// A choice to be kept in this node's own records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
+    /// A pod's interface that the runtime does not know of yet: what is found like this after a restart was never
+    /// answered, and is taken back.
+    Adding(Endpoint),
     /// A pod's interface.
     Endpoint(Endpoint),
     /// A pod's interface is gone.
@@ -111,6 +123,34 @@ pub enum Refused {
         /// The family.
         family: Family,
     },
+    /// An address is asked for that the network has no pool for.
+    #[error("{address} is asked for, and network {network} has no {} pool; ask for none", Family::of(*address))]
+    NoPool {
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: NetworkName,
+    },
+    /// Two addresses of a family are asked for.
+    #[error("{0} and {1} are asked for, an interface has one address of a family; leave one out")]
+    TwoAddresses(IpAddr, IpAddr),
+    /// An address is asked for that this node may not give.
+    #[error(
+        "{address} is asked for, and is in no block of network {network} that this node holds; it holds {}: ask \
+         for an address of these, or for none",
+        list(held)
+    )]
+    NotHeld {
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: NetworkName,
+        /// This node's blocks of that family.
+        held: Vec<Cidr>,
+    },
+    /// An address is asked for that cannot be given.
+    #[error("an address is asked for that is not free: {0}")]
+    NotFree(#[source] IpamError),
     /// The interface exists.
     #[error("container {} has interface {} already; delete it first", key.container, key.interface)]
     Exists {
@@ -120,8 +160,23 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Whether waiting may help.
+    /// Whether waiting may help, once the store has told all it knows.
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Refused::Exists { .. })
+        match self {
+            Refused::NoNetwork(_)
+            | Refused::NotServed { .. }
+            | Refused::NoUplink
+            | Refused::NoAddress { .. } => true,
+            Refused::NoPool { .. }
+            | Refused::TwoAddresses(..)
+            | Refused::NotHeld { .. }
+            | Refused::NotFree(_)
+            | Refused::Exists { .. } => false,
+        }
     }
+}
+
+fn list(blocks: &[Cidr]) -> String {
+    let texts: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "none yet".into() } else { texts.join(", ") }
 }

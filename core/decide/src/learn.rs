@@ -7,7 +7,7 @@ use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
 use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
 
-use crate::{Attach, Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
+use crate::{Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
 impl World {
     /// Takes in a fact, and tells what has to be decided anew and what must be kept.
@@ -44,6 +44,7 @@ impl World {
                 self.bridges.insert(network.clone(), number);
                 self.network_and_endpoints(&network)
             }
+            Fact::Added(key) => self.added(&key),
             Fact::Detach(key) => self.detach(key),
             Fact::Shut(key) => self.shut(key),
         })
@@ -133,12 +134,12 @@ impl World {
     }
 
     /// Whether there is anything of another network.
-    fn has_other(&self, network: &NetworkName) -> bool {
+    pub(crate) fn has_other(&self, network: &NetworkName) -> bool {
         self.networks.keys().chain(self.blocks.keys()).any(|name| name != network)
     }
 
     /// What depends on which addresses of a network are in use: its own blocks, and whether others may use theirs.
-    fn concerned(&self, network: &NetworkName) -> impl Iterator<Item = Scope> {
+    pub(crate) fn concerned(&self, network: &NetworkName) -> impl Iterator<Item = Scope> {
         let others = self.networks.keys().filter(|name| *name != network);
         others.chain([network]).cloned().map(Scope::Network).collect::<Vec<_>>().into_iter()
     }
@@ -155,7 +156,7 @@ impl World {
         }
     }
 
-    fn addresses_of(&mut self, network: &NetworkName, block: Cidr) -> &mut BlockAddresses {
+    pub(crate) fn addresses_of(&mut self, network: &NetworkName, block: Cidr) -> &mut BlockAddresses {
         self.addresses.entry((network.clone(), block)).or_insert_with(|| BlockAddresses::new(block))
     }
 
@@ -186,35 +187,6 @@ impl World {
         dirty(scopes)
     }
 
-    fn attach(&mut self, attach: Attach) -> Result<Learned, Refused> {
-        let network = self.admit(&attach)?;
-        let families: Vec<Family> = Family::ALL.into_iter().filter(|f| network.has_family(*f)).collect();
-        let attachment = network.attachment;
-        let given = self.allocate(&attach.network, &families)?;
-        let (addresses, blocks) = given.into_iter().unzip();
-        let endpoint = Endpoint {
-            key: attach.key.clone(),
-            pod: attach.pod,
-            network: attach.network.clone(),
-            attachment,
-            addresses,
-            blocks,
-            mac: attach.mac,
-            link: attach.link,
-            netns: attach.netns,
-            labels: attach.labels,
-        };
-        self.endpoints
-            .insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Wanted });
-        let mut learned = dirty([Scope::Endpoint(attach.key)]);
-        learned.dirty.insert(Scope::Network(attach.network.clone()));
-        if self.has_other(&attach.network) {
-            learned.dirty.extend(self.concerned(&attach.network));
-        }
-        learned.records.push(Record::Endpoint(endpoint));
-        Ok(learned)
-    }
-
     /// Whether a pod could be attached to a network now.
     ///
     /// # Errors
@@ -228,14 +200,7 @@ impl World {
         }
     }
 
-    fn admit(&self, attach: &Attach) -> Result<&Network, Refused> {
-        if self.endpoints.contains_key(&attach.key) {
-            return Err(Refused::Exists { key: attach.key.clone() });
-        }
-        self.served(&attach.network)
-    }
-
-    fn served(&self, name: &NetworkName) -> Result<&Network, Refused> {
+    pub(crate) fn served(&self, name: &NetworkName) -> Result<&Network, Refused> {
         if self.own_node().is_none() {
             return Err(Refused::NoUplink);
         }
@@ -244,32 +209,6 @@ impl World {
             Some(reason) => Err(Refused::NotServed { network: name.clone(), reason }),
             None => Ok(network),
         }
-    }
-
-    /// An address of each family from this node's own blocks, or none at all.
-    fn allocate(
-        &mut self,
-        network: &NetworkName,
-        families: &[Family],
-    ) -> Result<Vec<(IpAddr, Cidr)>, Refused> {
-        let mut given = Vec::new();
-        for family in families {
-            match self.allocate_one(network, *family) {
-                Some(address) => given.push(address),
-                None => {
-                    for (address, block) in given {
-                        self.addresses_of(network, block).release(address);
-                    }
-                    return Err(Refused::NoAddress { network: network.clone(), family: *family });
-                }
-            }
-        }
-        Ok(given)
-    }
-
-    fn allocate_one(&mut self, network: &NetworkName, family: Family) -> Option<(IpAddr, Cidr)> {
-        let blocks = self.usable_blocks(network, family);
-        blocks.into_iter().find_map(|block| Some((self.addresses_of(network, block).allocate()?, block)))
     }
 
     /// This node's blocks that new pods may have addresses from.
@@ -329,6 +268,6 @@ impl World {
     }
 }
 
-fn dirty(scopes: impl IntoIterator<Item = Scope>) -> Learned {
+pub(crate) fn dirty(scopes: impl IntoIterator<Item = Scope>) -> Learned {
     Learned { dirty: scopes.into_iter().collect(), records: Vec::new() }
 }

@@ -1,6 +1,8 @@
 //! The one decision: what this node knows ([`World`]), how it comes to know it ([`World::learn`]), what follows
 //! from it ([`World::decide`]) and what that means for the kernel ([`lower`]).
 
+mod attach;
+mod check;
 mod choice;
 mod conflict;
 mod decide;
@@ -10,6 +12,7 @@ mod lower;
 mod report;
 mod world;
 
+pub use check::{Sides, differences};
 pub use choice::{
     Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach,
 };

@@ -82,11 +82,8 @@ pub(crate) fn pod_address(attachment: Attachment, address: IpAddr, block: &Cidr)
 fn inside_address(endpoint: &Endpoint, link: &IfName, address: IpAddr, block: &Cidr) -> Vec<Row> {
     let gateway = gateway(endpoint.attachment, block);
     let address = pod_address(endpoint.attachment, address, block);
-    let everything = Cidr::everything(block.family());
-    let mut rows = vec![
-        Row::Address(Address { link: link.clone(), address, scope: AddressScope::Global }),
-        via(everything, gateway, link, None),
-    ];
+    let mut rows = vec![Row::Address(Address { link: link.clone(), address, scope: AddressScope::Global })];
+    rows.extend(routes_of(endpoint, block.family()).map(|dst| via(dst, gateway, link, None)));
     if endpoint.attachment == Attachment::Routed {
         // The host's end is known: no packet waits for its first resolution.
         rows.push(Row::Neighbor(Neighbor {
@@ -96,6 +93,11 @@ fn inside_address(endpoint: &Endpoint, link: &IfName, address: IpAddr, block: &C
         }));
     }
     rows
+}
+
+/// What a pod reaches through an interface, of one family.
+pub(crate) fn routes_of(endpoint: &Endpoint, family: Family) -> impl Iterator<Item = Cidr> {
+    endpoint.routes.iter().copied().filter(move |dst| dst.family() == family)
 }
 
 fn lower_node(node: &NodeChoice) -> Vec<Row> {

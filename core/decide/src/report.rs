@@ -11,7 +11,7 @@ use tartan_model::{
     Attachment, AttachmentKey, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, Path, PodName,
 };
 
-use crate::lower::{gateway, host_mac, pod_address};
+use crate::lower::{gateway, host_mac, pod_address, routes_of};
 use crate::{Choice, EndpointChoice, Note, Scope, World};
 
 impl World {
@@ -188,9 +188,9 @@ pub fn added(choice: &EndpointChoice) -> Added {
         mtu: choice.mtu,
         ips: pairs().map(|(address, block)| added_ip(endpoint.attachment, address, block)).collect(),
         routes: pairs()
-            .map(|(_, block)| AddedRoute {
-                dst: Cidr::everything(block.family()),
-                gw: gateway(endpoint.attachment, block),
+            .flat_map(|(_, block)| {
+                let gw = gateway(endpoint.attachment, block);
+                routes_of(endpoint, block.family()).map(move |dst| AddedRoute { dst, gw })
             })
             .collect(),
     }

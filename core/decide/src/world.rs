@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use tartan_api::network::{MtuChoice, Network};
 use tartan_ipam::BlockAddresses;
-use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, Mtu, NetworkName, Node, NodeId, NodeName, Uplink};
+use tartan_model::{
+    AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, NetworkName, Node, NodeId, NodeName, Uplink,
+};
 
 /// What is decided at once, and what a row belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,8 @@ pub struct Attached {
 /// How far a pod's interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// It shall work, and the runtime was not told yet that it does.
+    Adding,
     /// It shall work.
     Wanted,
     /// It shall be shut; its addresses are still its own.
@@ -171,6 +175,14 @@ impl World {
         owner: &NodeId,
     ) -> impl Iterator<Item = Cidr> + use<'a> {
         self.blocks_of(network, owner).filter(|block| !self.is_contested(network, block))
+    }
+
+    /// The interfaces that the runtime made in a network of this name of its own, and does not list any more. What
+    /// cannot be told to be of that network stays.
+    pub fn stale(&self, list: &ListName, valid: &BTreeSet<AttachmentKey>) -> Vec<AttachmentKey> {
+        let of_list =
+            self.endpoints.values().filter(|attached| attached.endpoint.list.as_ref() == Some(list));
+        of_list.map(|attached| &attached.endpoint.key).filter(|key| !valid.contains(*key)).cloned().collect()
     }
 
     /// The pods' interfaces on this node.

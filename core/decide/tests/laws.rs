@@ -16,7 +16,8 @@ use tartan_api::object::{Object, parse};
 use tartan_decide::{Attach, Decision, Fact, Phase, Record, Scope, World, lower};
 use tartan_host::{Key, Row};
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, InterfaceAddress, Mac, Mtu, NetnsPlace, NetworkName, Node, NodeId, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, InterfaceAddress, Mac, Mtu, NetnsPlace, NetworkName, Node, NodeId,
+    Uplink,
 };
 
 const THIS: u8 = 1;
@@ -83,6 +84,13 @@ fn attach(n: u8, network: usize, link: u32) -> Fact {
         key: key(n),
         pod: format!("default/p{n}").parse().unwrap(),
         network: name(network),
+        list: None,
+        ips: if link.is_multiple_of(4) {
+            vec![block(network, 4, 3).nth(2 + u128::from(n)).unwrap()]
+        } else {
+            Vec::new()
+        },
+        default_routes: if link % 8 < 2 { BTreeSet::from([Family::Ipv4]) } else { BTreeSet::new() },
         netns: NetnsPlace { path: "/run/netns/x".into(), device: 4, inode: n.into() },
         labels: BTreeMap::new(),
         link: format!("tt{link:012x}").parse().unwrap(),
@@ -127,6 +135,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => (0usize..2).prop_map(|at| Fact::ClaimLost(name(at))),
         1 => Just(Fact::InSync),
         6 => (0u8..6, 0usize..2, any::<u32>()).prop_map(|(n, at, link)| attach(n, at, link)),
+        2 => (0u8..6).prop_map(|n| Fact::Added(key(n))),
         2 => (0u8..6).prop_map(|n| Fact::Detach(key(n))),
         2 => (0u8..6).prop_map(|n| Fact::Shut(key(n))),
     ]
@@ -283,7 +292,7 @@ fn restored(records: &[Record]) -> Vec<Fact> {
     let mut released = Vec::new();
     for record in records {
         match record.clone() {
-            Record::Endpoint(endpoint) => {
+            Record::Adding(endpoint) | Record::Endpoint(endpoint) => {
                 endpoints.insert(endpoint.key.clone(), endpoint);
             }
             Record::EndpointGone(key) => {

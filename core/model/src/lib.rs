@@ -8,6 +8,6 @@ mod node;
 mod pool;
 
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
-pub use name::{ContainerId, IfName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
+pub use name::{ContainerId, IfName, ListName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
 pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path, Uplink};
 pub use pool::{MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError};

@@ -33,6 +33,14 @@ pub enum NameError {
         /// The refused text, shortened.
         text: String,
     },
+    /// Not a name of a runtime's network.
+    #[error(
+        "{text:?} is not a network's name: use at most 256 letters, digits, '_', '.' and '-', beginning with a letter or digit"
+    )]
+    List {
+        /// The refused text, shortened.
+        text: String,
+    },
     /// Not an interface name.
     #[error("{text:?} is not an interface name: use 1 to 15 visible characters without '/', ':' and '%'")]
     Interface {
@@ -119,6 +127,11 @@ text! {
 text! {
     /// A container id as the CNI specification allows it: a letter or digit, then letters, digits, `_`, `.` and `-`; at most 256 bytes.
     ContainerId, container
+}
+text! {
+    /// What a container runtime calls a network: `name` of its configuration list. The CNI specification allows a
+    /// letter or digit, then letters, digits, `_`, `.` and `-`; here at most 256 bytes.
+    ListName, list
 }
 /// A network interface's name: 1 to 15 bytes that the kernel accepts (`dev_valid_name`), visible ASCII only.
 ///
@@ -289,10 +302,18 @@ fn is_part(text: &str) -> bool {
 }
 
 fn container(text: &str) -> Result<(), NameError> {
-    let fits = text.len() <= 256
+    if is_cni_name(text) { Ok(()) } else { Err(NameError::Container { text: shorten(text) }) }
+}
+
+fn list(text: &str) -> Result<(), NameError> {
+    if is_cni_name(text) { Ok(()) } else { Err(NameError::List { text: shorten(text) }) }
+}
+
+/// Container ids and networks are named alike in the CNI specification, which sets no length.
+fn is_cni_name(text: &str) -> bool {
+    text.len() <= 256
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if fits { Ok(()) } else { Err(NameError::Container { text: shorten(text) }) }
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 fn interface(text: &str) -> Result<(), NameError> {

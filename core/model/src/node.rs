@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use crate::name::shorten;
 use crate::{
-    Cidr, ContainerId, Family, IfName, InterfaceAddress, Mac, Mtu, NetworkName, NodeId, NodeName, PodName,
+    Cidr, ContainerId, Family, IfName, InterfaceAddress, ListName, Mac, Mtu, NetworkName, NodeId, NodeName,
+    PodName,
 };
 
 /// A node as the others see it: this is what it publishes in the store.
@@ -134,12 +135,18 @@ pub struct Endpoint {
     pub pod: PodName,
     /// The network that it is in.
     pub network: NetworkName,
+    /// What the runtime calls the network. Records of before it was kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<ListName>,
     /// How it is attached.
     pub attachment: Attachment,
     /// Its addresses, at most one a family.
     pub addresses: Vec<IpAddr>,
     /// The block that each address is from, in the same order.
     pub blocks: Vec<Cidr>,
+    /// What the pod reaches through it, by the gateways of its addresses. Before this was kept it was everything.
+    #[serde(default = "everywhere")]
+    pub routes: Vec<Cidr>,
     /// The MAC address of the pod's end.
     pub mac: Mac,
     /// The name of the host's end.
@@ -149,4 +156,8 @@ pub struct Endpoint {
     /// Labels that policy selects by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+fn everywhere() -> Vec<Cidr> {
+    Family::ALL.map(Cidr::everything).to_vec()
 }

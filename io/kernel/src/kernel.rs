@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::RouteProtocol;
+use netlink_packet_route::route::{RouteProtocol, RouteType};
 use tartan_host::{Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
 use tartan_model::{Family, IfName};
 
@@ -13,7 +13,7 @@ use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
 use crate::read::{Links, Seen};
 use crate::sysctl::{self, Settings, Watch};
-use crate::{Denied, Dump, KernelError, NetnsError, Request, Rtnl, netns, nft, tables};
+use crate::{Denied, Dump, KernelError, Message, NetnsError, Request, Rtnl, netns, nft, tables};
 
 /// The kernel of one network namespace, as far as it concerns us.
 #[derive(Debug)]
@@ -90,6 +90,30 @@ impl Kernel {
             .map_err(|source| NetnsError::System { action: "keep a descriptor of", source })?;
         let kernel = netns::run_in(netns, || Kernel::open(marks))??;
         Ok(Kernel { netns: Some(keep), ..kernel })
+    }
+
+    /// The families of which another network namespace has a default route, whoever made it.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or read.
+    pub fn default_routes(netns: BorrowedFd<'_>) -> Result<BTreeSet<Family>, KernelError> {
+        netns::run_in(netns, || {
+            let mut rtnl = Rtnl::open()?;
+            let mut found = BTreeSet::new();
+            for family in Family::ALL {
+                let dump = tables::dump_routes(&mut rtnl, family, None)?;
+                let is_default = |message: &Message<'_>| match message.parse() {
+                    Ok(RouteNetlinkMessage::NewRoute(route)) => {
+                        route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+                    }
+                    _ => false,
+                };
+                if dump.messages().any(|message| is_default(&message)) {
+                    found.insert(family);
+                }
+            }
+            Ok(found)
+        })?
     }
 
     /// Keeps the value that a sysctl had before we first changed it in this JSON file, an object of paths below

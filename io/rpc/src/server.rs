@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, bind, connect, getsockopt, listen, shutdown, socket,
@@ -37,8 +38,22 @@ const REST: Duration = Duration::from_millis(50);
 
 /// What the agent does with a request.
 pub trait Handler: Send + Sync {
-    /// Answers a request; `netns` is the descriptor that came along. Called from many threads at once.
-    fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer;
+    /// Answers a request of `client`; `netns` is the descriptor that came along. Called from many threads at once.
+    fn handle(&self, request: Request, netns: Option<OwnedFd>, client: Client) -> Answer;
+}
+
+/// Who asked.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<UnixStream>);
+
+impl Client {
+    /// Whether it has hung up, as a process does that was killed: its answer would reach nobody.
+    pub fn is_gone(&self) -> bool {
+        // A client never closes its sending half alone, so this is the whole connection (net/unix/af_unix.c, unix_poll).
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO).is_ok()
+            && polled.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+    }
 }
 
 /// A socket that is bound and not yet served: clients wait in its backlog.
@@ -212,14 +227,15 @@ fn accept(listener: &UnixListener, slots: &Arc<Slots>, handler: &Arc<dyn Handler
 fn start(stream: UnixStream, slot: Slot, handler: Arc<dyn Handler>) -> io::Result<()> {
     let run = move || {
         let _slot = slot;
-        serve(&stream, handler.as_ref());
+        serve(Client(Arc::new(stream)), handler.as_ref());
     };
     thread::Builder::new().name("rpc-request".into()).stack_size(STACK).spawn(run).map(drop)
 }
 
-fn serve(stream: &UnixStream, handler: &dyn Handler) {
+fn serve(client: Client, handler: &dyn Handler) {
+    let stream = client.0.as_ref();
     let answer = match request(stream) {
-        Ok((request, netns)) => handler.handle(request, netns),
+        Ok((request, netns)) => handler.handle(request, netns, client.clone()),
         Err(message) => invalid(message),
     };
     let mut line = line(&answer);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tartan_api::rpc::{Answer, MAX_MESSAGE, Request};
-use tartan_rpc::{Handler, RpcError, Server, Serving, call};
+use tartan_rpc::{Client, Handler, RpcError, Server, Serving, call};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(5);
 struct Echo;
 
 impl Handler for Echo {
-    fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+    fn handle(&self, request: Request, netns: Option<OwnedFd>, _: Client) -> Answer {
         if request == Request::Routes {
             thread::sleep(Duration::from_millis(800));
         }

@@ -28,6 +28,36 @@ impl Sqlite {
         Ok(Sqlite { database: Arc::new(open::open(path)?) })
     }
 
+    /// From now on no commit of this connection waits for the disk: neither to move the write-ahead log into the file nor
+    /// to begin it anew. Another connection has to [`Sqlite::checkpoint`], and to be closed last.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn leave_log(&self) -> Result<(), StoreError> {
+        self.database.statement(|connection| {
+            connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+            connection.pragma_update(None, "synchronous", "OFF")?;
+            Ok(())
+        })
+    }
+
+    /// Moves the write-ahead log into the file and empties it, as far as nobody is in the way. Others write meanwhile: they
+    /// are only kept out of the second step, which finds nothing left to wait for (sqlite.org/pragma.html#pragma_wal_checkpoint).
+    /// The log is emptied, not written over: after a loss of power, old pages between new ones would be taken for new.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.database.statement(|connection| {
+            for step in ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+                connection.query_row(step, [], |_| Ok(()))?;
+            }
+            let mut log = self.database.path.clone().into_os_string();
+            log.push("-wal");
+            Ok(std::fs::File::open(log)?.sync_all()?)
+        })
+    }
+
     /// Writes (Some) and deletes (None) all of these keys, or none of them. Survives kill -9.
     ///
     /// # Errors

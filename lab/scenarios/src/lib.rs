@@ -6,6 +6,7 @@
     reason = "this is test code: to fail is its work"
 )]
 
+pub mod before;
 mod cluster;
 mod datagrams;
 pub mod figures;

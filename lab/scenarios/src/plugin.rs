@@ -16,6 +16,12 @@ pub struct Container {
     id: String,
     name: String,
     socket: PathBuf,
+    interface: String,
+    /// The network by the runtime's name.
+    list: String,
+    network: String,
+    /// Whether the namespace goes with this.
+    first: bool,
 }
 
 impl Container {
@@ -25,7 +31,42 @@ impl Container {
         let name = format!("tartan-{}_test_c{number}", lab.name());
         netns::create(&name).expect("a namespace");
         let id = format!("c{number:04}-{}", Pid::this());
-        Container { id, name, socket: lab.file(node, "tartand.sock") }
+        let [interface, list, network] = ["eth0", "tartan", "default"].map(String::from);
+        Container { id, name, socket: lab.file(node, "tartand.sock"), interface, list, network, first: true }
+    }
+
+    /// Another interface of the same container, in a network by our and the runtime's name.
+    pub fn beside(&self, interface: &str, network: &str, list: &str) -> Container {
+        let (id, name, socket) = (self.id.clone(), self.name.clone(), self.socket.clone());
+        let [interface, network, list] = [interface, network, list].map(String::from);
+        Container { id, name, socket, interface, list, network, first: false }
+    }
+
+    /// Runs `ip` in the namespace, which must succeed.
+    #[track_caller]
+    pub fn ip(&self, args: &str) -> String {
+        let mut command = Command::new("ip");
+        crate::run_command(command.args(["-n", &self.name]).args(args.split(' '))).ok().stdout
+    }
+
+    /// Whether an address answers to a ping from the namespace, within a second, sent from `source`.
+    pub fn pings(&self, source: &str, address: &str) -> bool {
+        let mut command = Command::new("ip");
+        let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", "-I", source, address];
+        crate::run_command(command.args(["netns", "exec", &self.name]).args(ping)).code == 0
+    }
+
+    /// Takes the namespace away and makes a new one by the same name.
+    pub fn renew(&self) {
+        netns::remove(&self.name).expect("it is there");
+        netns::create(&self.name).expect("a namespace");
+    }
+
+    /// Calls the plugin with more in its configuration.
+    pub fn call_with(&self, command: &str, more: &[(&str, Value)]) -> Run {
+        let mut conf = self.conf();
+        more.iter().for_each(|(key, value)| conf[*key] = value.clone());
+        run_plugin(&mut self.command(command), &conf).0
     }
 
     /// Its id.
@@ -51,14 +92,15 @@ impl Container {
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &self.id)
             .env("CNI_NETNS", self.netns())
-            .env("CNI_IFNAME", "eth0")
+            .env("CNI_IFNAME", &self.interface)
             .env("CNI_PATH", "/nonexistent");
         plugin
     }
 
     /// What the plugin gets on its standard input.
     pub fn conf(&self) -> Value {
-        json!({"cniVersion": "1.1.0", "name": "tartan", "type": "tartan-cni", "socket": self.socket})
+        json!({"cniVersion": "1.1.0", "name": self.list, "type": "tartan-cni", "socket": self.socket,
+            "network": self.network})
     }
 
     /// ADD, which must succeed: the result.
@@ -76,8 +118,10 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // What is gone already need not be removed.
-        let _ = netns::remove(&self.name);
+        if self.first {
+            // What is gone already need not be removed.
+            let _ = netns::remove(&self.name);
+        }
     }
 }
 

@@ -25,7 +25,9 @@ fn state(lab: &Lab) -> String {
     });
     let kept =
         [lab.file("store", "tartan.db"), lab.file("n1", "state/records.db")].map(|file| entries(&file));
-    format!("{}\n{}", kernel.join("\n"), kept.join("\n"))
+    // Of an address that was just given, until its duplicate is looked for.
+    let kernel = kernel.join("\n").replace(" tentative", "");
+    format!("{kernel}\n{}", kept.join("\n"))
 }
 
 /// Everything in a store, asked of the file, so that no agent is needed.

@@ -9,53 +9,11 @@
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use tartan_scenarios::before::{addresses, assert_nothing_left, kept_endpoints, state};
 use tartan_scenarios::{Container, Lab, run_plugin};
-use tartan_store::{Sqlite, Store};
-
-/// The addresses in a result of the plugin.
-fn addresses(result: &Value) -> Vec<String> {
-    let ips = result["ips"].as_array().expect("ips");
-    ips.iter().map(|ip| ip["address"].as_str().expect("text").to_string()).collect()
-}
-
-/// What ADD and DEL change on a node.
-fn state(lab: &Lab) -> String {
-    let kernel =
-        ["-o link", "-o address", "-4 route", "-6 route", "neighbor show nud permanent"].map(|what| {
-            let args: Vec<&str> = ["ip"].into_iter().chain(what.split(' ')).collect();
-            lab.on_node("n1", &args)
-        });
-    let fdb = lab.on_node("n1", &["bridge", "fdb", "show"]);
-    // Multicast groups that a device listens to are no forwarding entries.
-    let is_group = |line: &str| line.starts_with("33:33:") || line.starts_with("01:00:5e:");
-    let ours = |line: &&str| (line.contains(" dev tart") || line.contains(" dev tt")) && !is_group(line);
-    let fdb: BTreeSet<&str> = fdb.lines().filter(ours).collect();
-    format!("{}\n{fdb:#?}\n{}", kernel.join("\n"), lab.ask("n1", &["endpoints"]))
-}
-
-/// The keys of the endpoints in the agent's records and in the cluster's store.
-fn kept_endpoints(lab: &Lab) -> Vec<String> {
-    let files = [lab.file("n1", "state/records.db"), lab.file("store", "tartan.db")];
-    let kept = files.iter().flat_map(|file| {
-        assert!(file.is_file(), "no {}", file.display());
-        let store = Sqlite::open(file).expect("the store");
-        store.list("endpoint/").expect("its entries").entries
-    });
-    kept.map(|entry| entry.key).collect()
-}
-
-/// Waits until a node is as it was before; a second is what removing links may take.
-fn assert_nothing_left(lab: &Lab, before: &str) {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while state(lab) != before {
-        assert!(Instant::now() < deadline, "left:\n{}\nbefore:\n{before}", state(lab));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(kept_endpoints(lab), Vec::<String>::new());
-}
 
 #[test]
 fn fifty_at_once_get_an_address_each_and_leave_nothing() {
@@ -204,17 +162,8 @@ fn an_address_is_used_again_only_when_there_is_no_fresh_one() {
     let containers: Vec<Container> = (0..6).map(|n| Container::make(&lab, "n1", n)).collect();
     let given: Vec<String> = containers.iter().take(5).flat_map(|c| addresses(&c.add())).collect();
     assert_eq!(given, ["10.9.0.2/29", "10.9.0.3/29", "10.9.0.4/29", "10.9.0.5/29", "10.9.0.6/29"]);
-    let deadline = Instant::now() + Duration::from_secs(2);
-    let sixth = loop {
-        let (run, _) = containers[5].call("ADD");
-        if run.code == 0 {
-            break addresses(&run.json());
-        }
-        // The node is claiming another block.
-        assert_eq!(run.json()["code"], 11, "{run:?}");
-        assert!(Instant::now() < deadline, "{run:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    // The node claims another block, and the pod waits for that.
+    let sixth = addresses(&containers[5].add());
     assert_eq!(sixth, ["10.9.0.10/29"]);
     containers[3].del();
     containers[1].del();

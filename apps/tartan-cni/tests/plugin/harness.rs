@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
-use tartan_rpc::{Handler, Server, Serving};
+use tartan_rpc::{Client, Handler, Server, Serving};
 use tempfile::TempDir;
 
 /// What came of a run.
@@ -88,7 +88,7 @@ struct Prepared {
 }
 
 impl Handler for Prepared {
-    fn handle(&self, request: Request, netns: Option<OwnedFd>) -> Answer {
+    fn handle(&self, request: Request, netns: Option<OwnedFd>, _: Client) -> Answer {
         let netns = netns.map(|netns| fs::File::from(netns).metadata().unwrap().ino());
         self.asked.lock().unwrap().push((request, netns));
         self.answer.clone()
@@ -104,9 +104,14 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn answering(answer: Answer) -> Agent {
         let folder = tempfile::tempdir().unwrap();
-        let handler = Arc::new(Prepared { answer, asked: Mutex::default() });
-        let server = Server::bind(&folder.path().join("tartand.sock")).unwrap();
-        Agent { folder, handler: handler.clone(), _serving: server.serve(handler).unwrap() }
+        let (handler, serving) = serve(answer, &folder.path().join("tartand.sock"));
+        Agent { folder, handler, _serving: serving }
+    }
+
+    /// Begins to answer at a socket now.
+    pub(crate) fn answering_at(answer: Answer, socket: &Path) -> Agent {
+        let (handler, serving) = serve(answer, socket);
+        Agent { folder: tempfile::tempdir().unwrap(), handler, _serving: serving }
     }
 
     pub(crate) fn failing(code: FailureCode, message: &str) -> Agent {
@@ -120,6 +125,12 @@ impl Agent {
     pub(crate) fn asked(&self) -> Vec<(Request, Option<u64>)> {
         std::mem::take(&mut self.handler.asked.lock().unwrap())
     }
+}
+
+fn serve(answer: Answer, socket: &Path) -> (Arc<Prepared>, Serving) {
+    let handler = Arc::new(Prepared { answer, asked: Mutex::default() });
+    let server = Server::bind(socket).unwrap();
+    (handler.clone(), server.serve(handler).unwrap())
 }
 
 pub(crate) fn conf(version: &str, socket: &str) -> Value {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
-use tartan_rpc::{Handler, Server, Serving};
+use tartan_rpc::{Client, Handler, Server, Serving};
 use tempfile::TempDir;
 
 /// What came of a run.
@@ -53,7 +53,7 @@ struct Prepared {
 }
 
 impl Handler for Prepared {
-    fn handle(&self, request: Request, _: Option<OwnedFd>) -> Answer {
+    fn handle(&self, request: Request, _: Option<OwnedFd>, _: Client) -> Answer {
         let answer = match &self.failure {
             Some(failure) => Answer::Error(failure.clone()),
             None if self.empty => Answer::Ok(json!([])),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tartan_host::{Key, Link, Notice, Route, Row, Scope};
-use tartan_kernel::{Kernel, Notices};
+use tartan_host::{Key, Link, Notice, Route, Row, Scope, Sysctl, SysctlKey};
+use tartan_kernel::{Kernel, Notices, netns};
 
 /// All steps of a node and one pod.
 fn steps(token: tartan_host::NetnsToken) -> Vec<Row> {
@@ -189,4 +189,51 @@ fn is_readable(kernel: &Kernel, milliseconds: u16) -> bool {
     let fds = kernel.notices_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let mut fds: Vec<PollFd<'_>> = fds.collect();
     poll(&mut fds, PollTimeout::from(milliseconds)).unwrap() == 1
+}
+
+#[test]
+fn settings_that_somebody_changes_are_told_of() {
+    let (node, pod) = (Scratch::new(), Scratch::new());
+    let mut kernel = node.kernel();
+    let token = kernel.adopt(pod.clone_fd());
+    kernel.read(&[]).unwrap();
+    done(&mut kernel, &[create(Row::Link(veth("tt0123456789ab", token, "eth0")))]);
+    let mut rtnl = node.rtnl();
+    rtnl.add_veth(&ifname("up0"), 1500.try_into().unwrap(), &ifname("up1"), pod.fd()).unwrap();
+    let link = ifname("tt0123456789ab");
+    let keys = [
+        // Before the switch for all, which sets each.
+        SysctlKey::LinkForward(link),
+        SysctlKey::Ipv4Forward,
+        SysctlKey::Ipv6Forward,
+        SysctlKey::AcceptRa(ifname("up0")),
+    ];
+    let write = |key: &SysctlKey, value: &str| {
+        let path = format!("/proc/sys/{}", key.path());
+        netns::run_in(node.fd(), || std::fs::write(path, value)).unwrap().unwrap();
+    };
+    // Nobody asked for them yet.
+    keys.iter().for_each(|key| write(key, "0"));
+    let told = |notices: Notices| {
+        let settings = notices.rows.into_iter().filter(|notice| matches!(notice, Notice::Is(Row::Sysctl(_))));
+        settings.collect::<Vec<_>>()
+    };
+    assert_eq!(told(kernel.notices()), []);
+    let mut heard = kernel.read(&keys).unwrap();
+    for key in &keys {
+        assert!(!is_readable(&kernel, 0));
+        write(key, "1");
+        assert!(is_readable(&kernel, 0), "{key:?}");
+        let setting = Notice::Is(Row::Sysctl(Sysctl { key: key.clone(), value: 1 }));
+        assert!(told(follow(&mut kernel, &mut heard)).contains(&setting), "{key:?}");
+        assert_eq!(heard, kernel.read(&keys).unwrap());
+    }
+    // A link that comes back has settings of its own, and is listened to as the one before.
+    rtnl.delete_link(&ifname("up0")).unwrap();
+    rtnl.add_veth(&ifname("up0"), 1500.try_into().unwrap(), &ifname("up1"), pod.fd()).unwrap();
+    follow(&mut kernel, &mut heard);
+    let accept = keys.last().unwrap();
+    write(accept, "2");
+    let setting = Notice::Is(Row::Sysctl(Sysctl { key: accept.clone(), value: 2 }));
+    assert_eq!(told(kernel.notices()), [setting]);
 }

@@ -9,6 +9,7 @@
 )]
 
 mod advertise;
+mod pods;
 mod rest;
 mod scene;
 mod table;

@@ -1,19 +1,45 @@
 //! At rest an agent does nothing: what it repairs, it is told of.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tartan_kernel::{Rtnl, netns};
+use tartan_model::{IfName, Mtu};
 use tartan_scenarios::Lab;
 
 /// What tells of a program started, and of a kernel table read.
 const TRACED: &str = "trace=execve,execveat,fork,vfork,clone,clone3,sendto,sendmsg";
+/// Links, and addresses and routes of both families.
+const DUMPS_OF_A_LOOK: usize = 5;
 
 #[test]
 fn an_agent_at_rest_reads_nothing_and_starts_nothing() {
     watch(Duration::from_secs(5));
+}
+
+#[test]
+fn a_storm_of_foreign_links_costs_one_look_in_a_while() {
+    let lab = Lab::up("t-storm", &["--nodes", "1", "--pods", "1", "--family", "dual"]);
+    let node = netns::open(&lab.netns("n1")).expect("the node");
+    let mut storm = Rtnl::open_in(node.as_fd()).expect("its kernel");
+    let foreign: IfName = "foreign".parse().expect("a name");
+    let mut storms = 0u32;
+    let start = Instant::now();
+    let heard = trace(lab.agent("n1"), || {
+        while start.elapsed() < Duration::from_secs(1) {
+            storm.add_bridge(&foreign, Mtu::IPV6_MIN).expect("a link");
+            storm.delete_link(&foreign).expect("it is there");
+            storms += 1;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    let looks = heard.lines().filter(|line| is_dump(line)).count() / DUMPS_OF_A_LOOK;
+    let most = start.elapsed().as_millis() / 100 + 5;
+    assert!(storms > 20 && looks > 1 && looks as u128 <= most, "{looks} looks, {storms} changes");
 }
 
 /// The row of the table.

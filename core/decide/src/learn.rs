@@ -124,10 +124,7 @@ impl World {
         }
         // This node's source address in every route may be another now, and a block of one network may make room for,
         // or stand in the way of, that of another.
-        if old == Some(self.this)
-            || owner == Some(self.this)
-            || self.blocks.len().max(self.networks.len()) > 1
-        {
+        if old == Some(self.this) || owner == Some(self.this) || self.has_other(&network) {
             scopes.extend(self.scopes());
         }
         dirty(scopes)

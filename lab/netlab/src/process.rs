@@ -41,8 +41,20 @@ pub(crate) fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duratio
         kill(pid, signal).ok();
         wait_until(patience, || !is_in(pid, namespace));
     }
+    if is_in(pid, namespace) {
+        return false;
+    }
+    // A thread leaves its namespaces before the locks on its files go (kernel/exit.c, do_exit: exit_task_work).
+    let over = wait_until(AFTER_KILL, || is_over(pid));
     reap(pid);
-    !is_in(pid, namespace)
+    over
+}
+
+/// Whether all that is left of a process waits for its parent to take note.
+fn is_over(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
 }
 
 /// Whether this process is alive and in this namespace: a number that was used again is in another. Its first thread may

@@ -65,17 +65,23 @@ impl Stage<'_> {
         let mut agent = Command::new(programs().join("tartan"));
         agent.args(["lab", "--name", self.lab.name(), "node", "exec", "n1", "--"]);
         agent.arg(programs().join("tartand")).arg("--config").arg(self.lab.file("n1", "tartand.toml"));
-        agent.env(VARIABLE, point.name()).stderr(Stdio::null());
+        agent.env(VARIABLE, point.name()).stderr(Stdio::piped());
         agent.spawn().expect("the agent starts")
     }
 
     /// The command during which the agent dies; the lab's own agent is back at its end.
     fn with_dying_agent(&self, point: Point, container: &Container, command: &str) -> Run {
-        let mut agent = self.mortal_agent(point);
+        let agent = self.mortal_agent(point);
         std::thread::scope(|scope| {
             let call = scope.spawn(|| container.call(command).0);
-            let status = agent.wait().expect("it ends");
-            assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{}: it died there", point.name());
+            let end = agent.wait_with_output().expect("it ends");
+            let log = String::from_utf8_lossy(&end.stderr);
+            assert_eq!(
+                end.status.signal(),
+                Some(Signal::SIGKILL as i32),
+                "{}: it lived: {log}",
+                point.name()
+            );
             self.start_agent();
             call.join().expect("a call")
         })

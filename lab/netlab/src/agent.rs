@@ -75,12 +75,13 @@ pub fn start(lab: &LabName, node: &LabNode, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Ends an agent: by this signal, and by SIGKILL if that does not help within 5 seconds. Does nothing if none runs.
+/// Ends an agent: by this signal, and by SIGKILL if that does not help within 5 seconds. Of one that is ending by itself
+/// only the end is waited for; does nothing if none runs.
 ///
 /// # Errors
 /// When it is still there after that.
 pub fn end(lab: &LabName, node: &LabNode, signal: Signal) -> Result<()> {
-    if let Some(pid) = pid(lab, node)
+    if let Some(pid) = last(lab, node)
         && !process::end(pid, namespace_of(lab, node)?, signal, STOP)
     {
         bail!("node {node}: the agent (process {pid}) does not end, not even by SIGKILL");
@@ -91,11 +92,16 @@ pub fn end(lab: &LabName, node: &LabNode, signal: Signal) -> Result<()> {
 
 /// The process of an agent that runs.
 pub fn pid(lab: &LabName, node: &LabNode) -> Option<Pid> {
+    let namespace = namespace_of(lab, node).ok()?;
+    last(lab, node).filter(|pid| process::is_in(*pid, namespace))
+}
+
+/// The process that was started last, as long as anything is left of it.
+fn last(lab: &LabName, node: &LabNode) -> Option<Pid> {
     let text = fs::read_to_string(lab.files(node).pid()).ok()?;
     let pid = Pid::from_raw(text.trim().parse().ok().filter(|pid| *pid > 1)?);
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let is_ours = name.trim() == "tartand" && process::is_in(pid, namespace_of(lab, node).ok()?);
-    is_ours.then_some(pid)
+    (name.trim() == "tartand").then_some(pid)
 }
 
 /// Asks an agent.

@@ -102,7 +102,10 @@ fn change_faults(state: &mut State, change: impl FnOnce(&mut Vec<Fault>)) -> Res
 fn revive(lab: &LabName, state: &State, nodes: &[&LabNode], programs: &Programs) -> Result<()> {
     let start = |name: &&LabNode| match agent::pid(lab, name) {
         Some(_) => Ok(()),
-        None => agent::start(lab, name, programs).with_context(|| format!("node {name}")),
+        // One that somebody else killed may not have let go of its files yet.
+        None => agent::end(lab, name, Signal::SIGKILL)
+            .and_then(|()| agent::start(lab, name, programs))
+            .with_context(|| format!("node {name}")),
     };
     let started: Vec<Result<()>> = nodes.iter().map(start).collect();
     let patience = up::patience(state.nodes.len());

@@ -1,5 +1,8 @@
 //! Ending processes that need not be our children, without ever hitting one that is not of the lab.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -39,31 +42,41 @@ pub(crate) fn end(pid: Pid, namespace: NetnsId, first: Signal, patience: Duratio
         }
         // It may have ended since we looked.
         kill(pid, signal).ok();
-        wait_until(patience, || !is_in(pid, namespace));
+        wait_until(patience, || has_ended(pid, namespace));
     }
-    if is_in(pid, namespace) {
-        return false;
-    }
-    // A thread leaves its namespaces before the locks on its files go (kernel/exit.c, do_exit: exit_task_work).
-    let over = wait_until(AFTER_KILL, || is_over(pid));
+    let has_ended = wait_until(AFTER_KILL, || has_ended(pid, namespace));
     reap(pid);
-    over
+    has_ended
 }
 
-/// Whether all that is left of a process waits for its parent to take note.
-fn is_over(pid: Pid) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+/// Whether nothing of a process of this namespace is left that could hold a lock or a socket: a thread gives up its
+/// namespace before its files are closed (`do_exit`, kernel/exit.c).
+fn has_ended(pid: Pid, namespace: NetnsId) -> bool {
+    let is_another = |thread: &Path| namespace_of(thread).is_some_and(|other| other != namespace);
+    threads(pid).all(|thread| is_over(&thread) || is_another(&thread))
+}
+
+/// Whether a thread does nothing any more: the letter behind its name is Z or X, or it is gone (proc_pid_stat(5)).
+fn is_over(thread: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(thread.join("stat")) else { return true };
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// Whether this process is alive and in this namespace: a number that was used again is in another. Its first thread may
 /// end before the others, which hold its files until they have ended too.
 pub(crate) fn is_in(pid: Pid, namespace: NetnsId) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let netns = threads.filter_map(|thread| std::fs::metadata(thread.path().join("ns/net")).ok());
-    netns.into_iter().any(|file| (file.dev(), file.ino()) == namespace)
+    threads(pid).any(|thread| namespace_of(&thread) == Some(namespace))
+}
+
+/// The folders of a process's threads.
+fn threads(pid: Pid) -> impl Iterator<Item = PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.map(|thread| thread.path())
+}
+
+fn namespace_of(thread: &Path) -> Option<NetnsId> {
+    let file = fs::metadata(thread.join("ns/net")).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Looks until the condition holds or the time is over; says whether it holds.

@@ -1,6 +1,7 @@
 //! Faults by chance: a seed tells a story, always the same, which can be played on a lab.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use crate::Lab;
 
 /// How many things happen, at least and at most.
 const ACTS: (u64, u64) = (8, 14);
-/// The longest pause before something happens, in milliseconds.
+/// The longest pause before something happens, in milliseconds; and now and then, long enough for neighbors to be given
+/// up (three tries, a second apart).
 const PAUSE: u64 = 400;
+const LONG_PAUSE: u64 = 4000;
 /// The port of the overlay.
 const VXLAN: u16 = 8472;
 
@@ -37,7 +40,8 @@ impl Story {
         let mut acts = Vec::new();
         let length = ACTS.0 + chance.below(ACTS.1 - ACTS.0 + 1);
         while (acts.len() as u64) < length || standing.is_empty() {
-            let pause = Duration::from_millis(chance.below(PAUSE + 1));
+            let longest = if chance.below(10) == 0 { LONG_PAUSE } else { PAUSE };
+            let pause = Duration::from_millis(chance.below(longest + 1));
             let act = if !standing.is_empty() && chance.below(3) == 0 {
                 let which = chance.below(standing.len() as u64) as usize;
                 Act::Heal(standing.remove(which))
@@ -59,15 +63,25 @@ impl Story {
         self.acts.iter().filter(|(_, act)| matches!(act, Act::Add(_))).count()
     }
 
-    /// Has it happen on a lab. What stands at the end stays.
+    /// Has it happen on a lab whose pods talk to each other all the while. What stands at the end stays.
     #[track_caller]
     pub fn play(&self, lab: &Lab) {
-        for (pause, act) in &self.acts {
-            thread::sleep(*pause);
-            let line = act.to_string();
-            let run = lab.lab(&line.split(' ').collect::<Vec<_>>());
-            assert_eq!(run.code, 0, "{line}: {run:?}\n{self}");
-        }
+        let over = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    lab.lab(&["matrix"]);
+                }
+            });
+            let result = self.acts.iter().try_for_each(|(pause, act)| {
+                thread::sleep(*pause);
+                let run = lab.lab(&act.to_string().split(' ').collect::<Vec<_>>());
+                if run.code == 0 { Ok(()) } else { Err(format!("{act}: {run:?}")) }
+            });
+            over.store(true, Ordering::Relaxed);
+            result
+        });
+        assert_eq!(result, Ok(()), "{self}");
     }
 }
 

@@ -316,8 +316,9 @@ fn a_nodes_faults_go_with_it_and_a_labs_with_the_lab() {
 
 #[test]
 fn any_story_of_faults_ends_well() {
-    for seed in [4, 2026] {
-        let lab = Lab::up("t-story", &["--nodes", "5", "--pods", "1", "--family", "dual"]);
+    for (seed, underlay) in [(4, "ipv4"), (2026, "ipv6")] {
+        let lab =
+            Lab::up("t-story", &["--nodes", "5", "--pods", "1", "--family", "dual", "--underlay", underlay]);
         let story = Story::new(seed, 5);
         story.play(&lab);
         let healing = Instant::now();

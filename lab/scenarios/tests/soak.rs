@@ -46,7 +46,9 @@ fn stories() {
     let start = Instant::now();
     let (mut times, mut faults, mut failed) = (Vec::new(), 0, Vec::new());
     for seed in 1..=STORIES {
-        let lab = Lab::up("t-soak", &["--nodes", "5", "--pods", "1", "--family", "dual"]);
+        let underlay = if seed % 2 == 0 { "ipv4" } else { "ipv6" };
+        let lab =
+            Lab::up("t-soak", &["--nodes", "5", "--pods", "1", "--family", "dual", "--underlay", underlay]);
         let story = Story::new(seed, 5);
         story.play(&lab);
         faults += story.faults();
@@ -68,7 +70,7 @@ fn stories() {
     let (good, p50) = (times.len(), quantile(&mut times, 0.5));
     row(
         &format!(
-            "{STORIES} seeded sequences of {faults} faults on 5 nodes, both families: last healing to full matrix"
+            "{STORIES} seeded sequences of {faults} faults on 5 nodes, pods of both families, underlays of one or the other: last healing to full matrix"
         ),
         &format!("{good} of {STORIES} in time; p50 {p50:.0} ms, worst {worst:.0} ms"),
         "all < 5 s",

@@ -22,6 +22,8 @@ pub(crate) const TO_TEST: &[&str] = &[
     "strace",
     "iputils-ping",
     "containernetworking-plugins",
+    "podman",
+    "busybox-static",
 ];
 
 /// Installs those of `packages` that are missing; on another system says which to have.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use crate::{Durability, Revision, StoreError};
+use crate::{Clock, Durability, Revision, StoreError};
 
 /// One open database file, shared by the store and its watches.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Database {
     pub(crate) watchers: PathBuf,
     /// Which boot this is.
     pub(crate) boot: String,
+    /// What leases go by.
+    pub(crate) clock: Clock,
     /// The one connection.
     pub(crate) session: Mutex<Session>,
 }

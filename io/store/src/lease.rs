@@ -17,8 +17,14 @@ use crate::{Durability, Lease, StoreError};
 /// Where the kernel tells which boot this is (random(4)).
 pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The time since boot, sleep included.
-pub(crate) fn boot_clock() -> io::Result<Duration> {
+/// What leases go by: the time since boot.
+pub type Clock = fn() -> io::Result<Duration>;
+
+/// The machine's clock: the time since boot, sleep included.
+///
+/// # Errors
+/// What clock_gettime(2) says.
+pub fn boot_clock() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }
 
@@ -102,7 +108,7 @@ struct Now<'a> {
 
 impl Now<'_> {
     fn read(database: &Database) -> Result<Now<'_>, Fault> {
-        Ok(Now { boot: &database.boot, milliseconds: milliseconds(boot_clock()?) })
+        Ok(Now { boot: &database.boot, milliseconds: milliseconds((database.clock)()?) })
     }
 
     fn plus(&self, ttl: Duration) -> i64 {

@@ -18,6 +18,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use error::StoreError;
+pub use lease::{Clock, boot_clock};
 pub use limits::{KEY_MAX, VALUE_MAX, check_key, check_prefix, check_value};
 pub use open::OpenError;
 pub use sqlite::Sqlite;

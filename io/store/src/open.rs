@@ -13,9 +13,9 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::statfs::statfs;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use crate::Durability;
 use crate::database::{Database, FileId, Session, level};
 use crate::lease::{BOOT_ID, boot_id};
+use crate::{Clock, Durability};
 
 /// Why a SQLite file was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +130,8 @@ const NETWORK_FILESYSTEMS: [(u32, &str); 11] = [
     (0x0bd0_0bd0, "Lustre"),
 ];
 
-/// Opens the database at `path`, making it if it is not there.
-pub(crate) fn open(path: &Path) -> Result<Database, OpenError> {
+/// Opens the database at `path`, making it if it is not there; its leases go by this clock.
+pub(crate) fn open(path: &Path, clock: Clock) -> Result<Database, OpenError> {
     let path = make_file(path)?;
     let metadata = fs::metadata(&path).map_err(|source| system(&path, source))?;
     let boot = boot_id().map_err(|source| system(Path::new(BOOT_ID), source))?;
@@ -148,6 +148,7 @@ pub(crate) fn open(path: &Path) -> Result<Database, OpenError> {
         watchers: watchers.into(),
         session: Mutex::new(session),
         boot,
+        clock,
         path,
     })
 }

@@ -9,8 +9,8 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use crate::database::{Database, Fault, from_column, to_column};
 use crate::watch::{Range, SqliteWatch, append, store_revision};
 use crate::{
-    Durability, Entry, Expect, Lease, Listing, OpenError, Revision, Store, StoreError, Watch, check_key,
-    check_prefix, check_value, lease, open, wake,
+    Clock, Durability, Entry, Expect, Lease, Listing, OpenError, Revision, Store, StoreError, Watch,
+    boot_clock, check_key, check_prefix, check_value, lease, open, wake,
 };
 
 /// A store in one file on a local disk, for the agents of one machine.
@@ -25,7 +25,15 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`] says what is wrong with the file and what to do.
     pub fn open(path: &Path) -> Result<Sqlite, OpenError> {
-        Ok(Sqlite { database: Arc::new(open::open(path)?) })
+        Sqlite::open_by(path, boot_clock)
+    }
+
+    /// The same with a clock that is handed in.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`].
+    pub fn open_by(path: &Path, clock: Clock) -> Result<Sqlite, OpenError> {
+        Ok(Sqlite { database: Arc::new(open::open(path, clock)?) })
     }
 
     /// From now on no commit of this connection waits for the disk: neither to move the write-ahead log into the file nor

@@ -1,11 +1,13 @@
 //! Leases: one holder, an end, and no noise.
 
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::place::{Place, put, woken};
 use rusqlite::Connection;
-use tartan_store::{Store, StoreError};
+use tartan_store::{Sqlite, Store, StoreError};
 
 const LONG: Duration = Duration::from_secs(60);
 const BRIEF: Duration = Duration::from_millis(400);
@@ -113,4 +115,34 @@ fn names_and_holders_are_bounded() {
     assert!(matches!(store.take_lease("n", "i\nd", LONG, false), Err(StoreError::BadKey { .. })));
     store.take_lease("n", "id", Duration::MAX, false).unwrap();
     assert!(store.leases().unwrap()[0].expires_in.is_some());
+}
+
+/// A clock that tests set, in seconds since boot.
+static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+
+fn clock() -> io::Result<Duration> {
+    Ok(Duration::from_secs(CLOCK.load(Ordering::Relaxed)))
+}
+
+#[test]
+fn a_lease_goes_by_the_clock_that_was_handed_in_however_it_jumps() {
+    let place = Place::new();
+    let open = || Sqlite::open_by(&place.file, clock).unwrap();
+    let (one, other) = (open(), open());
+    one.take_lease("n1", "id-1", LONG, false).unwrap();
+    // The machine slept for an hour: nobody renewed, and whoever comes first goes on.
+    CLOCK.fetch_add(3600, Ordering::Relaxed);
+    assert_eq!(other.leases().unwrap()[0].expires_in, None);
+    one.renew_lease("n1", "id-1", LONG).unwrap();
+    assert!(matches!(other.take_lease("n1", "id-2", LONG, false), Err(StoreError::Held { .. })));
+    CLOCK.fetch_add(3600, Ordering::Relaxed);
+    other.take_lease("n1", "id-2", LONG, false).unwrap();
+    assert!(matches!(one.renew_lease("n1", "id-1", LONG), Err(StoreError::LeaseLost { .. })));
+    assert!(matches!(one.take_lease("n1", "id-1", LONG, false), Err(StoreError::Held { .. })));
+    // Backwards, which no boot clock goes: the holder stays the holder.
+    CLOCK.fetch_sub(7200, Ordering::Relaxed);
+    assert!(other.leases().unwrap()[0].expires_in.is_some());
+    assert!(matches!(one.take_lease("n1", "id-1", LONG, false), Err(StoreError::Held { .. })));
+    other.renew_lease("n1", "id-2", LONG).unwrap();
+    assert_eq!(one.leases().unwrap()[0].expires_in, Some(LONG));
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, bind, connect, getsockopt, listen, shutdown, socket,
@@ -24,8 +25,11 @@ use crate::slots::{Slot, Slots};
 use crate::wire::{self, WireError};
 use crate::{RpcError, address};
 
-/// The most connections that are served at once; further ones wait in the socket's backlog.
+/// The most connections that are served at once; further ones wait in the socket's backlog. With a low limit on
+/// descriptors (RLIMIT_NOFILE) they are fewer.
 pub const MAX_CONNECTIONS: usize = 256;
+/// Descriptors that connections leave to the rest of the process.
+const SPARE_DESCRIPTORS: u64 = 64;
 /// How long a client may take to send its request, and to take its answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long [`Serving::shutdown`] waits for requests that are being served.
@@ -105,7 +109,7 @@ impl Server {
     pub fn serve(self, handler: Arc<dyn Handler>) -> Result<Serving, RpcError> {
         let Server { listener, name } = self;
         let listener = Arc::new(listener);
-        let slots = Arc::new(Slots::new(MAX_CONNECTIONS));
+        let slots = Arc::new(Slots::new(room()));
         let accepting = thread::Builder::new()
             .name("rpc".into())
             .spawn({
@@ -149,6 +153,13 @@ impl Drop for SocketName {
             fs::remove_file(&self.path).ok();
         }
     }
+}
+
+/// How many connections there are descriptors for: each has one, and another one comes with an ADD.
+fn room() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let room = limit.saturating_sub(SPARE_DESCRIPTORS) / 2;
+    usize::try_from(room).unwrap_or(MAX_CONNECTIONS).clamp(1, MAX_CONNECTIONS)
 }
 
 /// Locks a folder against others who bind in it, until dropped.
@@ -211,13 +222,16 @@ fn absent(error: io::Error) -> io::Result<()> {
 }
 
 fn accept(listener: &UnixListener, slots: &Arc<Slots>, handler: &Arc<dyn Handler>) {
+    let mut said = false;
     while let Some(slot) = slots.take() {
         let started = listener.accept().and_then(|(stream, _)| start(stream, slot, handler.clone()));
         match started {
-            Ok(()) => {}
+            Ok(()) => said = false,
             Err(_) if slots.is_closed() => return,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be served");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "a connection could not be served");
+                }
                 thread::sleep(REST);
             }
         }
@@ -236,7 +250,7 @@ fn serve(client: Client, handler: &dyn Handler) {
     let stream = client.0.as_ref();
     let answer = match request(stream) {
         Ok((request, netns)) => handler.handle(request, netns, client.clone()),
-        Err(message) => invalid(message),
+        Err(failure) => Answer::Error(failure),
     };
     let mut line = line(&answer);
     line.push(b'\n');
@@ -246,24 +260,30 @@ fn serve(client: Client, handler: &dyn Handler) {
 }
 
 /// The request, or what to tell the client.
-fn request(stream: &UnixStream) -> Result<(Request, Option<OwnedFd>), String> {
-    let peer = getsockopt(stream, PeerCredentials).map_err(|errno| errno.to_string())?;
+fn request(stream: &UnixStream) -> Result<(Request, Option<OwnedFd>), Failure> {
+    let peer = getsockopt(stream, PeerCredentials).map_err(|errno| refusal(errno.to_string()))?;
     if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
-        return Err(format!("user {} may not ask the agent: only root may", peer.uid()));
+        return Err(refusal(format!("user {} may not ask the agent: only root may", peer.uid())));
     }
     let (line, netns) = wire::receive(stream, Instant::now() + REQUEST_TIMEOUT).map_err(complaint)?;
     let request = serde_json::from_slice(&line).map_err(|error| {
-        format!("the request cannot be read: {error}; are both programs of the same release?")
+        refusal(format!("the request cannot be read: {error}; are both programs of the same release?"))
     })?;
     Ok((request, netns))
 }
 
-fn complaint(error: WireError) -> String {
+fn complaint(error: WireError) -> Failure {
     match error {
-        WireError::Timeout => format!("no whole request within {} s", REQUEST_TIMEOUT.as_secs()),
-        WireError::Long => format!("the request is longer than {MAX_MESSAGE} bytes; send it in parts"),
-        WireError::End => "the request ended before its line did".into(),
-        WireError::System(errno) => errno.to_string(),
+        WireError::Timeout => refusal(format!("no whole request within {} s", REQUEST_TIMEOUT.as_secs())),
+        WireError::Long => {
+            refusal(format!("the request is longer than {MAX_MESSAGE} bytes; send it in parts"))
+        }
+        WireError::End => refusal("the request ended before its line did".into()),
+        WireError::System(Errno::EMFILE | Errno::ENFILE) => {
+            let message = "the agent has no descriptors left; raise its limit (LimitNOFILE, ulimit -n)";
+            Failure { code: FailureCode::TryAgain, message: message.into() }
+        }
+        WireError::System(errno) => refusal(errno.to_string()),
     }
 }
 
@@ -278,7 +298,11 @@ fn line(answer: &Answer) -> Vec<u8> {
 }
 
 fn invalid(message: String) -> Answer {
-    Answer::Error(Failure { code: FailureCode::Invalid, message })
+    Answer::Error(refusal(message))
+}
+
+fn refusal(message: String) -> Failure {
+    Failure { code: FailureCode::Invalid, message }
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RpcError {

@@ -20,6 +20,10 @@ pub(crate) fn receive(
     let mut slices = [IoSliceMut::new(buffer)];
     let message =
         recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    // The kernel had no number left for the descriptor (net/core/scm.c, scm_detach_fds); our clients send only one.
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EMFILE);
+    }
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = part {
             // SAFETY: the kernel made these descriptors for this message just now; nobody else knows their numbers.

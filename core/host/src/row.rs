@@ -362,7 +362,7 @@ impl Rows {
 
     /// The keys of the settings, addresses, forwarding entries and neighbours on a link, without a search through all
     /// rows.
-    pub(crate) fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
+    pub fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let starts = [
             InterfaceAddress::new(nowhere, 0).map(|least| Key::Address(link.clone(), least)),

@@ -7,6 +7,7 @@
 mod dataplane;
 mod pace;
 mod reconciler;
+mod wants;
 
 pub use dataplane::Dataplane;
 pub use reconciler::{Reconciler, Sweep, Unsettled};

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use tartan_host::{Host, Key, LinkKind, Notice, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
-use tartan_model::IfName;
 use tracing::{debug, warn};
 
 use crate::Dataplane;
 use crate::pace::Pace;
+use crate::wants::Wants;
 
 /// Rounds of compare and step before what is left is called unsettled. Two are enough for any host (a law of
 /// `tartan-host`); the third is for a kernel that changes meanwhile.
@@ -39,13 +39,7 @@ pub struct Unsettled {
 pub struct Reconciler<S, K> {
     kernel: K,
     realm: Realm,
-    want: Rows,
-    owners: BTreeMap<Key, S>,
-    /// Who else wants a row, where several do.
-    shared: BTreeMap<Key, BTreeSet<S>>,
-    scopes: BTreeMap<S, BTreeSet<Key>>,
-    /// Wanted keys by the link that they stand on or are ports of.
-    on: BTreeMap<IfName, BTreeSet<Key>>,
+    wants: Wants<S>,
     mirror: Host,
     /// Keys whose wanted or reported row changed since they were last compared.
     dirty: BTreeSet<Key>,
@@ -73,11 +67,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         Self {
             kernel,
             realm,
-            want: Rows::default(),
-            owners: BTreeMap::new(),
-            shared: BTreeMap::new(),
-            scopes: BTreeMap::new(),
-            on: BTreeMap::new(),
+            wants: Wants::new(),
             mirror: Host::default(),
             dirty: BTreeSet::new(),
             failed: BTreeMap::new(),
@@ -123,74 +113,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Replaces what a scope wants. A row that two scopes want is as the one that asked last wants it, and stays as long
     /// as one of them does.
     pub fn want(&mut self, scope: &S, rows: Vec<Row>) {
-        let new: BTreeSet<Key> = rows.iter().map(Row::key).collect();
-        let old = self.scopes.remove(scope).unwrap_or_default();
-        for key in old.difference(&new) {
-            self.disown(key, scope);
+        let changed = self.wants.replace(scope, rows);
+        for key in changed.iter().filter(|key| self.wants.rows().get(key).is_none()) {
+            self.failed.remove(key);
         }
-        for row in rows {
-            let key = row.key();
-            self.own(&key, scope);
-            if self.want.get(&key) != Some(&row) {
-                self.want_row(row);
-                self.dirty.insert(key);
-            }
-        }
-        if !new.is_empty() {
-            self.scopes.insert(scope.clone(), new);
-        }
-    }
-
-    fn own(&mut self, key: &Key, scope: &S) {
-        if let Some(other) = self.owners.insert(key.clone(), scope.clone()).filter(|other| other != scope) {
-            self.shared.entry(key.clone()).or_default().insert(other);
-        }
-        if let Some(others) = self.shared.get_mut(key) {
-            others.remove(scope);
-        }
-    }
-
-    fn disown(&mut self, key: &Key, scope: &S) {
-        let others = self.shared.get_mut(key);
-        if self.owners.get(key) != Some(scope) {
-            others.map(|others| others.remove(scope));
-        } else if let Some(next) = others.and_then(BTreeSet::pop_first) {
-            self.owners.insert(key.clone(), next);
-        } else {
-            self.owners.remove(key);
-            self.unwant(key);
-        }
-        if self.shared.get(key).is_some_and(BTreeSet::is_empty) {
-            self.shared.remove(key);
-        }
-    }
-
-    fn want_row(&mut self, row: Row) {
-        let key = row.key();
-        if let Some(link) = place(&row) {
-            self.on.entry(link.clone()).or_default().insert(key.clone());
-        }
-        if let Some(old) = self.want.insert(row.clone()).filter(|old| place(old) != place(&row)) {
-            self.forget_place(&old, &key);
-        }
-    }
-
-    fn unwant(&mut self, key: &Key) {
-        if let Some(old) = self.want.remove(key) {
-            self.forget_place(&old, key);
-        }
-        self.failed.remove(key);
-        self.dirty.insert(key.clone());
-    }
-
-    fn forget_place(&mut self, row: &Row, key: &Key) {
-        let Some(link) = place(row) else { return };
-        if let Some(keys) = self.on.get_mut(link) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.on.remove(link);
-            }
-        }
+        self.dirty.extend(changed);
     }
 
     /// Brings the kernel to what is wanted, as far as it goes.
@@ -274,18 +201,18 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// The scopes whose link is gone and can only be made anew together with its other end: since the last call.
     pub fn take_orphans(&mut self) -> Vec<S> {
         let gone = mem::take(&mut self.orphans).into_iter().filter(|key| self.mirror.rows.get(key).is_none());
-        gone.filter_map(|key| self.owners.get(&key).cloned()).collect()
+        gone.filter_map(|key| self.wants.owner(&key).cloned()).collect()
     }
 
     /// What should go and cannot, and why.
     pub fn failed_removals(&self) -> impl Iterator<Item = String> + '_ {
-        let unwanted = self.failed.iter().filter(|(key, _)| self.want.get(key).is_none());
+        let unwanted = self.failed.iter().filter(|(key, _)| self.wants.rows().get(key).is_none());
         unwanted.filter_map(|(key, reason)| Some(format!("{} stays: {reason}", self.mirror.rows.get(key)?)))
     }
 
     /// Reads the wanted settings again: it may be that nobody told of a change.
     pub fn look_at_settings(&mut self) {
-        self.look_at(self.want.iter().filter_map(sysctl_key).collect());
+        self.look_at(self.wants.rows().iter().filter_map(sysctl_key).collect());
     }
 
     fn look_at(&mut self, settings: Vec<SysctlKey>) {
@@ -320,13 +247,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     /// The wanted rows of a scope that the kernel does not have as wanted.
     pub fn unsettled(&self, scope: &S) -> Vec<Unsettled> {
-        let keys = self.scopes.get(scope).into_iter().flatten();
-        keys.filter_map(|key| self.want.get(key)).filter_map(|row| self.check(row)).collect()
+        self.wants.of(scope).filter_map(|row| self.check(row)).collect()
     }
 
     /// Every wanted row that the kernel does not have as wanted.
     pub fn all_unsettled(&self) -> impl Iterator<Item = Unsettled> + '_ {
-        self.want.iter().filter_map(|row| self.check(row))
+        self.wants.rows().iter().filter_map(|row| self.check(row))
     }
 
     /// What would be done now if this were wanted, without doing it.
@@ -338,7 +264,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     fn check(&self, row: &Row) -> Option<Unsettled> {
         let key = row.key();
-        (!is_settled(&self.want, &self.mirror, &key))
+        (!is_settled(self.wants.rows(), &self.mirror, &key))
             .then(|| Unsettled { row: row.clone(), reason: self.failed.get(&key).cloned() })
     }
 
@@ -350,7 +276,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         let keys: BTreeSet<Key> = mem::take(&mut self.dirty).difference(&leftover).cloned().collect();
         let orphans: Vec<Key> = keys.iter().filter(|key| self.is_orphan(key)).cloned().collect();
         self.orphans.extend(orphans);
-        let mut steps = diff_keys(&self.want, &self.mirror, &keys);
+        let mut steps = diff_keys(self.wants.rows(), &self.mirror, &keys);
         if !self.may_remove {
             steps.retain(|step| self.is_replacement(step));
         }
@@ -367,18 +293,18 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     /// A removal that makes place for the same thing made anew is no loss.
     fn is_replacement(&self, step: &Step) -> bool {
-        !matches!(step, Step::Remove { .. }) || self.want.get(&step.key()).is_some()
+        !matches!(step, Step::Remove { .. }) || self.wants.rows().get(&step.key()).is_some()
     }
 
     /// A pod's link that nobody wants any more.
     fn is_leftover(&self, key: &Key) -> bool {
         let Key::Link(name) = key else { return false };
         let veth = self.mirror.rows.link(name).is_some_and(|link| link.kind == LinkKind::Veth);
-        veth && self.want.get(key).is_none()
+        veth && self.wants.rows().get(key).is_none()
     }
 
     fn is_orphan(&self, key: &Key) -> bool {
-        matches!(self.want.get(key), Some(Row::Link(link)) if !link.can_be_made())
+        matches!(self.wants.rows().get(key), Some(Row::Link(link)) if !link.can_be_made())
             && self.mirror.rows.get(key).is_none()
     }
 
@@ -408,7 +334,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// What a link does not take may be shut out by a setting of it; of IPv6 switched off there is no notice.
     fn doubt_settings(&mut self, step: &Step) {
         let (Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row }) = step;
-        let on = row.on().and_then(|link| self.on.get(link)).into_iter().flatten();
+        let on = row.on().into_iter().flat_map(|link| self.wants.on(link));
         self.look_at(
             on.filter_map(|key| if let Key::Sysctl(key) = key { Some(key.clone()) } else { None }).collect(),
         );
@@ -430,7 +356,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     fn note_change(&mut self, key: Key) {
         let link = match &key {
             Key::Ruleset => {
-                self.dirty.extend(self.want.keys().filter(|key| matches!(key, Key::Element(_))).cloned());
+                self.dirty
+                    .extend(self.wants.rows().keys().filter(|key| matches!(key, Key::Element(_))).cloned());
                 None
             }
             Key::Link(name) => Some(name),
@@ -438,19 +365,19 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             _ => None,
         };
         if let Some(name) = link {
-            let on = self.on.get(name).into_iter().flatten();
-            self.dirty.extend(on.filter(|key| !is_settled(&self.want, &self.mirror, key)).cloned());
+            let on = self.wants.on(name).filter(|key| !is_settled(self.wants.rows(), &self.mirror, key));
+            self.dirty.extend(on.cloned());
         }
         self.dirty.insert(key);
     }
 
     fn read_anew(&mut self) -> Result<(), KernelError> {
-        let sysctls: Vec<SysctlKey> = self.want.iter().filter_map(sysctl_key).collect();
+        let sysctls: Vec<SysctlKey> = self.wants.rows().iter().filter_map(sysctl_key).collect();
         self.mirror = self.kernel.read(&sysctls)?;
         self.routes.settled();
         self.ruleset.settled();
         self.underlay.doubt_if(true);
-        self.dirty.extend(self.want.keys().cloned());
+        self.dirty.extend(self.wants.rows().keys().cloned());
         self.dirty.extend(self.mirror.rows.keys().cloned());
         Ok(())
     }
@@ -472,14 +399,6 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
 fn is_settled(want: &Rows, have: &Host, key: &Key) -> bool {
     want.get(key).zip(have.rows.get(key)).is_some_and(|(want, found)| want.matches(found))
-}
-
-/// The link that a row stands on, or is a port of.
-fn place(row: &Row) -> Option<&IfName> {
-    match row {
-        Row::Link(link) => link.master.as_ref(),
-        row => row.on(),
-    }
 }
 
 fn sysctl_key(row: &Row) -> Option<SysctlKey> {

@@ -216,6 +216,22 @@ fn a_link_that_cannot_be_made_without_its_other_end_is_told_of() {
 }
 
 #[test]
+fn a_row_that_two_want_stays_until_both_give_it_up() {
+    let mut it = start(Fake::default());
+    it.allow_removal();
+    want(&mut it, "a", pod_with_route());
+    want(&mut it, "b", vec![pod()]);
+    want(&mut it, "a", vec![]);
+    assert!(it.mirror().rows.get(&pod().key()).is_some());
+    assert!(it.mirror().rows.get(&route("10.0.0.1/32").key()).is_none());
+    // Asking twice is asking once.
+    want(&mut it, "b", vec![pod()]);
+    want(&mut it, "b", vec![]);
+    it.settle(Sweep::Now).unwrap();
+    assert!(it.mirror().rows.get(&pod().key()).is_none());
+}
+
+#[test]
 fn a_row_that_moves_to_another_scope_stays() {
     let mut it = start(Fake::default());
     it.allow_removal();

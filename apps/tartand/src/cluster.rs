@@ -80,8 +80,9 @@ impl Cluster {
 struct Listener {
     store: Arc<dyn Store>,
     inbox: Inbox,
-    /// Keys that were told as facts: what is not listed any more after a gap is gone.
-    known: BTreeSet<String>,
+    /// Keys that were told as facts: what is not listed any more after a gap is gone. Those of other kinds, of which there
+    /// may be many, are passed over.
+    known: BTreeSet<Box<str>>,
 }
 
 impl Listener {
@@ -121,12 +122,15 @@ impl Listener {
     }
 
     fn tell_listing(&mut self, entries: Vec<Entry>) -> bool {
+        let mut gone = std::mem::take(&mut self.known);
         // Who waited before this gap has given up, or will.
-        let entries: Vec<Entry> = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS)).collect();
-        let listed: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        let gone: Vec<String> = self.known.difference(&listed).cloned().collect();
-        entries.into_iter().all(|entry| self.tell_change(Change::Put(entry)))
-            && gone.into_iter().all(|key| self.tell_change(Change::Delete { key, revision: Revision(0) }))
+        let mut entries = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
+        let told = entries.all(|entry| {
+            gone.remove(entry.key.as_str());
+            self.tell_change(Change::Put(entry))
+        });
+        let delete = |key: Box<str>| Change::Delete { key: key.into(), revision: Revision(0) };
+        told && gone.into_iter().all(|key| self.tell_change(delete(key)))
             && self.inbox.put(Input::Store(Ok(())))
             && self.inbox.put(Input::Fact(Fact::InSync))
     }
@@ -136,14 +140,14 @@ impl Listener {
             Change::Put(entry) => (&entry.key, Some(entry.value.as_slice())),
             Change::Delete { key, .. } => (key, None),
         };
-        match value {
-            Some(_) => self.known.insert(key.clone()),
-            None => self.known.remove(key),
-        };
         if let (Some(wait), Some(_)) = (key.strip_prefix(WAITS), value) {
             return self.inbox.put(Input::Wait(wait.into()));
         }
         let Some(parsed) = EntryKey::parse(key) else { return true };
+        match value {
+            Some(_) => self.known.insert(key.as_str().into()),
+            None => self.known.remove(key.as_str()),
+        };
         match parsed.fact(value) {
             Ok(fact) => self.inbox.put(Input::Fact(fact)),
             Err(error) => {

@@ -51,8 +51,8 @@ pub(crate) struct Ring {
     pub(crate) store: Result<(), String>,
     pub(crate) last_error: Option<String>,
     pub(crate) started: SystemTime,
-    /// The way to each peer, and since when.
-    pub(crate) ways: BTreeMap<NodeId, (Choice, SystemTime)>,
+    /// The address by which each peer is reached, if it is, and since when.
+    pub(crate) ways: BTreeMap<NodeId, (Option<IpAddr>, SystemTime)>,
     records: Records,
     cluster: Cluster,
     inbox: Inbox,
@@ -363,14 +363,13 @@ impl Ring {
 
     fn note_way(&mut self, scope: &Scope, decision: &Decision) {
         let Scope::Peer(id) = scope else { return };
-        match &decision.choice {
-            Some(choice) if self.ways.get(id).is_some_and(|(old, _)| old == choice) => {}
-            Some(choice) => {
-                self.ways.insert(*id, (choice.clone(), SystemTime::now()));
-            }
-            None => {
-                self.ways.remove(id);
-            }
+        let Some(Choice::Peer(choice)) = &decision.choice else {
+            self.ways.remove(id);
+            return;
+        };
+        let way = choice.reach.first().map(|reach| reach.underlay.remote);
+        if self.ways.get(id).is_none_or(|(old, _)| *old != way) {
+            self.ways.insert(*id, (way, SystemTime::now()));
         }
     }
 

@@ -6,7 +6,7 @@ use tartan_api::VERSION;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Choice, Fact, Phase, Refused, Scope};
+use tartan_decide::{Fact, Phase, Refused, Scope};
 use tartan_host::{Reason, Row};
 use tartan_model::{Endpoint, IfName, NetworkName, NodeId};
 use tartan_store::Lease;
@@ -135,7 +135,7 @@ impl Ring {
     /// Whether there is a way to a peer's pods, and all of it is in the kernel.
     fn is_reached(&self, id: &NodeId) -> bool {
         let scope = Scope::Peer(*id);
-        let has_way = matches!(self.ways.get(id), Some((Choice::Peer(peer), _)) if !peer.reach.is_empty());
+        let has_way = self.ways.get(id).is_some_and(|(way, _)| way.is_some());
         has_way && !self.notes.contains_key(&scope) && self.is_settled(&scope)
     }
 

@@ -142,14 +142,13 @@ impl World {
     }
 
     fn index(&mut self, network: &NetworkName, block: Cidr, old: Option<NodeId>, new: Option<NodeId>) {
-        if let Some(networks) = old.and_then(|id| self.owned.get_mut(&id)) {
-            if let Some(blocks) = networks.get_mut(network) {
-                blocks.remove(&block);
-            }
-            networks.retain(|_, blocks| !blocks.is_empty());
+        let entry = (network.clone(), block);
+        if let Some(blocks) = old.and_then(|id| self.owned.get_mut(&id)) {
+            blocks.retain(|other| *other != entry);
         }
         if let Some(id) = new {
-            self.owned.entry(id).or_default().entry(network.clone()).or_default().insert(block);
+            let blocks = self.owned.entry(id).or_default();
+            blocks.insert(blocks.partition_point(|other| *other < entry), entry);
         }
     }
 

@@ -50,7 +50,7 @@ pub fn inside(choice: &EndpointChoice) -> Rows {
         mtu: choice.mtu,
         up: true,
         master: None,
-        alias: String::new(),
+        alias: Box::default(),
         peer: None,
     };
     let mut rows = Rows::from_iter([Row::Link(end)]);
@@ -172,7 +172,7 @@ fn vxlan(network: &NetworkChoice, local: IpAddr) -> Link {
 }
 
 fn link(name: &IfName, kind: LinkKind, mac: Mac, mtu: Mtu, alias: String) -> Link {
-    Link { name: name.clone(), kind, mac, mtu, up: true, master: None, alias, peer: None }
+    Link { name: name.clone(), kind, mac, mtu, up: true, master: None, alias: alias.into(), peer: None }
 }
 
 /// The gateway of a block, and the way to the block's pods. The route that the kernel makes for an address with a
@@ -248,8 +248,8 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         mtu: choice.mtu,
         up: choice.open,
         master: choice.bridge.clone().filter(|_| choice.open),
-        alias: alias(&format!("tartan pod {}", endpoint.pod)),
-        peer,
+        alias: alias(&format!("tartan pod {}", endpoint.pod)).into(),
+        peer: peer.map(Box::new),
     };
     let guard = if choice.open { lower_guard(endpoint) } else { Vec::new() };
     if !choice.open || endpoint.attachment == Attachment::Bridge {

@@ -169,7 +169,7 @@ impl World {
     }
 
     fn all_blocks_of(&self, id: &NodeId) -> Vec<Cidr> {
-        self.owned.get(id).into_iter().flat_map(|networks| networks.values()).flatten().copied().collect()
+        self.owned.get(id).into_iter().flatten().map(|(_, block)| *block).collect()
     }
 
     fn pool_of(&self, network: &NetworkName, block: &Cidr) -> Cidr {

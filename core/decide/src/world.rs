@@ -66,8 +66,8 @@ pub struct World {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) blocks: BTreeMap<NetworkName, BTreeMap<Cidr, NodeId>>,
-    /// The same by owner.
-    pub(crate) owned: BTreeMap<NodeId, BTreeMap<NetworkName, BTreeSet<Cidr>>>,
+    /// The same by owner, in order.
+    pub(crate) owned: BTreeMap<NodeId, Vec<(NetworkName, Cidr)>>,
     /// Own blocks on their way back to the store: no pod gets an address from them any more.
     pub(crate) returning: BTreeSet<(NetworkName, Cidr)>,
     pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
@@ -164,8 +164,13 @@ impl World {
     }
 
     /// The blocks of a network that a node owns, in order.
-    pub fn blocks_of(&self, network: &NetworkName, owner: &NodeId) -> impl Iterator<Item = Cidr> + use<'_> {
-        self.owned.get(owner).and_then(|networks| networks.get(network)).into_iter().flatten().copied()
+    pub fn blocks_of<'a>(
+        &'a self,
+        network: &'a NetworkName,
+        owner: &NodeId,
+    ) -> impl Iterator<Item = Cidr> + use<'a> {
+        let owned = self.owned.get(owner).into_iter().flatten();
+        owned.filter(move |(name, _)| name == network).map(|(_, block)| *block)
     }
 
     /// The blocks of a node but those that another network has a better right to.
@@ -220,7 +225,7 @@ impl World {
     /// Every scope that there is something to decide for.
     pub fn scopes(&self) -> BTreeSet<Scope> {
         let mut scopes = BTreeSet::from([Scope::Node]);
-        let held = self.owned.get(&self.this).into_iter().flat_map(BTreeMap::keys);
+        let held = self.owned.get(&self.this).into_iter().flatten().map(|(network, _)| network);
         scopes.extend(self.networks.keys().chain(held).cloned().map(Scope::Network));
         scopes.extend(self.peers().map(|node| Scope::Peer(node.id)));
         scopes.extend(self.endpoints.keys().cloned().map(Scope::Endpoint));

@@ -163,7 +163,7 @@ impl Watch<'_> {
         } else if !is_marked(name.as_str()) {
             Err(RefusalReason::Name { name })
         } else if !link.alias.starts_with("tartan") {
-            Err(RefusalReason::Alias { name, alias: link.alias.clone() })
+            Err(RefusalReason::Alias { name, alias: link.alias.to_string() })
         } else {
             Ok(())
         }

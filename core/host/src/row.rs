@@ -134,10 +134,10 @@ pub struct Link {
     /// The bridge that it is a port of.
     pub master: Option<IfName>,
     /// The mark that makes it ours beside its name, and a word for people (`ip link` shows it): begins with `tartan`.
-    pub alias: String,
+    pub alias: Box<str>,
     /// The other end of a veth to be made; None where it is only compared.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer: Option<Peer>,
+    pub peer: Option<Box<Peer>>,
 }
 
 impl Link {

@@ -406,7 +406,7 @@ fn names_of_ours_pass_and_others_do_not() {
 
 #[test]
 fn a_pod_has_its_own_names_and_its_default_route() {
-    let end = Link { alias: String::new(), ..link("net1", LinkKind::Veth) };
+    let end = Link { alias: Box::default(), ..link("net1", LinkKind::Veth) };
     let steps = vec![create(Row::Link(end)), create(Row::Route(route("0.0.0.0/0", over("net1"), None)))];
     assert_eq!(guard(steps.clone(), &bare(), &Realm::Pod), (steps, vec![]));
 }

@@ -15,6 +15,9 @@ use crate::{Refused, Request, tables};
 
 type Answer = Result<(), StepError>;
 
+/// How many steps become requests at once.
+const STEPS: usize = 512;
+
 /// Steps that can share a send. Links come by themselves, as those behind them need their indexes; ports come behind
 /// bridges; removals of links become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,8 @@ impl Kernel {
                 Some(Group::Filter) => self.filter(run),
                 Some(Group::Sysctls) => run.iter().map(|step| self.set(step)).collect(),
                 Some(Group::LinkRemovals) => self.remove_links(run),
-                _ => self.send_steps(run),
+                // A start with thousands of peers has tens of thousands of steps: their requests are not all made at once.
+                _ => run.chunks(STEPS).flat_map(|some| self.send_steps(some)).collect(),
             });
         }
         answers

@@ -114,7 +114,7 @@ impl Links {
             mtu: seen.mtu.try_into().ok()?,
             up: seen.up,
             master: seen.master.and_then(|index| self.name(index).cloned()),
-            alias,
+            alias: alias.into(),
             peer: None,
         })
     }

@@ -53,7 +53,7 @@ pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>,
     make.attributes.push(LinkAttribute::Mtu(first_mtu(link)));
     make.attributes.push(LinkAttribute::LinkInfo(link_info(link, peer)));
     let mut mark = link_by_name(&link.name);
-    mark.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
+    mark.attributes.push(LinkAttribute::IfAlias(link.alias.to_string()));
     if ipv6 {
         mark.attributes.push(no_automatic_address());
     }
@@ -135,7 +135,7 @@ pub(crate) fn change_link(index: u32, from: &Link, to: &Link, master: Option<u32
         link.attributes.push(LinkAttribute::Mtu(to.mtu.into()));
     }
     if from.alias != to.alias {
-        link.attributes.push(LinkAttribute::IfAlias(to.alias.clone()));
+        link.attributes.push(LinkAttribute::IfAlias(to.alias.to_string()));
     }
     if from.master != to.master {
         link.attributes.push(LinkAttribute::Controller(master.unwrap_or(0)));

@@ -10,7 +10,8 @@ use tartan_model::IfName;
 #[derive(Debug)]
 pub(crate) struct Wants<S> {
     rows: Rows,
-    scopes: BTreeMap<S, BTreeSet<Key>>,
+    /// Each in order.
+    scopes: BTreeMap<S, Box<[Key]>>,
     /// How many scopes want a row beside the first, where several do.
     shared: BTreeMap<Key, usize>,
     /// Routes and ports by their link: of other rows the keys begin with it.
@@ -39,7 +40,7 @@ impl<S: Ord + Clone> Wants<S> {
 
     /// A scope that wants a row; takes a search through the scopes.
     pub(crate) fn owner(&self, key: &Key) -> Option<&S> {
-        self.scopes.iter().find(|(_, keys)| keys.contains(key)).map(|(scope, _)| scope)
+        self.scopes.iter().find(|(_, keys)| keys.binary_search(key).is_ok()).map(|(scope, _)| scope)
     }
 
     /// The keys of what stands on a link or is a port of it.
@@ -52,8 +53,10 @@ impl<S: Ord + Clone> Wants<S> {
     pub(crate) fn replace(&mut self, scope: &S, rows: Vec<Row>) -> Vec<Key> {
         let new: BTreeSet<Key> = rows.iter().map(Row::key).collect();
         let old = self.scopes.remove(scope).unwrap_or_default();
-        let mut changed: Vec<Key> = old.difference(&new).filter(|key| self.give_up(key)).cloned().collect();
-        for key in new.difference(&old).filter(|key| self.rows.get(key).is_some()) {
+        let given_up = old.iter().filter(|key| !new.contains(key) && self.give_up(key));
+        let mut changed: Vec<Key> = given_up.cloned().collect();
+        let is_new = |key: &&Key| old.binary_search(key).is_err();
+        for key in new.iter().filter(is_new).filter(|key| self.rows.get(key).is_some()) {
             *self.shared.entry(key.clone()).or_default() += 1;
         }
         for row in rows {
@@ -64,7 +67,7 @@ impl<S: Ord + Clone> Wants<S> {
             }
         }
         if !new.is_empty() {
-            self.scopes.insert(scope.clone(), new);
+            self.scopes.insert(scope.clone(), new.into_iter().collect());
         }
         changed
     }

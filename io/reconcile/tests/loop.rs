@@ -86,7 +86,7 @@ fn pod() -> Row {
         up: true,
         master: None,
         alias: "tartan pod x/y".into(),
-        peer: Some(Peer { netns: NetnsToken(1), name: name("eth0"), mac: Mac::local([2; 6]) }),
+        peer: Some(Box::new(Peer { netns: NetnsToken(1), name: name("eth0"), mac: Mac::local([2; 6]) })),
     })
 }
 

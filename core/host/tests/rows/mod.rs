@@ -38,7 +38,7 @@ pub(crate) fn link(text: &str, kind: LinkKind) -> Link {
         up: true,
         master: None,
         alias: "tartan test".into(),
-        peer,
+        peer: peer.map(Box::new),
     }
 }
 

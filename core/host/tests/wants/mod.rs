@@ -98,7 +98,14 @@ fn want_link(dice: &mut Dice, name: &str, kind: LinkKind, bridges: &[IfName]) ->
     let master = dice.pick(bridges).filter(|_| kind != LinkKind::Bridge && dice.is());
     let mtu = Mtu::try_from(1400 + u32::from(dice.roll(2))).unwrap();
     let alias = format!("tartan test {}", dice.roll(2));
-    Link { mac: mac(dice.roll(2)), mtu, up: dice.roll(4) < 3, master, alias, ..link(name, kind) }
+    Link {
+        mac: mac(dice.roll(2)),
+        mtu,
+        up: dice.roll(4) < 3,
+        master,
+        alias: alias.into(),
+        ..link(name, kind)
+    }
 }
 
 fn want_on(dice: &mut Dice, link: &Link) -> Vec<Row> {

@@ -67,7 +67,7 @@ pub fn bridge(name: &str) -> Link {
 
 pub fn veth(name: &str, netns: NetnsToken, peer: &str) -> Link {
     let peer = Peer { netns, name: ifname(peer), mac: "02:00:00:00:00:99".parse().unwrap() };
-    Link { peer: Some(peer), ..link(name, LinkKind::Veth) }
+    Link { peer: Some(Box::new(peer)), ..link(name, LinkKind::Veth) }
 }
 
 fn link(name: &str, kind: LinkKind) -> Link {

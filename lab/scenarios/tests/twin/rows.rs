@@ -129,8 +129,8 @@ pub(crate) fn link(dice: &mut Dice<'_>, pods: NetnsToken) -> Link {
         mac: mac(1 + dice.roll(2)),
         mtu: Mtu::try_from([1450, 1449, 1279][usize::from(dice.roll(5) / 2)]).unwrap(),
         up: dice.roll(4) < 3,
-        alias: format!("tartan test {}", dice.roll(2)),
-        peer: (kind == LinkKind::Veth && dice.roll(8) < 7).then_some(other_end),
+        alias: format!("tartan test {}", dice.roll(2)).into(),
+        peer: (kind == LinkKind::Veth && dice.roll(8) < 7).then(|| Box::new(other_end)),
         name,
         kind,
     }

@@ -15,6 +15,8 @@ use tartan_scenarios::Lab;
 const TRACED: &str = "trace=execve,execveat,fork,vfork,clone,clone3,sendto,sendmsg";
 /// Links, and addresses and routes of both families.
 const DUMPS_OF_A_LOOK: usize = 5;
+/// Links made and deleted in a storm.
+const CHANGES: usize = 100;
 
 #[test]
 fn an_agent_at_rest_reads_nothing_and_starts_nothing() {
@@ -27,19 +29,17 @@ fn a_storm_of_foreign_links_costs_one_look_in_a_while() {
     let node = netns::open(&lab.netns("n1")).expect("the node");
     let mut storm = Rtnl::open_in(node.as_fd()).expect("its kernel");
     let foreign: IfName = "foreign".parse().expect("a name");
-    let mut storms = 0u32;
     let start = Instant::now();
     let heard = trace(lab.agent("n1"), || {
-        while start.elapsed() < Duration::from_secs(1) {
+        for _ in 0..CHANGES {
             storm.add_bridge(&foreign, Mtu::IPV6_MIN).expect("a link");
             storm.delete_link(&foreign).expect("it is there");
-            storms += 1;
         }
         std::thread::sleep(Duration::from_millis(300));
     });
     let looks = heard.lines().filter(|line| is_dump(line)).count() / DUMPS_OF_A_LOOK;
     let most = start.elapsed().as_millis() / 100 + 5;
-    assert!(storms > 20 && looks > 1 && looks as u128 <= most, "{looks} looks, {storms} changes");
+    assert!(looks > 1 && looks as u128 <= most, "{looks} looks, no more than {most} were due");
 }
 
 /// The row of the table.

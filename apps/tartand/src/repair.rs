@@ -87,6 +87,7 @@ impl Ring {
         let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice.filter(is_open) else {
             return Ok(());
         };
+        self.refuse_foreign(&choice.endpoint)?;
         let netns = open_place(&choice.endpoint)?;
         remove_other_end(&choice, &netns)?;
         let token = self.loop_.kernel().adopt(netns);
@@ -96,6 +97,17 @@ impl Ring {
         let made = self.settled(&scope, &choice.endpoint).and_then(|()| self.finish_inside(&choice, token));
         self.loop_.kernel().release(token);
         made.map_err(passing)
+    }
+
+    /// A link of that name that does not bear our mark is not ours, even if it was: its other end is left alone, too.
+    fn refuse_foreign(&self, endpoint: &Endpoint) -> Result<(), Broken> {
+        let Endpoint { pod, link, .. } = endpoint;
+        if self.loop_.mirror().foreign.contains_key(link) {
+            let reason =
+                format!("pod {pod}: interface {link} is there and is not tartan's: rename or remove it");
+            return Err(passing(reason));
+        }
+        Ok(())
     }
 }
 

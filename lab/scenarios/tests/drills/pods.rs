@@ -58,6 +58,16 @@ fn a_lost_interface_is_made_anew_whenever_and_however_it_was_lost() {
         witness.wait_for(&before, PATIENCE).unwrap();
         lab.assert_full(2, &[]);
         assert_eq!(lab.ask("n1", &["status"])["healthy"], true);
+        // A link without our mark is nobody we know, and the pod behind it neither.
+        lab.on_node("n1", &["ip", "link", "set", &end, "alias", "mine now"]);
+        let index = || lab.on_node("n1", &["cat", &format!("/sys/class/net/{end}/ifindex")]);
+        let (index_before, status) =
+            (index(), || lab.verb("n1", &["status", "-o", "json"]).json().to_string());
+        wait_for(|| status().contains("is not tartan's"));
+        assert_eq!(index(), index_before);
+        lab.assert_full(2, &[]);
+        lab.on_node("n1", &["ip", "link", "set", &end, "alias", "tartan pod default/p1"]);
+        witness.wait_for(&before, PATIENCE).unwrap();
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Scene {
     /// The host's end of the pod.
     pub(crate) end: IfName,
     addresses: BTreeMap<&'static str, Vec<IpAddr>>,
+    /// Whether a damage must find what it damages.
+    strict: bool,
     witness: Witness,
     saboteur: Kernel,
     netns: OwnedFd,
@@ -72,6 +74,7 @@ impl Scene {
             host: before.node.clone(),
             addresses: PODS.map(|pod| (pod, lab.addresses(pod))).into(),
             saboteur: Kernel::open_in(netns.as_fd(), Marks::Node).expect("its kernel"),
+            strict: true,
             before,
             witness,
             netns,
@@ -157,18 +160,36 @@ impl Scene {
     }
 
     fn take(&mut self, steps: Vec<Step>) {
-        assert!(!steps.is_empty(), "there is nothing to damage");
-        for (step, outcome) in steps.iter().zip(self.saboteur.apply(&steps)) {
-            assert_eq!(outcome, Ok(()), "{step}");
+        let outcomes = self.saboteur.apply(&steps);
+        if self.strict {
+            assert!(!steps.is_empty(), "there is nothing to damage");
+            for (step, outcome) in steps.iter().zip(outcomes) {
+                assert_eq!(outcome, Ok(()), "{step}");
+            }
         }
     }
 
+    /// One damage after the other, whether those before are repaired or not.
+    pub(crate) fn hail(
+        &mut self,
+        damages: impl Iterator<Item = (fn(&mut Scene), Duration)>,
+        patience: Duration,
+    ) -> Result<(), String> {
+        self.strict = false;
+        for (damage, pause) in damages {
+            self.host = self.saboteur.read(&[]).expect("the node's kernel");
+            damage(self);
+            std::thread::sleep(pause);
+        }
+        self.strict = true;
+        self.witness.wait_for(&self.before, patience).map(drop)
+    }
+
     /// Writes a setting below /proc/sys/net; `END` stands for the host's end of the pod.
-    pub(crate) fn write(&mut self, path: &str, value: &str) {
+    pub(crate) fn write(&self, path: &str, value: &str) {
         let path = Path::new("/proc/sys/net").join(path.replace("END", self.end.as_str()));
-        netns::run_in(self.netns.as_fd(), || fs::write(&path, value))
-            .expect("to enter")
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let written = netns::run_in(self.netns.as_fd(), || fs::write(&path, value)).expect("to enter");
+        assert!(written.is_ok() || !self.strict, "{}: {written:?}", path.display());
     }
 
     /// Deletes every route of the main table, whosever it is, as `ip route flush table main` does.

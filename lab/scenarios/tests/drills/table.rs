@@ -14,7 +14,16 @@ pub(crate) struct Drill {
     pub(crate) bystanders: Pair,
     pub(crate) damage: fn(&mut Scene),
     /// What only the one who did it can undo.
-    pub(crate) mend: fn(&Scene),
+    pub(crate) mend: Option<fn(&Scene)>,
+}
+
+impl Drill {
+    /// Undoes what the agent must not.
+    pub(crate) fn mend(&self, scene: &Scene) {
+        if let Some(mend) = self.mend {
+            mend(scene);
+        }
+    }
 }
 
 const BOTH: &[&str] = &["routed", "bridge"];
@@ -27,7 +36,7 @@ const fn drill(
     bystanders: Pair,
     damage: fn(&mut Scene),
 ) -> Drill {
-    Drill { name, attachments, bystanders, damage, mend: |_| () }
+    Drill { name, attachments, bystanders, damage, mend: None }
 }
 
 pub(crate) const DRILLS: &[Drill] = &[
@@ -128,7 +137,7 @@ pub(crate) const DRILLS: &[Drill] = &[
         attachments: BOTH,
         bystanders: Pair::Elsewhere,
         damage: Scene::flush_routes,
-        mend: Scene::restore_routes,
+        mend: Some(Scene::restore_routes),
     },
     drill("net.ipv4.ip_forward = 0", BOTH, Pair::Elsewhere, |scene| scene.write("ipv4/ip_forward", "0")),
     drill("net.ipv6.conf.all.forwarding = 0", BOTH, Pair::Elsewhere, |scene| {
@@ -148,7 +157,7 @@ pub(crate) const DRILLS: &[Drill] = &[
         attachments: BOTH,
         bystanders: Pair::Elsewhere,
         damage: |scene| scene.write("ipv6/conf/all/disable_ipv6", "1"),
-        mend: |scene| drop(scene.lab.on_node("n1", &["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0"])),
+        mend: Some(|scene| scene.write("ipv6/conf/all/disable_ipv6", "0")),
     },
 ];
 

@@ -38,6 +38,8 @@ use crate::serve::{failure, ok};
 const GATHER: Duration = Duration::from_millis(100);
 /// How long an agent that is waited for tries to settle.
 const SETTLE: Duration = Duration::from_secs(10);
+/// How long until what was changed while it was settled is settled again: somebody may be at work against us.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the kernel is read anew although it told nothing: the net below its notifications.
@@ -458,9 +460,11 @@ impl Ring {
         if self.sweep_at.is_none() && self.loop_.has_leftovers() {
             self.sweep_at = Some(now + GATHER);
         }
-        let unfinished = self.loop_.has_failed() || self.loop_.has_work() || self.has_passing();
-        if self.retry_at.is_none() && unfinished {
+        if self.retry_at.is_none() && (self.loop_.has_failed() || self.has_passing()) {
             self.retry_at = Some(now + RETRY);
+        }
+        if self.loop_.has_work() {
+            self.retry_at = Some(self.retry_at.unwrap_or(now + AGAIN).min(now + AGAIN));
         }
         if !self.dirty.is_empty() || !self.orphans.is_empty() {
             // Something was learned while answering, or went while it was repaired.

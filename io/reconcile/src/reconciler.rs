@@ -129,7 +129,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             self.hear()?;
             let steps = self.plan_dirty(sweep);
             if steps.is_empty() {
-                break;
+                // What is told from now on wakes the caller, so it must not be heard here.
+                return Ok(());
             }
             self.take(&steps);
         }

@@ -25,6 +25,8 @@ struct Fake {
     told: Host,
     refuse: BTreeSet<Key>,
     lose: bool,
+    /// What is taken away when notices were asked for so many times more.
+    sabotage: Option<(usize, Key)>,
     reads: usize,
     taken: Vec<String>,
 }
@@ -62,6 +64,13 @@ impl Dataplane for Fake {
     }
 
     fn notices(&mut self) -> Notices {
+        self.sabotage = match self.sabotage.take() {
+            Some((0, key)) => {
+                self.host.rows.remove(&key);
+                None
+            }
+            later => later.map(|(times, key)| (times - 1, key)),
+        };
         let is = self.host.rows.iter().filter(|row| self.told.rows.get(&row.key()) != Some(row));
         let gone = self.told.rows.keys().filter(|key| self.host.rows.get(key).is_none());
         let rows = is.cloned().map(Notice::Is).chain(gone.cloned().map(Notice::Gone)).collect();
@@ -229,6 +238,20 @@ fn a_row_that_two_want_stays_until_both_give_it_up() {
     want(&mut it, "b", vec![]);
     it.settle(Sweep::Now).unwrap();
     assert!(it.mirror().rows.get(&pod().key()).is_none());
+}
+
+#[test]
+fn nothing_is_heard_that_is_not_acted_upon() {
+    for when in 0..2 {
+        let mut it = start(Fake::default());
+        want(&mut it, "a", pod_with_route());
+        it.allow_removal();
+        it.settle(Sweep::Later).unwrap();
+        it.kernel().sabotage = Some((when, route("10.0.0.1/32").key()));
+        it.settle(Sweep::Later).unwrap();
+        // What was not heard yet will wake the caller.
+        assert!(!it.has_work(), "the {when}. look");
+    }
 }
 
 #[test]

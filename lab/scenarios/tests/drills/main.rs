@@ -84,16 +84,17 @@ fn what_is_damaged_on_a_node_with_bridged_pods_comes_back() {
     rehearse_all("bridge");
 }
 
-/// Damages in a row, and rows.
+/// Damages in a row, and rows; `TARTAN_HAILS` sets how many of these.
 const HAIL: (usize, u64) = (12, 12);
 
 #[test]
 fn a_hail_of_damages_is_weathered() {
+    let hails = std::env::var("TARTAN_HAILS").map_or(HAIL.1, |text| text.parse().expect("a number"));
     for attachment in ["routed", "bridge"] {
         let mut scene = Scene::new("t-hail", attachment);
         // What only the one who did it can undo is left out.
         let damages: Vec<_> = drills(attachment).filter(|drill| drill.mend.is_none()).collect();
-        for seed in 1..=HAIL.1 {
+        for seed in 1..=hails {
             // An LCG (Knuth, MMIX): the same hail for the same seed.
             let mut state = seed;
             let mut roll = |sides: u64| {

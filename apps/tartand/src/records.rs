@@ -157,3 +157,52 @@ fn released(entry: &Entry) -> Option<Fact> {
     let block: Cidr = format!("{first}/{length}").parse().ok()?;
     Some(Fact::Released(network, block, parts.next()?.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = r#"{"key": {"container": "c1", "interface": "eth0"}, "pod": "default/web", "network": "blue",
+        "attachment": "routed", "addresses": ["10.0.0.2"], "blocks": ["10.0.0.0/24"], "mac": "02:00:00:00:00:01",
+        "link": "tt0123456789ab", "netns": {"path": "/run/netns/x", "device": 4, "inode": 7}}"#;
+
+    fn kept_as(text: &str) -> Vec<Fact> {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        records.store.write_all(&[("endpoint/c1/eth0".into(), Some(text.into()))]).unwrap();
+        records.facts().unwrap()
+    }
+
+    #[test]
+    fn a_record_of_before_is_of_no_list_and_leads_everywhere() {
+        let facts = kept_as(OLD);
+        let [Fact::Restored(endpoint)] = facts.as_slice() else { unreachable!("{facts:?}") };
+        assert_eq!(endpoint.list, None);
+        assert_eq!(
+            endpoint.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["0.0.0.0/0", "::/0"]
+        );
+    }
+
+    #[test]
+    fn what_was_not_answered_is_taken_back() {
+        let text = OLD.replacen('{', r#"{"adding": true, "#, 1);
+        let facts = kept_as(&text);
+        assert!(matches!(facts.as_slice(), [Fact::Restored(_), Fact::Detach(_)]), "{facts:?}");
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = kept_as(OLD);
+        let [Fact::Restored(endpoint)] = facts.as_slice() else { unreachable!("{facts:?}") };
+        let mut endpoint = endpoint.clone();
+        endpoint.list = "blue_1".parse().ok();
+        endpoint.routes.truncate(1);
+        let records = Records::open(folder.path()).unwrap();
+        records.keep(&[Record::Adding(endpoint.clone())]).unwrap();
+        assert_eq!(records.facts().unwrap().len(), 2);
+        records.keep(&[Record::Endpoint(endpoint.clone())]).unwrap();
+        assert_eq!(records.facts().unwrap(), [Fact::Restored(endpoint)]);
+    }
+}

@@ -3,13 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::*;
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use tartan_kernel::{Request, Rtnl, UplinkChoice};
+use tartan_kernel::{Kernel, Request, Rtnl, UplinkChoice};
+use tartan_model::Family;
 
 struct Network {
     node: Scratch,
@@ -37,6 +40,16 @@ fn network() -> Network {
         rtnl.add_address(&ifname(name), address.parse().unwrap()).unwrap();
     }
     Network { node, _wire: wire, rtnl }
+}
+
+#[test]
+fn default_routes_of_another_namespace_are_seen_whoever_made_them() {
+    let Network { node, _wire, mut rtnl } = network();
+    assert_eq!(Kernel::default_routes(node.fd()).unwrap(), BTreeSet::new());
+    default_route(&mut rtnl, AddressFamily::Inet6, "up0", 9, RouteProtocol::Static);
+    assert_eq!(Kernel::default_routes(node.fd()).unwrap(), BTreeSet::from([Family::Ipv6]));
+    default_route(&mut rtnl, AddressFamily::Inet, "up1", 7, RouteProtocol::Other(116));
+    assert_eq!(Kernel::default_routes(node.fd()).unwrap(), BTreeSet::from(Family::ALL));
 }
 
 fn chosen(network: &Network, choice: &UplinkChoice) -> Option<(String, u32, Vec<String>, bool)> {

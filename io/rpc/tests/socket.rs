@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -223,6 +223,35 @@ fn shutdown_leaves_a_successors_socket() {
     let successor = Server::bind(&path).unwrap().serve(Arc::new(Echo)).unwrap();
     serving.shutdown();
     call(successor.path(), &Request::Status, None, SOON).unwrap();
+}
+
+/// Tells, once it is asked, when its client has hung up.
+struct Watching(Mutex<mpsc::Sender<bool>>);
+
+impl Handler for Watching {
+    fn handle(&self, _: Request, _: Option<OwnedFd>, client: Client) -> Answer {
+        let told = self.0.lock().unwrap();
+        told.send(client.is_gone()).unwrap();
+        let deadline = Instant::now() + SOON;
+        while !client.is_gone() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        told.send(client.is_gone()).unwrap();
+        Answer::Ok(json!(null))
+    }
+}
+
+#[test]
+fn a_client_that_hangs_up_is_known_to_be_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let (tell, told) = mpsc::channel();
+    let _serving = Server::bind(&path).unwrap().serve(Arc::new(Watching(Mutex::new(tell)))).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"\"status\"\n").unwrap();
+    assert!(!told.recv_timeout(SOON).unwrap(), "it waits for its answer");
+    drop(client);
+    assert!(told.recv_timeout(SOON).unwrap());
 }
 
 #[test]

@@ -42,6 +42,12 @@ impl Container {
         Container { id, name, socket, interface, list, network, first: false }
     }
 
+    /// The same container, for another network.
+    pub fn into_network(mut self, network: &str) -> Container {
+        self.network = network.into();
+        self
+    }
+
     /// Runs `ip` in the namespace, which must succeed.
     #[track_caller]
     pub fn ip(&self, args: &str) -> String {

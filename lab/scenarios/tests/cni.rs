@@ -145,6 +145,33 @@ const OTHER: &str = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmeta
     spec: {attachment: routed, vxlan: {vni: 7}, pools: [{cidr: 10.77.0.0/16, blockSize: 24}, \
     {cidr: \"fd00:77::/56\", blockSize: 64}]}\n";
 
+#[test]
+fn status_tells_when_the_pods_of_a_network_are_shut() {
+    let lab = Lab::up("t-cni", &["--nodes", "1", "--pods", "0"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("other.yaml");
+    std::fs::write(&file, OTHER).expect("a file");
+    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")]).ok();
+    let container = Container::make(&lab, "n1", 1).into_network("other");
+    // The block is claimed meanwhile, and the ADD waits for it.
+    let result = container.add();
+    assert_eq!(container.call("STATUS").0.code, 0);
+    lab.verb("n1", &["delete", "clusternetwork", "other"]).ok();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while container.call("STATUS").0.code == 0 {
+        assert!(Instant::now() < deadline, "the network is gone");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(refusal(&container.call("STATUS").0).0, 51);
+    let (code, said) = refusal(&check(&container, &result));
+    assert!(
+        code == 100 && said.contains("its interface is shut: network other is gone or not served"),
+        "{said}"
+    );
+    container.del();
+    assert_eq!(refusal(&container.call("STATUS").0).0, 50);
+}
+
 /// The routes of a result, without their next hops.
 fn routes(result: &Value) -> Vec<String> {
     let routes = result["routes"].as_array().expect("routes");

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
+mod log;
+#[cfg(test)]
 mod open;
 #[cfg(test)]
 mod place;

@@ -233,9 +233,11 @@ fn an_agent_that_stays_away_is_not_waited_for_for_ever() {
     assert_eq!(Call::new("VERSION", &conf).run().code, 0);
     assert!(start.elapsed() < Duration::from_secs(5), "these do not wait");
     let start = Instant::now();
-    assert_eq!(Call::new("DEL", &conf).run().error().0, 11);
+    let (code, msg) = Call::new("DEL", &conf).run().error();
     let took = start.elapsed();
     assert!(took > Duration::from_secs(9) && took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(code, 11);
+    insta::assert_snapshot!(msg, @r#"pod team/web-0: cannot reach the agent at /nonexistent/s: No such file or directory; is tartand running? start it with `systemctl start tartand` or correct "socket" in the network configuration"#);
 }
 
 #[test]
@@ -245,9 +247,6 @@ fn an_agent_that_is_stopping_is_asked_again() {
     let call = Call::new("ADD", &stopping.conf("1.0.0")).with("CNI_NETNS", netns.text());
     assert_eq!(call.run().error().0, 11);
     let asked = stopping.asked();
-    assert!(
-        asked.len() > 10 && asked.iter().all(|(request, _)| matches!(request, Request::Add(_))),
-        "{}",
-        asked.len()
-    );
+    let adds = asked.iter().filter(|(request, _)| matches!(request, Request::Add(_))).count();
+    assert!(adds > 10 && adds == asked.len(), "{adds} of {}", asked.len());
 }

@@ -180,8 +180,12 @@ fn routes(result: &Value) -> Vec<String> {
 
 #[test]
 fn a_pod_has_several_interfaces_and_one_default_route() {
-    let lab =
-        Lab::up("t-cni", &["--nodes", "2", "--pods", "1", "--family", "dual", "--set", "attachment=routed"]);
+    several_interfaces("attachment=routed");
+    several_interfaces("attachment=bridge");
+}
+
+fn several_interfaces(attachment: &str) {
+    let lab = Lab::up("t-cni", &["--nodes", "2", "--pods", "1", "--family", "dual", "--set", attachment]);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("other.yaml");
     std::fs::write(&file, OTHER).expect("a file");

@@ -24,6 +24,7 @@ pub(crate) const TO_TEST: &[&str] = &[
     "containernetworking-plugins",
     "podman",
     "busybox-static",
+    "libfaketime",
 ];
 
 /// Installs those of `packages` that are missing; on another system says which to have.

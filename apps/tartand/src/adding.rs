@@ -107,7 +107,7 @@ impl Ring {
         if !self.keep(learned) {
             // What is not kept would be taken for foreign by the next agent.
             self.learn(Fact::Shut(add.key.clone()));
-            let message = format!("pod {}: cannot be recorded; see the agent's log", add.pod);
+            let message = format!("pod {}: {}", add.pod, self.unkept_reason());
             return Err(failure(FailureCode::TryAgain, message).into());
         }
         reach(Point::AddRecorded);
@@ -205,7 +205,7 @@ impl Ring {
                 ok(&added(&choice))
             }
             Ok(()) => {
-                let message = format!("pod {pod}: cannot be recorded; see the agent's log");
+                let message = format!("pod {pod}: {}", self.unkept_reason());
                 self.give_up(add.key.clone());
                 failure(FailureCode::TryAgain, message)
             }

@@ -1,6 +1,6 @@
 //! The store's side of the ring: one thread listens to it, another writes to it and keeps the node's name.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -55,7 +55,7 @@ impl Cluster {
         let named = |name: &str| thread::Builder::new().name(name.into());
         let writer =
             named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
-        let listener = Listener { store: watched, inbox, known: BTreeSet::new() };
+        let listener = Listener { store: watched, inbox, known: BTreeSet::new(), unread: BTreeMap::new() };
         named("store-watch").spawn(move || listener.run()).context("cannot start a thread")?;
         Ok(Cluster { writes, writer })
     }
@@ -83,6 +83,8 @@ struct Listener {
     /// Keys that were told as facts: what is not listed any more after a gap is gone. Those of other kinds, of which there
     /// may be many, are passed over.
     known: BTreeSet<Box<str>>,
+    /// Networks that are not understood, by key: a newer release's, or spoilt.
+    unread: BTreeMap<String, String>,
 }
 
 impl Listener {
@@ -93,8 +95,9 @@ impl Listener {
                 Err(error) => error,
             };
             if !matches!(error, StoreError::Compacted) {
+                let error = told(&error);
                 warn!("the store: {error}");
-                if !self.inbox.put(Input::Store(Err(error.to_string()))) {
+                if !self.inbox.put(Input::Store(Err(error))) {
                     return;
                 }
                 thread::sleep(PAUSE);
@@ -113,10 +116,12 @@ impl Listener {
             let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
             // An interrupted wait looks once too often, which is harmless.
             let _ = poll(&mut fds, PollTimeout::from(LOOK));
-            for change in watch.changes()? {
-                if !self.tell_change(change) {
-                    return Ok(());
-                }
+            let changes = watch.changes()?;
+            let unread = self.unread.clone();
+            if !changes.into_iter().all(|change| self.tell_change(change))
+                || (unread != self.unread && !self.tell_whether_all())
+            {
+                return Ok(());
             }
         }
     }
@@ -132,7 +137,13 @@ impl Listener {
         let delete = |key: Box<str>| Change::Delete { key: key.into(), revision: Revision(0) };
         told && gone.into_iter().all(|key| self.tell_change(delete(key)))
             && self.inbox.put(Input::Store(Ok(())))
-            && self.inbox.put(Input::Fact(Fact::InSync))
+            && self.tell_whether_all()
+    }
+
+    /// Who does not understand a network does not know all that is wanted, and must not remove what may belong to it.
+    fn tell_whether_all(&self) -> bool {
+        self.inbox.put(Input::Misunderstood(self.unread.values().cloned().collect()))
+            && (!self.unread.is_empty() || self.inbox.put(Input::Fact(Fact::InSync)))
     }
 
     fn tell_change(&mut self, change: Change) -> bool {
@@ -148,11 +159,16 @@ impl Listener {
             Some(_) => self.known.insert(key.as_str().into()),
             None => self.known.remove(key.as_str()),
         };
+        let is_network = matches!(parsed, EntryKey::Network(_));
+        self.unread.remove(key);
         match parsed.fact(value) {
             Ok(fact) => self.inbox.put(Input::Fact(fact)),
             Err(error) => {
                 // What was known of it before stays known: a spoilt entry takes nothing away.
                 warn!("{error}");
+                if is_network {
+                    self.unread.insert(key.clone(), error.to_string());
+                }
                 true
             }
         }
@@ -200,8 +216,9 @@ impl Writer {
     fn write_next(&mut self) {
         while let Some(write) = self.waiting.front() {
             if let Err(error) = self.write(write) {
+                let error = told(&error);
                 warn!("cannot write to the store, trying again: {error}");
-                self.inbox.put(Input::Store(Err(error.to_string())));
+                self.inbox.put(Input::Store(Err(error)));
                 return;
             }
             self.waiting.pop_front();
@@ -297,15 +314,20 @@ impl Writer {
             outcome => outcome,
         };
         if let Err(error) = &outcome {
-            warn!("cannot renew the node's name: {error}");
+            warn!("cannot renew the node's name: {}", told(error));
         }
-        if let Err(StoreError::Held { .. }) = &outcome {
-            let reason = outcome.map_or_else(|error| error.to_string(), |()| String::new());
-            self.inbox.put(Input::NameLost(reason));
+        if let Err(error @ StoreError::Held { .. }) = &outcome {
+            self.inbox.put(Input::NameLost(error.to_string()));
             return;
         }
-        self.inbox.put(Input::Store(outcome.map_err(|error| error.to_string())));
+        self.inbox.put(Input::Store(outcome.map_err(|error| told(&error))));
     }
+}
+
+/// An error of the store with what is behind it.
+pub(crate) fn told(error: &StoreError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn owner(entry: &Entry) -> Option<NodeId> {

@@ -90,9 +90,8 @@ fn claim_namespace() -> anyhow::Result<Option<OwnedFd>> {
     }
 }
 
-/// The id as it is kept.
+/// The id as it is kept; what a later release writes beside it is passed over.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     id: NodeId,
 }

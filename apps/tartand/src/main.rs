@@ -7,6 +7,7 @@ mod config;
 mod entry;
 mod identity;
 mod input;
+mod keep;
 mod pods;
 mod records;
 mod repair;

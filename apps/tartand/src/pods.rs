@@ -95,7 +95,7 @@ impl Ring {
                     self.learn(Fact::Detach(key.clone()));
                     return failure(
                         FailureCode::TryAgain,
-                        format!("pod {pod}: its record cannot be removed"),
+                        format!("pod {pod}: it is shut, but {}", self.unkept_reason()),
                     );
                 }
                 reach(Point::DelReleased);

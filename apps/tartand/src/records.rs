@@ -9,12 +9,14 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tartan_decide::{Fact, Record};
 use tartan_model::{AttachmentKey, Cidr, Endpoint, NetworkName};
-use tartan_store::{Entry, Sqlite, Store};
+use tartan_store::{Durability, Entry, Expect, Sqlite, Store};
 use tracing::warn;
 
 const ENDPOINTS: &str = "endpoint/";
 const RELEASED: &str = "released/";
 const BRIDGES: &str = "bridge/";
+/// Written to see whether anything can be written.
+const TRIED: &str = "tried";
 /// How many released addresses are remembered over a restart.
 const MAX_RELEASED: usize = 65_536;
 
@@ -66,6 +68,9 @@ impl Records {
     }
 
     /// Everything kept, as facts in the order in which they have to be learned.
+    ///
+    /// # Errors
+    /// Also when a record is not understood: what it holds might be given away a second time, and a pod be cut off.
     pub(crate) fn facts(&self) -> anyhow::Result<Vec<Fact>> {
         let mut facts: Vec<Fact> = self.read(BRIDGES, bridge)?;
         let endpoints: Vec<Kept> = self.read(ENDPOINTS, |entry| serde_json::from_slice(&entry.value).ok())?;
@@ -98,18 +103,22 @@ impl Records {
         Ok(())
     }
 
+    /// Whether they are still there.
+    pub(crate) fn look(&self) -> anyhow::Result<()> {
+        Ok(self.store.get(TRIED).map(drop)?)
+    }
+
+    /// Keeps these and something more, so that it is known whether anything can be kept.
+    pub(crate) fn try_out(&self, records: &[Record]) -> anyhow::Result<()> {
+        self.keep(records)?;
+        Ok(self.store.put(TRIED, b"", Expect::Any, Durability::Crash).map(drop)?)
+    }
+
     /// What is kept below a prefix, the oldest first.
     fn read<T>(&self, prefix: &str, fact: impl Fn(&Entry) -> Option<T>) -> anyhow::Result<Vec<T>> {
         let mut entries = self.store.list(prefix)?.entries;
         entries.sort_by_key(|entry| entry.revision);
-        let understood = entries.iter().filter_map(|entry| {
-            let found = fact(entry);
-            if found.is_none() {
-                warn!("record {} is not understood and left alone", entry.key);
-            }
-            found
-        });
-        Ok(understood.collect())
+        entries.iter().map(|entry| fact(entry).with_context(|| misunderstood(&entry.key))).collect()
     }
 
     fn forget_old_releases(&self) -> anyhow::Result<()> {
@@ -118,6 +127,10 @@ impl Records {
         let old = entries.into_iter().rev().skip(MAX_RELEASED).map(|entry| (entry.key, None));
         Ok(self.store.write_all(&old.collect::<Vec<_>>())?)
     }
+}
+
+fn misunderstood(key: &str) -> String {
+    format!("record {key} in records.db is not understood: run the release that wrote it, or put back a copy")
 }
 
 /// The key and value that a record is kept as; no value takes it away.

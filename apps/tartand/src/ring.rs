@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::{Del, Gc};
 use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_decide::{Choice, Conflict, Decision, Fact, Learned, Note, Phase, Scope, World, lower};
+use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope, World, lower};
 use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
@@ -55,7 +55,13 @@ pub(crate) struct Ring {
     pub(crate) started: SystemTime,
     /// The address by which each peer is reached, if it is, and since when.
     pub(crate) ways: BTreeMap<NodeId, (Option<IpAddr>, SystemTime)>,
-    records: Records,
+    /// Networks of the store that are not understood, and why not.
+    pub(crate) misunderstood: Vec<String>,
+    pub(crate) records: Records,
+    /// Whether the last record could be kept, or why not.
+    pub(crate) kept: Result<(), String>,
+    /// Records of what is so whether they can be kept or not.
+    pub(crate) unkept: Vec<Record>,
     cluster: Cluster,
     inbox: Inbox,
     inputs: Receiver<Input>,
@@ -82,7 +88,7 @@ pub(crate) struct Ring {
     /// Who waits for this agent, and how long at most.
     waits: BTreeMap<String, Instant>,
     pub(crate) sweep_at: Option<Instant>,
-    retry_at: Option<Instant>,
+    pub(crate) retry_at: Option<Instant>,
     read_at: Instant,
 }
 
@@ -120,7 +126,10 @@ impl Ring {
             last_error: None,
             started: SystemTime::now(),
             ways: BTreeMap::new(),
+            misunderstood: Vec::new(),
             records,
+            kept: Ok(()),
+            unkept: Vec::new(),
             cluster,
             inbox,
             inputs,
@@ -194,9 +203,11 @@ impl Ring {
         self.hear();
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
+            self.look_at_records();
         }
         let adding = self.begin_adds();
         let sweep = self.due();
+        self.keep_again();
         self.decide();
         self.settle(sweep);
         self.finish_adds(adding);
@@ -227,6 +238,7 @@ impl Ring {
                     }
                     self.store = state;
                 }
+                Input::Misunderstood(networks) => self.misunderstood = networks,
                 Input::NameLost(reason) => self.name_lost = Some(reason),
                 Input::Wait(wait) => {
                     self.waits.insert(wait, Instant::now() + SETTLE);
@@ -273,16 +285,6 @@ impl Ring {
                 false
             }
         }
-    }
-
-    /// Takes note of what is dirty, and keeps what must outlive the agent; false if it could not be kept.
-    pub(crate) fn keep(&mut self, learned: Learned) -> bool {
-        self.dirty.extend(learned.dirty);
-        let kept = self.records.keep(&learned.records);
-        if let Err(error) = &kept {
-            self.went_wrong(format!("cannot keep a record: {error:#}"));
-        }
-        kept.is_ok()
     }
 
     fn hear(&mut self) {
@@ -460,7 +462,8 @@ impl Ring {
         if self.sweep_at.is_none() && self.loop_.has_leftovers() {
             self.sweep_at = Some(now + GATHER);
         }
-        if self.retry_at.is_none() && (self.loop_.has_failed() || self.has_passing()) {
+        let unfinished = self.loop_.has_failed() || self.has_passing() || self.kept.is_err();
+        if self.retry_at.is_none() && unfinished {
             self.retry_at = Some(now + RETRY);
         }
         if self.loop_.has_work() {

@@ -15,6 +15,7 @@ use tartan_model::NodeId;
 use tartan_rpc::{Client, Handler};
 use tartan_store::{Durability, Expect, Store, StoreError};
 
+use crate::cluster::told;
 use crate::entry::NETWORKS;
 use crate::input::{Ask, Inbox, Input, Question};
 
@@ -136,7 +137,7 @@ fn invalid(message: String) -> Failure {
 }
 
 pub(crate) fn store(error: StoreError) -> Failure {
-    Failure { code: FailureCode::Store, message: format!("the store: {error}") }
+    Failure { code: FailureCode::Store, message: format!("the store: {}", told(&error)) }
 }
 
 /// An answer that is not what was asked for.

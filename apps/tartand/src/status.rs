@@ -77,6 +77,9 @@ impl Ring {
     /// Why this node is not healthy. That there is no way to some peer is not its doing; that shows with the peers.
     fn reasons(&self) -> Vec<String> {
         let mut reasons = self.unfinished();
+        if let Err(message) = &self.kept {
+            reasons.push(format!("{message}; until it can be, no pod is added or removed"));
+        }
         let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
         let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
         reasons.extend(notes.map(ToString::to_string));
@@ -98,6 +101,8 @@ impl Ring {
         if let Err(error) = &self.store {
             reasons.push(format!("the store: {error}"));
         }
+        let newer = |reason: &String| format!("{reason}; run the release that wrote it, or apply it again");
+        reasons.extend(self.misunderstood.iter().map(newer));
         if !self.world.in_sync() {
             reasons.push("the store has not told everything yet".into());
         } else if self.world.networks().next().is_none() {

@@ -101,6 +101,9 @@ pub enum Record {
 /// Why a pod cannot be attached.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refused {
+    /// There may be pods with addresses that nobody has told of.
+    #[error("the store has not told everything yet")]
+    NotInSync,
     /// No such network.
     #[error("there is no ClusterNetwork {0:?}; write one and apply it: tartan apply -f FILE")]
     NoNetwork(NetworkName),
@@ -163,7 +166,8 @@ impl Refused {
     /// Whether waiting may help, once the store has told all it knows.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Refused::NoNetwork(_)
+            Refused::NotInSync
+            | Refused::NoNetwork(_)
             | Refused::NotServed { .. }
             | Refused::NoUplink
             | Refused::NoAddress { .. } => true,

@@ -197,6 +197,9 @@ impl World {
     }
 
     pub(crate) fn served(&self, name: &NetworkName) -> Result<&Network, Refused> {
+        if !self.in_sync {
+            return Err(Refused::NotInSync);
+        }
         if self.own_node().is_none() {
             return Err(Refused::NoUplink);
         }

@@ -202,6 +202,16 @@ proptest! {
     }
 
     #[test]
+    fn no_pod_is_added_before_the_store_has_told_everything(facts in facts(40)) {
+        let mut world = world();
+        for fact in facts {
+            let is_attach = matches!(fact, Fact::Attach(_));
+            let added = world.learn(fact).is_ok() && is_attach;
+            prop_assert!(world.in_sync() || !added);
+        }
+    }
+
+    #[test]
     fn a_refused_attachment_changes_nothing(facts in facts(40)) {
         let mut world = world();
         for fact in facts {

@@ -9,12 +9,15 @@ pub(crate) const LAWS: &[Law] = &[
     unsafe_blocks_say_why_they_are_safe,
     crates_take_the_lints_of_the_workspace,
     files_fit_the_head,
+    nothing_goes_by_the_wall_clock,
     nothing_is_left_to_do,
     private_notes_are_not_named,
     decisions_are_numbered_without_gap,
 ];
 
 const LONGEST: usize = 600;
+/// Where the time of day is taken, to be shown to people.
+const WALL_CLOCK: &str = "apps/tartand/src/ring.rs";
 const SAFETY: &str = "// SAFETY:";
 /// How far above its block the reason may begin, in lines.
 const SAFETY_REACH: usize = 3;
@@ -58,6 +61,21 @@ fn files_fit_the_head(workspace: &Workspace) -> Vec<Breach> {
         })
     };
     rust(workspace).filter_map(long).collect()
+}
+
+fn nothing_goes_by_the_wall_clock(workspace: &Workspace) -> Vec<Breach> {
+    let product = |file: &&File| {
+        let floor = ["core/", "io/", "apps/"].iter().any(|floor| file.path.starts_with(floor));
+        floor && file.path.contains("/src/") && file.path != WALL_CLOCK
+    };
+    let in_file = |file: &File| {
+        let code = code_only(&file.text);
+        let clocks = ["SystemTime", "CLOCK_REALTIME"];
+        let lines: Vec<usize> =
+            clocks.iter().flat_map(|clock| words(&code, clock)).map(|place| line_of(&code, place)).collect();
+        at_lines(file, lines, "the wall clock, which people set", "nothing goes by the wall clock")
+    };
+    rust(workspace).filter(product).flat_map(in_file).collect()
 }
 
 fn nothing_is_left_to_do(workspace: &Workspace) -> Vec<Breach> {
@@ -232,6 +250,14 @@ mod tests {
         let files = [("a.rs", "\n".repeat(601)), ("b.rs", "\n".repeat(600)), ("c.md", "\n".repeat(601))];
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
         assert_eq!(paths(files_fit_the_head, &files), ["a.rs"]);
+    }
+
+    #[test]
+    fn the_wall_clock_elsewhere_is_told() {
+        let code = "// SystemTime\nlet now = SystemTime::now();\n";
+        let files = [WALL_CLOCK, "apps/x/src/a.rs", "core/x/src/a.rs", "io/x/tests/a.rs", "lab/x/src/a.rs"]
+            .map(|path| (path, code));
+        assert_eq!(paths(nothing_goes_by_the_wall_clock, &files), ["apps/x/src/a.rs:2", "core/x/src/a.rs:2"]);
     }
 
     #[test]

@@ -1,0 +1,11 @@
+BEGIN TRANSACTION;
+CREATE TABLE entry (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) STRICT;
+INSERT INTO entry VALUES('bridge/default',CAST('{"number":0}' AS BLOB),1);
+INSERT INTO entry VALUES('bridge/alpha',CAST('{"number":1}' AS BLOB),2);
+CREATE TABLE log (revision INTEGER PRIMARY KEY, key TEXT NOT NULL) STRICT;
+INSERT INTO log VALUES(1,'bridge/default');
+INSERT INTO log VALUES(2,'bridge/alpha');
+CREATE TABLE lease (name TEXT PRIMARY KEY, holder TEXT NOT NULL, boot TEXT NOT NULL, expires_ms INTEGER NOT NULL) STRICT;
+PRAGMA application_id = 0x5452544e;
+PRAGMA user_version = 1;
+COMMIT;

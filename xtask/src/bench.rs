@@ -8,6 +8,8 @@ use crate::{debian, machine, run};
 
 /// Where the tables go, below the workspace.
 const OUTPUT: &str = "bench/RESULTS.md";
+/// The tests that measure.
+const TESTS: [&str; 3] = ["bench", "drills", "scale"];
 const BEGIN: &str = "BENCH-BEGIN";
 const END: &str = "BENCH-END";
 
@@ -25,10 +27,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 }
 
 fn measuring(root: &Path) -> std::process::Command {
-    let mut command = run::cargo(
-        root,
-        &["test", "--release", "-p", "tartan-scenarios", "--test", "bench", "--test", "drills"],
-    );
+    let mut command = run::cargo(root, &["test", "--release", "-p", "tartan-scenarios"]);
+    command.args(TESTS.iter().flat_map(|test| ["--test", test]));
     command.args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
     command
 }

@@ -204,6 +204,13 @@ impl Kernel {
         filter.ruleset.read()
     }
 
+    /// Writes our nftables as ordinary tables, as on a kernel before 6.9: others can change them, and are told of.
+    pub fn own_no_tables(&mut self) {
+        if let Some(filter) = &mut self.filter {
+            filter.ruleset.own_no_tables();
+        }
+    }
+
     /// What the guards refused since their counters were made; a counter goes a day after its last packet.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ mod common;
 
 use common::{Scratch, ifname};
 use tartan_host::nftables::TableFamily;
-use tartan_host::{Element, Host, Key, Member, Protocol, Row, Ruleset, Step};
+use tartan_host::{Element, Host, Key, Member, Protocol, Row, Ruleset, Step, diff};
 use tartan_kernel::Kernel;
 use tartan_model::Mac;
 
@@ -122,4 +122,50 @@ fn the_ruleset_is_written_read_followed_and_owned() {
     }
     follow(&mut next, &mut host);
     assert_eq!(filter_rows(&host), [ruleset()]);
+}
+
+/// On a kernel whose tables cannot be owned, what others do to them is told.
+#[test]
+fn what_others_do_to_tables_that_nobody_owns_is_seen_and_can_be_undone() {
+    let scratch = Scratch::new();
+    let mut kernel = scratch.kernel();
+    kernel.own_no_tables();
+    let mut host = kernel.read(&[]).unwrap();
+    let mut all: Vec<Row> = [vec![ruleset()], elements()].concat();
+    all.sort_by_key(Row::key);
+    for damage in [
+        "flush ruleset",
+        "delete table inet tartan",
+        "flush chain bridge tartan pods",
+        "insert rule inet tartan pods accept",
+        "add chain inet tartan mine { type filter hook prerouting priority -400; policy accept; }",
+        "add set arp tartan mine { type ifname; }",
+        "flush set inet tartan macs",
+        "delete element bridge tartan nodes_ipv4 { 192.0.2.1 }",
+        "add element bridge tartan nodes_ipv4 { 192.0.2.66 }",
+    ] {
+        settle(&mut kernel, &mut host, &all);
+        assert_eq!(filter_rows(&host), all, "before {damage}");
+        let (done, text) = nft(&scratch, &damage.split(' ').collect::<Vec<_>>());
+        assert!(done, "{damage}: {text}");
+        follow(&mut kernel, &mut host);
+        assert_ne!(filter_rows(&host), all, "{damage} was not seen");
+        settle(&mut kernel, &mut host, &all);
+        assert_eq!(filter_rows(&host), all, "{damage} was not undone");
+        assert_eq!(filter_rows(&kernel.read(&[]).unwrap()), all, "{damage} was not undone");
+    }
+}
+
+/// Plans and takes steps until nothing is left to do.
+fn settle(kernel: &mut Kernel, host: &mut Host, want: &[Row]) {
+    for _ in 0..3 {
+        let steps = diff(&want.iter().cloned().collect(), host);
+        let steps: Vec<Step> = steps.into_iter().filter(|step| is_filter(&step.key())).collect();
+        kernel.apply(&steps);
+        follow(kernel, host);
+    }
+}
+
+fn is_filter(key: &Key) -> bool {
+    matches!(key, Key::Ruleset | Key::Element(_))
 }

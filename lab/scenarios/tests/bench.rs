@@ -11,6 +11,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use tartan_scenarios::figures::{cpu, quantile, resident_kib, row, spread};
 use tartan_scenarios::{Container, Lab, left_of_pods, lock, run};
 
 /// Pods added and deleted in a row, in each of two series.
@@ -21,23 +22,6 @@ const AT_ONCE: usize = 50;
 const LABS: usize = 5;
 /// How long an idle agent is watched.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// A row of the table: what, figure, aim.
-fn row(what: &str, figure: &str, aim: &str) {
-    println!("| {what} | {figure} | {aim} |");
-}
-
-/// The value below which this share of the sorted times lies, in milliseconds.
-fn quantile(times: &mut [Duration], share: f64) -> f64 {
-    times.sort();
-    let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1;
-    times[at].as_secs_f64() * 1e3
-}
-
-fn spread(what: &str, mut times: Vec<Duration>, aim: &str) {
-    let (p50, p99) = (quantile(&mut times, 0.5), quantile(&mut times, 0.99));
-    row(what, &format!("p50 {p50:.2} ms, p99 {p99:.2} ms"), aim);
-}
 
 #[test]
 #[ignore = "a benchmark: cargo xtask bench"]
@@ -148,11 +132,10 @@ fn left(lab: &Lab) -> String {
 fn at_rest() {
     let lab = Lab::up("bench", &["--nodes", "20", "--pods", "1", "--family", "dual"]);
     let agents: Vec<i32> = (1..=20).map(|n| lab.agent(&format!("n{n}"))).collect();
-    let before: u64 = agents.iter().map(|pid| ticks(*pid)).sum();
+    let before: Duration = agents.iter().map(|pid| cpu(*pid)).sum();
     std::thread::sleep(IDLE);
-    let used = agents.iter().map(|pid| ticks(*pid)).sum::<u64>() - before;
-    // A tick is 10 ms (USER_HZ).
-    let share = used as f64 * 0.01 / IDLE.as_secs_f64() / agents.len() as f64 * 100.0;
+    let used = agents.iter().map(|pid| cpu(*pid)).sum::<Duration>() - before;
+    let share = used.as_secs_f64() / IDLE.as_secs_f64() / agents.len() as f64 * 100.0;
     let resident = agents.iter().map(|pid| resident_kib(*pid)).max().unwrap_or(0) as f64 / 1024.0;
     row(
         "agent at rest for 30 s, 20 nodes, both families: share of a core",
@@ -161,19 +144,6 @@ fn at_rest() {
     );
     row("agent, resident, largest of 20 nodes", &format!("{resident:.1} MiB"), "< 25 MB");
     assert!(share < 0.2 && resident < 25.0);
-}
-
-/// User and system time of a process, in ticks (proc_pid_stat(5), fields 14 and 15).
-fn ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the agent is there");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
-    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
-}
-
-fn resident_kib(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 fn sizes() {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tartan_scenarios::figures::quantile;
 use tartan_scenarios::{Chance, Container, Lab, Probe, Story, left_of_pods};
 
 /// Sequences of faults.
@@ -31,13 +32,6 @@ const AT_ONCE: u64 = 50;
 /// A row of the table: what, figure, aim, how long it took.
 fn row(what: &str, figure: &str, aim: &str, start: Instant) {
     println!("SOAK-ROW | {what} | {figure} | {aim} | {:.0} s |", start.elapsed().as_secs_f64());
-}
-
-/// The value below which this share of the times lies, in milliseconds.
-fn quantile(times: &mut [Duration], share: f64) -> f64 {
-    times.sort();
-    let at = ((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1;
-    times[at].as_secs_f64() * 1e3
 }
 
 #[test]

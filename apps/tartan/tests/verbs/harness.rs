@@ -150,7 +150,11 @@ fn answer(request: &Request, healthy: bool) -> Value {
         Request::Endpoints => json!([
             {"pod": "default/p1", "network": "default", "addresses": ["10.244.1.2", "fd00:10:244:1::2"],
              "mac": "02:00:00:00:00:02", "attachment": "bridge", "link": "tt0123456789ab",
-             "container": "c0ffee00c0ffee00c0ffee00", "interface": "eth0", "ready": true},
+             "container": "c0ffee00c0ffee00c0ffee00", "interface": "eth0", "ready": true, "denied": {"ipv4": 3}},
+        ]),
+        Request::Denied => json!([
+            {"pod": "default/p1", "link": "tt0123456789ab", "reason": "ipv4", "packets": 3, "bytes": 252},
+            {"pod": null, "link": "eth0", "reason": "tunnel", "packets": 1, "bytes": 120},
         ]),
         Request::Ipam => json!([
             {"network": "default", "pool": "10.244.0.0/16", "block": "10.244.1.0/24", "node": "n1", "used": 2,

@@ -157,8 +157,17 @@ fn peers_as_json() {
 #[test]
 fn endpoints_as_a_table() {
     insta::assert_snapshot!(shown(&["endpoints"]), @r#"
-        POD          NETWORK   ADDRESSES                     READY   ATTACHMENT   LINK             MAC                 CONTAINER      INTERFACE
-        default/p1   default   10.244.1.2,fd00:10:244:1::2   yes     bridge       tt0123456789ab   02:00:00:00:00:02   c0ffee00c0ff   eth0
+        POD          NETWORK   ADDRESSES                     READY   DENIED   ATTACHMENT   LINK             MAC                 CONTAINER      INTERFACE
+        default/p1   default   10.244.1.2,fd00:10:244:1::2   yes     ipv4:3   bridge       tt0123456789ab   02:00:00:00:00:02   c0ffee00c0ff   eth0
+        "#);
+}
+
+#[test]
+fn denied_as_a_table() {
+    insta::assert_snapshot!(shown(&["denied"]), @r#"
+        POD          LINK             REASON   PACKETS   BYTES
+        default/p1   tt0123456789ab   ipv4     3         252
+        -            eth0             tunnel   1         120
         "#);
 }
 
@@ -221,8 +230,20 @@ fn every_verb_has_json_of_its_fields() {
     assert_eq!(fields("nodes"), ["addresses", "alive", "blocks", "id", "name", "this"]);
     assert_eq!(
         fields("endpoints"),
-        ["addresses", "attachment", "container", "interface", "link", "mac", "network", "pod", "ready"]
+        [
+            "addresses",
+            "attachment",
+            "container",
+            "denied",
+            "interface",
+            "link",
+            "mac",
+            "network",
+            "pod",
+            "ready"
+        ]
     );
+    assert_eq!(fields("denied"), ["bytes", "link", "packets", "pod", "reason"]);
     assert_eq!(fields("ipam"), ["block", "capacity", "network", "node", "pool", "used"]);
     assert_eq!(fields("routes"), ["dev", "dst", "installed", "purpose", "via"]);
     let parse = |words: &[&str]| -> Value { serde_json::from_str(&shown(words)).unwrap() };
@@ -399,6 +420,7 @@ fn every_help_has_an_example() {
         "nodes",
         "peers",
         "endpoints",
+        "denied",
         "ipam",
         "routes",
         "plan",
@@ -420,6 +442,7 @@ fn every_help_has_an_example() {
           nodes      List the nodes of the cluster
           peers      List the other nodes: the path in use, its MTU, and why not a better path
           endpoints  List the pods' interfaces on this node
+          denied     List the packets that were refused: who sent them, why, how many
           ipam       List the blocks of addresses, their owners and how full they are
           routes     List our routes on this node
           plan       Show what would be changed in this node's kernel; nothing is changed

@@ -35,6 +35,10 @@ impl Ruleset {
         Ok(Ruleset { nft: Nftables::open()?, tables: ruleset(), flags: OWNED, written: None })
     }
 
+    pub(crate) fn own_no_tables(&mut self) {
+        self.flags = 0;
+    }
+
     /// The address that notices of this hand's own changes bear.
     pub(crate) fn port(&self) -> u32 {
         self.nft.port()

@@ -106,8 +106,10 @@ fn a_hail_of_damages_is_weathered() {
                 .collect();
             let story: Vec<&str> = hail.iter().map(|(drill, _)| drill.name).collect();
             let hail = hail.iter().map(|(drill, pause)| (drill.damage, *pause));
-            let weathered = scene.hail(hail, CEILING).and_then(|()| scene.goes_on());
-            weathered.unwrap_or_else(|wrong| panic!("{attachment}, seed {seed}: {story:#?}\n{wrong}"));
+            let weathered = scene.hail(hail, CEILING).and_then(|time| scene.goes_on().map(|()| time));
+            let time =
+                weathered.unwrap_or_else(|wrong| panic!("{attachment}, seed {seed}: {story:#?}\n{wrong}"));
+            println!("{attachment}, seed {seed}: {:.1} ms", time.as_secs_f64() * 1e3);
         }
     }
 }

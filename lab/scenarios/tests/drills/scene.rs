@@ -169,12 +169,12 @@ impl Scene {
         }
     }
 
-    /// One damage after the other, whether those before are repaired or not.
+    /// One damage after the other, whether those before are repaired or not: the time from the last one on.
     pub(crate) fn hail(
         &mut self,
         damages: impl Iterator<Item = (fn(&mut Scene), Duration)>,
         patience: Duration,
-    ) -> Result<(), String> {
+    ) -> Result<Duration, String> {
         self.strict = false;
         for (damage, pause) in damages {
             self.host = self.saboteur.read(&[]).expect("the node's kernel");
@@ -182,7 +182,7 @@ impl Scene {
             std::thread::sleep(pause);
         }
         self.strict = true;
-        self.witness.wait_for(&self.before, patience).map(drop)
+        self.witness.wait_for(&self.before, patience)
     }
 
     /// Writes a setting below /proc/sys/net; `END` stands for the host's end of the pod.

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -21,19 +20,11 @@ fn names(lab: &Lab, node: &str) -> (LabName, LabNode) {
     (lab.name().parse().expect("a name"), node.parse().expect("a name"))
 }
 
-/// Ends an agent and waits until its last thread is gone, as a supervisor does; `Signal::SIGTERM` lets it give back its
-/// name.
+/// Ends an agent; `Signal::SIGTERM` lets it give back its name.
 #[track_caller]
 pub(crate) fn end(lab: &Lab, node: &str, signal: Signal) {
-    let lock = File::open(lab.file(node, "state/tartand.lock"));
     let (lab, node) = names(lab, node);
     agent::end(&lab, &node, signal).expect("an agent that ends");
-    let Ok(lock) = lock else { return };
-    let deadline = Instant::now() + PATIENCE;
-    while Flock::lock(lock.try_clone().expect("a file"), FlockArg::LockExclusiveNonblock).is_err() {
-        assert!(Instant::now() < deadline, "{node}: its lock is still held");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Starts an agent and waits until it answers, healthy or not.

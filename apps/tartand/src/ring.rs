@@ -18,7 +18,7 @@ use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope
 use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
-use tartan_kernel::{Kernel, UplinkChoice};
+use tartan_kernel::{Kernel, UplinkChoice, give_back_memory};
 use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Uplink};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info, warn};
@@ -90,6 +90,8 @@ pub(crate) struct Ring {
     pub(crate) sweep_at: Option<Instant>,
     pub(crate) retry_at: Option<Instant>,
     read_at: Instant,
+    /// Everything was told or read, which takes much more memory than knowing it.
+    swollen: bool,
 }
 
 /// What came in at once and is answered when the kernel has settled.
@@ -149,6 +151,7 @@ impl Ring {
             sweep_at: None,
             retry_at: None,
             read_at: Instant::now() + READ_ANEW,
+            swollen: false,
         };
         for fact in ring.records.facts()? {
             ring.learn(fact);
@@ -219,6 +222,9 @@ impl Ring {
         }
         self.answer_waits();
         self.set_timers();
+        if std::mem::take(&mut self.swollen) {
+            give_back_memory();
+        }
     }
 
     fn take_inputs(&mut self) -> Batch {
@@ -226,6 +232,7 @@ impl Ring {
         while let Ok(input) = self.inputs.try_recv() {
             match input {
                 Input::Fact(fact) => {
+                    self.swollen |= fact == Fact::InSync;
                     self.learn(fact);
                 }
                 Input::Claimed(claim) => {
@@ -316,6 +323,7 @@ impl Ring {
         if now >= self.read_at {
             self.loop_.distrust();
             self.read_at = now + READ_ANEW;
+            self.swollen = true;
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.loop_.retry();

@@ -149,8 +149,11 @@ impl World {
             .addresses
             .iter()
             .filter(|((name, _), addresses)| *name == network.name && addresses.used() > 0);
+        // Mostly it is there as it was: among thousands the search is for others.
+        let held = self.blocks.get(&network.name);
         let taken = |block: &Cidr| {
-            self.blocks.values().flat_map(|blocks| blocks.keys()).any(|other| other.overlaps(block))
+            held.is_some_and(|blocks| blocks.contains_key(block))
+                || self.blocks.values().flat_map(|blocks| blocks.keys()).any(|other| other.overlaps(block))
         };
         used.map(|((_, block), _)| *block).find(|block| block.family() == family && !taken(block))
     }

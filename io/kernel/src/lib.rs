@@ -35,6 +35,11 @@ pub use packet::PacketSocket;
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;
 
+/// Gives memory that a burst has left free back to the kernel; takes about a millisecond.
+pub fn give_back_memory() {
+    sys::trim_memory();
+}
+
 /// Why the kernel could not be talked to or read. What it says to single steps is a [`tartan_host::StepError`].
 #[derive(Debug, Error)]
 pub enum KernelError {

@@ -16,3 +16,12 @@ pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     if bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Gives memory that the allocator holds and nobody uses back to the kernel (malloc_trim(3)).
+pub(crate) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and only touches what the allocator itself keeps free, under its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

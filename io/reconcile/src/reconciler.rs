@@ -270,11 +270,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     }
 
     fn plan_dirty(&mut self, sweep: Sweep) -> Vec<Step> {
-        let leftover: BTreeSet<Key> = match sweep {
-            Sweep::Later => self.dirty.iter().filter(|key| self.is_leftover(key)).cloned().collect(),
-            Sweep::Now => BTreeSet::new(),
-        };
-        let keys: BTreeSet<Key> = mem::take(&mut self.dirty).difference(&leftover).cloned().collect();
+        let dirty = mem::take(&mut self.dirty);
+        let (leftover, keys): (BTreeSet<Key>, BTreeSet<Key>) =
+            dirty.into_iter().partition(|key| sweep == Sweep::Later && self.is_leftover(key));
         let orphans: Vec<Key> = keys.iter().filter(|key| self.is_orphan(key)).cloned().collect();
         self.orphans.extend(orphans);
         let mut steps = diff_keys(self.wants.rows(), &self.mirror, &keys);

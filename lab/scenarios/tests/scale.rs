@@ -97,7 +97,8 @@ fn wait_for_routes(lab: &Lab, peers: usize) {
 
 fn adds(lab: &Lab, peers: usize) {
     let containers: Vec<Container> = (0..PODS).map(|n| Container::make(lab, "n1", n)).collect();
-    for command in ["ADD", "DEL"] {
+    // VERSION is the start of a process, STATUS that and a question to the agent: what ADD takes more is its own.
+    for (command, aim) in [("VERSION", ""), ("STATUS", ""), ("ADD", "p50 < 2 ms"), ("DEL", "p50 < 2 ms")] {
         let times = containers.iter().map(|container| {
             let (run, time) = container.call(command);
             run.ok();
@@ -105,7 +106,7 @@ fn adds(lab: &Lab, peers: usize) {
         });
         let what =
             format!("{command}, routed, {PODS} in a row, {peers} peers and {ENDPOINTS} remote endpoints");
-        figures::spread(&what, times.collect(), "p50 < 2 ms");
+        figures::spread(&what, times.collect(), aim);
     }
 }
 

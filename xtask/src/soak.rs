@@ -16,7 +16,7 @@ use crate::{debian, machine, run};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask soak                    all of it: about half an hour
+  cargo xtask soak                    all of it: about twelve minutes
   cargo xtask soak --only stories     a hundred seeded sequences of faults
   cargo xtask soak --only kills       a thousand agents killed under probes
   cargo xtask soak --only pods        ten thousand pods";

@@ -80,6 +80,9 @@ impl Host {
 
     /// A link takes along everything that stands on it.
     pub(crate) fn forget_link(&mut self, name: &IfName) {
-        self.rows.retain(|row| row.on() != Some(name));
+        let on = self.rows.keys_on(name).chain(self.rows.route_keys_on(name));
+        for key in on.cloned().collect::<Vec<_>>() {
+            self.rows.remove(&key);
+        }
     }
 }

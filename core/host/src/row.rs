@@ -379,6 +379,13 @@ impl Rows {
         settings.chain(others).map(|(key, _)| key)
     }
 
+    /// The keys of the routes over a link; takes a search through all routes.
+    pub(crate) fn route_keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
+        let first = Cidr::everything(Family::Ipv4);
+        let routes = self.0.range(Key::Route(first, 0)..).filter(move |(_, row)| row.on() == Some(link));
+        routes.map(|(key, _)| key)
+    }
+
     /// The keys of all elements, without a search through all rows.
     pub(crate) fn element_keys(&self) -> impl Iterator<Item = &Key> {
         let rows = self.0.range((Bound::Excluded(Key::Ruleset), Bound::Unbounded));

@@ -56,6 +56,14 @@ impl Protocol {
 }
 
 impl Member {
+    /// The link that it is about.
+    pub const fn link(&self) -> Option<&IfName> {
+        match self {
+            Member::Mac(link, _) | Member::Address(link, _) => Some(link),
+            Member::Node(_) | Member::Tunnel(..) | Member::Control(..) | Member::Vxlan(..) => None,
+        }
+    }
+
     /// The set that it belongs to.
     pub const fn set(&self) -> &'static str {
         match self {

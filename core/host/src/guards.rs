@@ -14,8 +14,10 @@ use crate::nftables::{Chain, Field, Hook, KeyType, Rule, Set, Statement, Table, 
 pub const TABLE: &str = "tartan";
 /// What the names of the pods' host ends begin with.
 const PODS: &[u8] = b"tt";
-/// Before connection tracking and everybody else's rules, behind the putting together of fragments
-/// (`NF_IP_PRI_CONNTRACK_DEFRAG` is -400).
+/// What those of our bridges and tunnels begin with.
+const DEVICES: &[u8] = b"tart";
+/// Before connection tracking and everybody else's rules. Fragments may come one by one: ports and types stand in the
+/// first, and without it the rest comes to nothing.
 const PRIORITY: i32 = -350;
 
 const UDP: &[u8] = &[17];
@@ -156,13 +158,17 @@ fn inet() -> Table {
             vec![Statement::Accept],
         ],
     ));
+    // What came from a pod, or through a tunnel, is judged by any address of this node, not only by those it publishes.
+    let inner = |prefix: &'static [u8]| {
+        vec![Statement::Is(Field::Iifname, prefix.into()), Statement::Goto("to_node")]
+    };
     // Others may have tunnels of their own on the same port: only our networks' are looked at.
     let ours = vec![
         is(Field::Protocol, UDP),
         Statement::In("vnis", vec![Field::DestinationPort, Field::Vni]),
         Statement::Goto("tunnel"),
     ];
-    chains.push(base("node", Hook::Input, vec![ours]));
+    chains.push(base("node", Hook::Input, vec![inner(PODS), inner(DEVICES), ours]));
     let mut sets = pod_sets();
     sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
     table(TableFamily::Inet, sets, chains)
@@ -191,6 +197,12 @@ fn not_a_pod() -> Rule {
 fn arp_checks(name: &'static str) -> Chain {
     let rules = vec![
         vec![Statement::NotIn("macs", vec![Field::Iifname, Field::ArpSenderMac]), deny(Reason::Arp)],
+        // A probe for the pod's own address claims nothing yet (RFC 5227, section 2.1.1).
+        vec![
+            is(Field::ArpSenderIpv4, &[0; 4]),
+            Statement::In("ipv4", vec![Field::Iifname, Field::ArpTargetIpv4]),
+            Statement::Accept,
+        ],
         vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::ArpSenderIpv4]), deny(Reason::Arp)],
         vec![Statement::Accept],
     ];
@@ -245,7 +257,9 @@ fn ipv4() -> Chain {
     let rules = vec![
         vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::Ipv4Source]), deny(Reason::Ipv4)],
         vec![is(Field::Protocol, ICMP), is(Field::IcmpType, &[5]), deny(Reason::Redirect)],
+        // Servers answer to the client's port, from whichever they like (RFC 2131, section 4.1; RFC 8415, section 7.2).
         vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[0, 67]), deny(Reason::Dhcp)],
+        vec![is(Field::Protocol, UDP), is(Field::DestinationPort, &[0, 68]), deny(Reason::Dhcp)],
         vec![Statement::In("nodes_ipv4", vec![Field::Ipv4Destination]), Statement::Goto("to_node")],
         vec![Statement::Accept],
     ];
@@ -258,6 +272,7 @@ fn ipv6() -> Chain {
         vec![Statement::NotIn("ipv6", vec![Field::Iifname, Field::Ipv6Source]), deny(Reason::Ipv6)],
         vec![is(Field::Protocol, ICMPV6), Statement::Jump("icmpv6")],
         vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[2, 35]), deny(Reason::Dhcp)],
+        vec![is(Field::Protocol, UDP), is(Field::DestinationPort, &[2, 34]), deny(Reason::Dhcp)],
         vec![Statement::In("nodes_ipv6", vec![Field::Ipv6Destination]), Statement::Goto("to_node")],
         vec![Statement::Accept],
     ];

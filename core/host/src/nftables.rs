@@ -154,6 +154,8 @@ pub enum Field {
     ArpSenderMac,
     /// The sender's IPv4 address in ARP.
     ArpSenderIpv4,
+    /// The IPv4 address that ARP asks for.
+    ArpTargetIpv4,
     /// Source port of TCP or UDP.
     SourcePort,
     /// Destination port of TCP or UDP.

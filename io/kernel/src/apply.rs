@@ -34,9 +34,15 @@ impl Kernel {
     /// Takes steps, in order; one that fails does not stop those behind it. Gives an answer for each.
     pub fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(steps.len());
+        let mut unguarded = Unguarded::default();
         for run in steps.chunk_by(|a, b| group(a) == group(b)) {
             answers.extend(match run.first().map(group) {
-                Some(Group::Filter) => self.filter(run),
+                Some(Group::Filter) => {
+                    let answers = self.filter(run);
+                    unguarded.note(run, &answers);
+                    answers
+                }
+                _ if run.iter().any(|step| unguarded.opens(step)) => self.apply_guarded(run, &unguarded),
                 Some(Group::Sysctls) => run.iter().map(|step| self.set(step)).collect(),
                 Some(Group::LinkRemovals) => self.remove_links(run),
                 // A start with thousands of peers has tens of thousands of steps: their requests are not all made at once.
@@ -44,6 +50,15 @@ impl Kernel {
             });
         }
         answers
+    }
+
+    /// Opens nothing that is not guarded.
+    fn apply_guarded(&mut self, steps: &[Step], unguarded: &Unguarded) -> Vec<Answer> {
+        let (shut, rest): (Vec<Step>, Vec<Step>) =
+            steps.iter().cloned().partition(|step| unguarded.opens(step));
+        let mut answers = self.apply(&rest).into_iter();
+        let answer = |step| if shut.contains(step) { Err(StepError::NoRuleset) } else { Ok(()) };
+        steps.iter().map(|step| answer(step).and_then(|()| answers.next().unwrap_or(Ok(())))).collect()
     }
 
     /// The hand knows what became of the ruleset that it wrote itself; of elements the kernel tells.
@@ -214,6 +229,33 @@ impl Kernel {
         if !requests.is_empty() {
             self.hear_at_once(requests);
         }
+    }
+}
+
+/// Pods' links that what should guard them was refused for.
+#[derive(Default)]
+struct Unguarded {
+    all: bool,
+    links: BTreeSet<IfName>,
+}
+
+impl Unguarded {
+    fn note(&mut self, steps: &[Step], answers: &[Answer]) {
+        for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_err()) {
+            match step.key() {
+                Key::Ruleset => self.all = true,
+                Key::Element(element) => self.links.extend(element.member.link().cloned()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a step would let such a link carry something.
+    fn opens(&self, step: &Step) -> bool {
+        let (Step::Create { row: Row::Link(link) } | Step::Change { to: Row::Link(link), .. }) = step else {
+            return false;
+        };
+        link.kind == LinkKind::Veth && link.up && (self.all || self.links.contains(&link.name))
     }
 }
 

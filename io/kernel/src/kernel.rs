@@ -245,7 +245,7 @@ impl Kernel {
         let mut hearing = Hearing {
             links: &mut self.links,
             footing: &mut self.footing,
-            told: &self.told,
+            told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),
         };
@@ -270,7 +270,7 @@ impl Kernel {
         let mut hearing = Hearing {
             links: &mut self.links,
             footing: &mut self.footing,
-            told: &self.told,
+            told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),
         };

@@ -154,7 +154,7 @@ pub(crate) struct Hearing<'a> {
     pub(crate) links: &'a mut Links,
     pub(crate) footing: &'a mut Footing,
     /// The settings that are asked for.
-    pub(crate) told: &'a BTreeSet<SysctlKey>,
+    pub(crate) told: &'a mut BTreeSet<SysctlKey>,
     pub(crate) notices: &'a mut Notices,
     /// Settings among them whose files are those of another link now.
     pub(crate) other_files: Vec<SysctlKey>,
@@ -238,6 +238,9 @@ impl Hearing<'_> {
 
     fn link_gone(&mut self, index: u32) {
         if let Some(before) = self.links.forget(index) {
+            // Names are not used again, and nobody asks for their settings any more.
+            self.told.remove(&SysctlKey::LinkForward(before.name.clone()));
+            self.told.remove(&SysctlKey::NoIpv6(before.name.clone()));
             self.flushed(&before.name);
             self.notices.underlay |= !self.links.is_our_name(&before.name);
             self.gone(Key::Link(before.name));

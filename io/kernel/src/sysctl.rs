@@ -89,13 +89,16 @@ impl Watch {
         }
     }
 
-    /// The settings that were written to since the last time; never waits.
+    /// The settings that were written to since the last time, all where the kernel lost count; never waits.
     pub(crate) fn drain(&self) -> Vec<SysctlKey> {
         let Some(inotify) = &self.inotify else { return Vec::new() };
         let mut written = Vec::new();
         while let Ok(events) = inotify.read_events() {
-            let files =
-                self.files.iter().filter(|(_, (watch, _))| events.iter().any(|event| event.wd == *watch));
+            let lost = events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
+            let files = self
+                .files
+                .iter()
+                .filter(|(_, (watch, _))| lost || events.iter().any(|event| event.wd == *watch));
             written.extend(files.map(|(key, _)| key.clone()));
         }
         written

@@ -7,8 +7,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode, InfoBridge,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -28,6 +28,10 @@ const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 /// Hops that an outer packet may take: what the kernel would inherit is the inner packet's, which may be 1.
 const VXLAN_TTL: u8 = 64;
 const NUD_PERMANENT_NOARP: u16 = 0x80 | 0x40;
+
+/// Frames to 01:80:c2:00:00:0X pass no filter of the bridge's, and would teach it any source address
+/// (net/bridge/br_input.c, `br_handle_frame`, `__br_handle_local_finish`).
+const NO_LINK_LOCAL_LEARN: BridgeBooleanOptionFlags = BridgeBooleanOptionFlags::NoLinkLocalLearn;
 
 /// A request, and whether it may be refused because what it takes away is not there.
 #[derive(Debug)]
@@ -88,7 +92,11 @@ fn first_mtu(link: &Link) -> u32 {
 
 fn link_info(link: &Link, peer: Option<RawFd>) -> Vec<LinkInfo> {
     match &link.kind {
-        LinkKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        LinkKind::Bridge => {
+            let options = BridgeBooleanOptions { value: NO_LINK_LOCAL_LEARN, mask: NO_LINK_LOCAL_LEARN };
+            let data = InfoData::Bridge(vec![InfoBridge::MultiBoolOpt(options)]);
+            vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]
+        }
         LinkKind::Vxlan { vni, local, port } => {
             vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vxlan(*vni, *local, *port)))]
         }

@@ -169,3 +169,49 @@ fn settle(kernel: &mut Kernel, host: &mut Host, want: &[Row]) {
 fn is_filter(key: &Key) -> bool {
     matches!(key, Key::Ruleset | Key::Element(_))
 }
+
+/// As at each restart on a kernel whose tables cannot be owned: elements that nobody asks for yet stay.
+#[test]
+fn elements_outlive_a_hand_also_where_the_tables_must_be_made_anew() {
+    let scratch = Scratch::new();
+    for damage in ["", "add chain inet tartan mine", "add set arp tartan mine { type ifname; }"] {
+        let mut kernel = scratch.kernel();
+        kernel.own_no_tables();
+        let all: Vec<Row> = [vec![ruleset()], elements()].concat();
+        assert!(kernel.apply(&create(&all)).iter().all(Result::is_ok));
+        drop(kernel);
+        if !damage.is_empty() {
+            let (done, text) = nft(&scratch, &damage.split(' ').collect::<Vec<_>>());
+            assert!(done, "{damage}: {text}");
+        }
+        let mut next = scratch.kernel();
+        let mut host = next.read(&[]).unwrap();
+        let found = host.rows.get(&Key::Ruleset).unwrap().clone();
+        assert_eq!(next.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())], "{damage}");
+        follow(&mut next, &mut host);
+        let mut sorted = all;
+        sorted.sort_by_key(Row::key);
+        assert_eq!(filter_rows(&host), sorted, "{damage}");
+        let gone = host.rows.get(&Key::Ruleset).unwrap().clone();
+        assert_eq!(next.apply(&[Step::Remove { row: gone }]), [Ok(())]);
+    }
+}
+
+/// A pod's link that cannot be guarded is not opened.
+#[test]
+fn what_cannot_be_guarded_stays_shut() {
+    let scratch = Scratch::new();
+    let mut owner = scratch.kernel();
+    assert_eq!(owner.apply(&create(&[ruleset()])), [Ok(())]);
+    // Another hand owns the tables, so this one cannot put an element in.
+    let mut kernel = scratch.kernel();
+    let pods = Scratch::new();
+    let token = kernel.adopt(pods.clone_fd());
+    let link = Row::Link(common::veth("tt0123456789ab", token, "eth0"));
+    let answers = kernel.apply(&create(&[elements()[0].clone(), link.clone()]));
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(kernel.read(&[]).unwrap().rows.get(&link.key()), None);
+    drop(owner);
+    let answers = kernel.apply(&create(&[ruleset(), elements()[0].clone(), link.clone()]));
+    assert_eq!(answers, [Ok(()), Ok(()), Ok(())]);
+}

@@ -158,13 +158,24 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 self.note_change(key);
             }
         }
+        // One table that cannot be read, because somebody else does not let it rest, must not stop the others.
         if self.routes.take(now) {
-            let found = self.kernel.read_routes().inspect_err(|_| self.routes.failed(now))?;
-            self.take_table(found, |row| matches!(row, Row::Route(_)));
+            match self.kernel.read_routes() {
+                Ok(found) => self.take_table(found, |row| matches!(row, Row::Route(_))),
+                Err(error) => {
+                    warn!("cannot read the routes, trying again: {error}");
+                    self.routes.failed(now);
+                }
+            }
         }
         if self.ruleset.take(now) {
-            let found = self.kernel.read_ruleset().inspect_err(|_| self.ruleset.failed(now))?;
-            self.take_table(found, |row| matches!(row, Row::Ruleset(_) | Row::Element(_)));
+            match self.kernel.read_ruleset() {
+                Ok(found) => self.take_table(found, |row| matches!(row, Row::Ruleset(_) | Row::Element(_))),
+                Err(error) => {
+                    warn!("cannot read our nftables, trying again: {error}");
+                    self.ruleset.failed(now);
+                }
+            }
         }
         Ok(())
     }

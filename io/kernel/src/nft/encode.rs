@@ -228,6 +228,7 @@ fn place(field: Field) -> Place {
         Field::Ipv6Destination => payload(1, 24, 16),
         Field::ArpSenderMac => payload(1, 8, 6),
         Field::ArpSenderIpv4 => payload(1, 14, 4),
+        Field::ArpTargetIpv4 => payload(1, 24, 4),
         Field::SourcePort => payload(2, 0, 2),
         Field::DestinationPort => payload(2, 2, 2),
         Field::IcmpType => payload(2, 0, 1),

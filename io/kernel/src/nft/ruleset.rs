@@ -49,19 +49,24 @@ impl Ruleset {
     /// # Errors
     /// When the kernel cannot be read.
     pub(crate) fn read(&mut self) -> Result<Vec<Row>, KernelError> {
-        let found = self.look()?;
-        let Some(seen) = found else { return Ok(Vec::new()) };
-        let mut rows = vec![Row::Ruleset(tartan_host::Ruleset { intact: self.written == Some(seen) })];
+        let Some(seen) = self.look()? else { return Ok(Vec::new()) };
+        let ruleset = Row::Ruleset(tartan_host::Ruleset { intact: self.written == Some(seen) });
+        let elements = self.elements()?.into_iter().map(Row::Element);
+        Ok([ruleset].into_iter().chain(elements).collect())
+    }
+
+    fn elements(&mut self) -> Result<Vec<Element>, KernelError> {
+        let mut all = Vec::new();
         for (family, sets) in TableFamily::ALL.map(|family| (family, self.sets(family))) {
             for set in sets {
-                let elements = self.nft.dump(kind::GETSETELEM, family, &elements::of_set(set), |body| {
+                let found = self.nft.dump(kind::GETSETELEM, family, &elements::of_set(set), |body| {
                     let (_, list) = elements::listed(body)?;
                     Some(list.filter_map(|bytes| elements::element(family, set, bytes)).collect::<Vec<_>>())
                 })?;
-                rows.extend(elements.into_iter().flatten().map(Row::Element));
+                all.extend(found.into_iter().flatten());
             }
         }
-        Ok(rows)
+        Ok(all)
     }
 
     /// What was refused, by interface and reason.
@@ -97,7 +102,7 @@ impl Ruleset {
         let writes = steps.iter().any(writes_ruleset);
         let mut batch = Batch::default();
         if writes {
-            self.write_in(&mut batch, &[]);
+            self.write_in(&mut batch, self.flags);
         }
         for put in [false, true] {
             let elements = steps.iter().filter_map(element_of).filter(|(puts, _)| *puts == put);
@@ -107,54 +112,67 @@ impl Ruleset {
         if whole.is_ok() && (!writes || self.take_note()) {
             return vec![Ok(()); steps.len()];
         }
-        let ruleset = if writes { self.write_anew() } else { Ok(()) };
-        self.one_by_one(steps, &ruleset)
+        let ruleset = if writes { self.write() } else { Ok(()) };
+        self.each_element(steps, &ruleset)
     }
 
     fn remove(&mut self) -> Answer {
         let mut batch = Batch::default();
-        for family in self.tables().map_err(|error| failure(&error))? {
+        for family in self.tables().map_err(|error| explain(garbled(&error)))? {
             batch.delete_table(family, TABLE);
         }
         self.written = None;
-        self.nft.commit(&batch).map_err(refusal)
+        self.nft.commit(&batch).map_err(|refused| refusal(first(refused)))
     }
 
-    /// Messages that write the tables; those of `gone` are taken away first.
-    fn write_in(&self, batch: &mut Batch, gone: &[TableFamily]) {
-        for family in gone {
-            batch.delete_table(*family, TABLE);
-        }
+    /// Messages that write the tables.
+    fn write_in(&self, batch: &mut Batch, flags: u32) {
         for table in &self.tables {
-            batch.add_table(table.family, TABLE, self.flags);
+            batch.add_table(table.family, TABLE, flags);
             batch.fill_table(table);
         }
     }
 
-    /// Writes the tables where that could not be done in place: what is there goes, its elements too.
-    fn write_anew(&mut self) -> Answer {
-        let there = self.tables().map_err(|error| failure(&error))?;
-        let mut batch = Batch::default();
-        self.write_in(&mut batch, &there);
-        let mut done = self.nft.commit(&batch);
-        if done.is_err() && self.flags != 0 {
-            // A kernel before 6.9 has no table that is owned and stays.
-            self.flags = 0;
-            let mut batch = Batch::default();
-            self.write_in(&mut batch, &there);
-            done = self.nft.commit(&batch);
-            if done.is_err() {
-                self.flags = OWNED;
+    /// Writes the tables by themselves. Where they cannot be changed in place, or hold more than ours, they are made anew
+    /// with the elements that they have; where they cannot be owned, which no kernel before 6.9 lets, they are ordinary.
+    fn write(&mut self) -> Answer {
+        let mut last = Refused::from_errno(libc::EBUSY);
+        let most = self.flags;
+        for flags in [OWNED, 0].into_iter().filter(|flags| flags & !most == 0) {
+            for anew in [false, true] {
+                match self.try_write(flags, anew) {
+                    Ok(true) => {
+                        if flags != most {
+                            tracing::info!(
+                                "this kernel does not let our nftables be owned; others can change them"
+                            );
+                        }
+                        self.flags = flags;
+                        return Ok(());
+                    }
+                    Ok(false) => {}
+                    Err(refused) if is_about_the_tables(refused.errno) => last = refused,
+                    Err(refused) => return Err(refusal(refused)),
+                }
             }
         }
-        match done {
-            Ok(()) if self.take_note() => Ok(()),
-            Ok(()) => Err(StepError::Kernel {
-                errno: libc::EIO,
-                text: "somebody else changes table tartan at the same time".into(),
-            }),
-            Err(refused) => Err(refusal(refused)),
+        Err(refusal(last))
+    }
+
+    /// False if there is more in the tables than what was written.
+    fn try_write(&mut self, flags: u32, anew: bool) -> Result<bool, Refused> {
+        let mut batch = Batch::default();
+        let mut kept = Vec::new();
+        if anew {
+            kept = self.elements().map_err(|error| garbled(&error))?;
+            for family in self.tables().map_err(|error| garbled(&error))? {
+                batch.delete_table(family, TABLE);
+            }
         }
+        self.write_in(&mut batch, flags);
+        elements::write(&mut batch, true, &kept.iter().collect::<Vec<_>>());
+        self.nft.commit(&batch).map_err(first)?;
+        Ok(self.take_note())
     }
 
     /// Keeps what the kernel says of the ruleset as it was just written; false if it holds more than that.
@@ -172,8 +190,8 @@ impl Ruleset {
         found.is_ok_and(|found| found == wanted) && self.written.is_some()
     }
 
-    /// Each element by itself, so that one that is refused does not stop the others.
-    fn one_by_one(&mut self, steps: &[Step], ruleset: &Answer) -> Vec<Answer> {
+    /// The elements without those that are refused, so that one does not stop the others.
+    fn each_element(&mut self, steps: &[Step], ruleset: &Answer) -> Vec<Answer> {
         let mut answers: Vec<Answer> =
             steps.iter().map(|step| if writes_ruleset(step) { ruleset.clone() } else { Ok(()) }).collect();
         loop {
@@ -222,7 +240,7 @@ impl Ruleset {
         const CHAIN: [u16; 5] = [1, 3, 4, 5, 7];
         const RULE: [u16; 3] = [1, 2, 4];
         const SET: [u16; 5] = [2, 3, 4, 5, 11];
-        const TABLE_: [u16; 3] = [1, 2, 7];
+        const OF_TABLE: [u16; 3] = [1, 2, 7];
         let there = self.tables()?;
         if there.is_empty() {
             return Ok(None);
@@ -230,7 +248,7 @@ impl Ruleset {
         let mut hasher = DefaultHasher::new();
         for family in TableFamily::ALL {
             let parts: [(u8, &[u16], Attributes); 4] = [
-                (kind::GETTABLE, &TABLE_, Attributes::default()),
+                (kind::GETTABLE, &OF_TABLE, Attributes::default()),
                 (kind::GETCHAIN, &CHAIN, in_table()),
                 (kind::GETRULE, &RULE, in_table()),
                 (kind::GETSET, &SET, in_table()),
@@ -300,17 +318,26 @@ fn explain(refused: Refused) -> StepError {
     }
 }
 
-fn refusal(refused: Vec<(usize, Refused)>) -> StepError {
-    let first = refused.into_iter().next().map(|(_, reason)| reason);
-    first.map_or(StepError::NoRuleset, |reason| match reason.errno {
-        libc::EPERM => StepError::Kernel {
-            errno: reason.errno,
-            text: "another process owns table tartan: is there a second agent?".into(),
-        },
-        errno => StepError::Kernel { errno, text: format!("nftables: {}", reason.text) },
-    })
+/// The first of the refusals of a batch.
+fn first(refused: Vec<(usize, Refused)>) -> Refused {
+    refused.into_iter().next().map_or_else(|| Refused::from_errno(libc::EIO), |(_, reason)| reason)
 }
 
-fn failure(error: &KernelError) -> StepError {
-    StepError::Kernel { errno: libc::EIO, text: error.to_string() }
+/// Whether a refusal means that the tables as they are cannot become what they should be; others pass, or are somebody's
+/// right.
+fn is_about_the_tables(errno: i32) -> bool {
+    matches!(errno, libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT | libc::EBUSY)
+}
+
+fn refusal(refused: Refused) -> StepError {
+    let text = match refused.errno {
+        libc::EPERM => "another process owns table tartan: is there a second agent?".into(),
+        libc::EBUSY => "somebody else changes table tartan at the same time".into(),
+        _ => format!("nftables: {}", refused.text),
+    };
+    StepError::Kernel { errno: refused.errno, text }
+}
+
+fn garbled(error: &KernelError) -> Refused {
+    Refused { errno: libc::EIO, text: error.to_string() }
 }

@@ -19,7 +19,7 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// Room for a batch: 10,000 elements are about 1 MB.
 const SEND: usize = 64 << 20;
-/// Room for the answers to a batch, an error for each message at worst.
+/// Room for the answers to a batch: the refusals of about 20,000 messages.
 const RECEIVE: usize = 8 << 20;
 /// A dump that the kernel says was torn is taken anew, up to this often.
 const DUMPS: usize = 20;
@@ -88,24 +88,25 @@ impl Nftables {
             return Ok(());
         }
         let whole = |error: &io::Error| vec![(usize::MAX, Refused::from_io(error))];
-        let first = self.sequence.wrapping_add(2);
+        let begin = self.sequence.wrapping_add(1);
         let bytes = self.write(batch);
         self.socket.send(&bytes, 0).map_err(|error| whole(&error))?;
         let mut refused = Vec::new();
         loop {
             rtnl::receive(&self.socket, &mut self.buffer, 0).map_err(|error| whole(&error))?;
             for message in Messages(&self.buffer).filter(|message| message.kind == NLMSG_ERROR) {
-                let position = message.sequence.wrapping_sub(first) as usize;
-                let outcome = outcome(&message);
-                match outcome {
-                    // The beginning of the batch was refused, so no message of it was looked at.
-                    Err(reason) if position >= batch.messages.len() => {
-                        return Err(vec![(usize::MAX, reason)]);
-                    }
-                    Err(reason) => refused.push((position, reason)),
-                    Ok(()) => {}
+                // The beginning, the messages, the end. What is left of a batch that was given up has other numbers.
+                let number = message.sequence.wrapping_sub(begin) as usize;
+                if number > batch.messages.len() + 1 {
+                    continue;
                 }
-                if position + 1 == batch.messages.len() {
+                match (number.checked_sub(1), outcome(&message)) {
+                    // Nothing of the batch was looked at.
+                    (None, Err(reason)) => return Err(vec![(usize::MAX, reason)]),
+                    (Some(position), Err(reason)) => refused.push((position, reason)),
+                    (_, Ok(())) => {}
+                }
+                if number == batch.messages.len() {
                     return if refused.is_empty() { Ok(()) } else { Err(refused) };
                 }
             }

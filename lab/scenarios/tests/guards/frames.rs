@@ -43,6 +43,13 @@ impl Way {
         frame
     }
 
+    /// The first packet of a connection.
+    pub(crate) fn tcp(&self, from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.ip().tcp(from, to, 1, 1000).syn().write(&mut frame, payload).expect("memory");
+        frame
+    }
+
     /// An ICMP or ICMPv6 message of this type.
     pub(crate) fn icmp(&self, kind: u8, head: [u8; 4], payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();

@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, unknown, vxlan};
-use nix::sys::socket::AddressFamily;
+use nix::sys::socket::{AddressFamily, SockProtocol};
 use sensor::Sensor;
 use tartan_kernel::{PacketSocket, netns};
 use tartan_model::Mac;
@@ -36,8 +36,10 @@ enum Ear {
     Sender,
     /// The node's ICMPv6.
     NodeIcmpv6,
-    /// The node's UDP over IPv4.
+    /// The node's UDP.
     NodeUdp,
+    /// The node's TCP.
+    NodeTcp,
 }
 
 /// How it is sent.
@@ -72,31 +74,38 @@ struct Cast {
     tunnel: MacBytes,
     own: BTreeMap<bool, IpAddr>,
     victim: BTreeMap<bool, IpAddr>,
+    /// On the underlay.
     node: IpAddr,
-    /// The other node. That of its own host no kernel takes as a source.
+    /// The other node, by IPv4. An address of its own host no kernel takes as a source.
     peer: IpAddr,
+    outside: IpAddr,
     routed: bool,
 }
 
 impl Cast {
-    fn new(attachment: &str) -> Cast {
+    fn new(attachment: &str, underlay: &str) -> Cast {
         let set = format!("attachment={attachment}");
-        let lab = Lab::up("t-guards", &["--nodes", "2", "--pods", "2", "--family", "dual", "--set", &set]);
+        let args = ["--nodes", "2", "--pods", "2", "--family", "dual", "--underlay", underlay, "--set", &set];
+        let lab = Lab::up("t-guards", &args);
         let by_family = |pod: &str| lab.addresses(pod).into_iter().map(|a| (a.is_ipv6(), a)).collect();
         let mac_in = |pod: &str| mac(&lab.in_pod(pod, &["ip", "-o", "link", "show", "eth0"]));
         let device = |name: &str| mac(&lab.on_node("n1", &["ip", "-o", "link", "show", name]));
         let sender = mac_in("p1");
         let routed = attachment == "routed";
+        let node = if underlay == "ipv6" { "fd00:30::1" } else { "172.30.0.1" };
+        // The router asks for nobody before its own address has been looked for, which takes a second or two.
+        lab.on_node("outside", &["ping", "-c", "1", "-w", "10", node]);
         let [a, b, c, d, e, f] = sender;
         Cast {
             sender,
             gateway: if routed { [a, b, c, d, e, f ^ 1] } else { device("tartan0") },
             victim_mac: mac_in("p3"),
-            tunnel: device("tartan.1"),
+            tunnel: device(if underlay == "ipv6" { "tart6.1" } else { "tartan.1" }),
             own: by_family("default/p1"),
             victim: by_family("default/p3"),
-            node: "172.30.0.1".parse().unwrap(),
+            node: node.parse().unwrap(),
             peer: "172.30.0.2".parse().unwrap(),
+            outside: if underlay == "ipv6" { "2001:db8:ffff::2" } else { "192.0.2.2" }.parse().unwrap(),
             routed,
             lab,
         }
@@ -173,17 +182,33 @@ impl Cast {
         });
         add("ra", "ra", nd_ear, &|m| raw(nd.icmp(134, [64, 0, 7, 8], &[&[0; 8][..], m].concat())));
         add("dhcp-answer", "dhcp", Ear::Victim, &|m| raw(v4.udp(67, 68, m)));
+        add("dhcp-from-any-port", "dhcp", Ear::Victim, &|m| raw(v4.udp(5000, 68, m)));
         add("dhcpv6-answer", "dhcp", Ear::Victim, &|m| raw(v6.udp(547, 546, m)));
-        add("tunnel-raw", "tunnel", Ear::Victim, &|m| {
-            let way = Way { to: self.gateway, destination: self.node, ..v4 };
-            raw(way.udp(1000, 8472, &self.tunnelled(m)))
-        });
+        add("dhcpv6-from-any-port", "dhcp", Ear::Victim, &|m| raw(v6.udp(5000, 546, m)));
+        let to_node = Way { to: self.gateway, destination: self.node, ..self.way(self.node.is_ipv6()) };
+        add("tunnel-raw", "tunnel", Ear::Victim, &|m| raw(to_node.udp(1000, 8472, &self.tunnelled(m))));
         add("tunnel-plain", "tunnel", Ear::Victim, &|m| Shot::Plain(self.node, 8472, self.tunnelled(m)));
+        // A tunnel listens in the family of its underlay.
+        if self.node.is_ipv4() {
+            add("tunnel-to-the-gateway", "tunnel", Ear::Victim, &|m| {
+                Shot::Plain(self.pods_gateway().into(), 8472, self.tunnelled(m))
+            });
+            add("control-at-the-gateway", "control", Ear::NodeUdp, &|m| {
+                Shot::Plain(self.pods_gateway().into(), 8474, m.to_vec())
+            });
+        }
         add("tunnel-outside", "tunnel", Ear::Victim, &|m| Shot::Outside(self.node, 8472, self.tunnelled(m)));
-        add("control", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8474, m.to_vec()));
+        add("control-sleeve", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8473, m.to_vec()));
+        add("control-mesh", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8474, m.to_vec()));
+        add("control-tcp", "control", Ear::NodeTcp, &|m| raw(to_node.tcp(1000, 8474, m)));
+        add("dad-for-the-victim", "ipv6", nd_ear, &|m| {
+            let IpAddr::V6(target) = self.victim[&true] else { panic!("an IPv6 address") };
+            let nobody = Way { source: Ipv6Addr::UNSPECIFIED.into(), ..nd };
+            raw(nobody.icmp(135, [0; 4], &[&target.octets()[..], m].concat()))
+        });
         if self.routed {
-            let gateway = Ipv4Addr::new(169, 254, 1, 1);
-            let claimed = Ipv4Addr::new(10, 244, 0, 99);
+            let IpAddr::V4(claimed) = self.victim[&false] else { panic!("an IPv4 address") };
+            let gateway = self.pods_gateway();
             // The node answers whoever asks: its answer is what must not come.
             let answer =
                 [&[0, 2][..], &self.gateway, &gateway.octets(), &self.sender, &claimed.octets()].concat();
@@ -191,7 +216,7 @@ impl Cast {
             all.push(Forgery { name: "arp", reason: "arp", shot, ear: Ear::Sender, needle: answer });
         } else {
             let IpAddr::V4(asks) = self.victim[&false] else { panic!("an IPv4 address") };
-            let gateway = Ipv4Addr::new(10, 244, 0, 1);
+            let gateway = self.pods_gateway();
             add("arp-for-the-gateway", "arp", Ear::Victim, &|m| raw(arp(self.sender, gateway, asks, m)));
             add("arp-for-the-victim", "arp", Ear::Victim, &|m| raw(arp(self.sender, asks, gateway, m)));
             add("a-tagged-frame", "other", Ear::Victim, &|m| {
@@ -202,27 +227,50 @@ impl Cast {
         all
     }
 
+    fn pods_gateway(&self) -> Ipv4Addr {
+        let IpAddr::V4(own) = self.own[&false] else { panic!("an IPv4 address") };
+        let [a, b, c, _] = own.octets();
+        if self.routed { Ipv4Addr::new(169, 254, 1, 1) } else { Ipv4Addr::new(a, b, c, 1) }
+    }
+
+    /// The pod or interface that a forgery is counted for. A bridge's own address is reached by the bridge, behind which
+    /// the pod is not seen any more.
+    fn culprit(&self, forgery: &Forgery) -> &'static str {
+        match forgery.shot {
+            Shot::Outside(..) => "eth0",
+            Shot::Plain(to, ..) if !self.routed && to == IpAddr::from(self.pods_gateway()) => "tartan0",
+            _ => "default/p1",
+        }
+    }
+
     /// Sends all of them, and tells which arrived.
     fn fire(&self, forgeries: &[Forgery]) -> BTreeMap<&'static str, bool> {
         let pod = |name: &str| self.lab.netns(&format!("default_{name}"));
+        let node = self.lab.netns("n1");
+        let family = if self.node.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let ears = BTreeMap::from([
             (Ear::Victim, Sensor::of_pod(&pod("p3"))),
             (Ear::Sender, Sensor::of_pod(&pod("p1"))),
-            (Ear::NodeIcmpv6, Sensor::of_node_icmpv6(&self.lab.netns("n1"))),
-            (Ear::NodeUdp, Sensor::of_node_udp(&self.lab.netns("n1"), AddressFamily::Inet)),
+            (Ear::NodeIcmpv6, Sensor::of_node(&node, AddressFamily::Inet6, SockProtocol::IcmpV6)),
+            (Ear::NodeUdp, Sensor::of_node(&node, family, SockProtocol::Udp)),
+            (Ear::NodeTcp, Sensor::of_node(&node, family, SockProtocol::Tcp)),
         ]);
         let inside = netns::open(&pod("p1")).expect("the sender's namespace");
         let outside = netns::open(&self.lab.netns("outside")).expect("the outside host's namespace");
         let frames =
             PacketSocket::open_in(inside.as_fd(), &"eth0".parse().unwrap()).expect("a packet socket");
-        let bind = || UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        let plain = netns::run_in(inside.as_fd(), bind).expect("to enter");
-        let stranger = netns::run_in(outside.as_fd(), bind).expect("to enter");
+        let bind = |source: IpAddr| UdpSocket::bind((source, 0)).expect("a socket");
+        let plain = [false, true]
+            .map(|ipv6| netns::run_in(inside.as_fd(), || bind(self.own[&ipv6])).expect("to enter"));
+        let stranger = netns::run_in(outside.as_fd(), || bind(self.outside)).expect("to enter");
         for forgery in forgeries.iter().flat_map(|forgery| (0..TIMES).map(move |_| forgery)) {
             match &forgery.shot {
                 Shot::Raw(frame) => frames.send(frame).expect("the link takes it"),
                 Shot::Plain(to, port, payload) => {
-                    plain.send_to(payload, (*to, *port)).map(drop).expect("to send");
+                    plain[usize::from(to.is_ipv6())]
+                        .send_to(payload, (*to, *port))
+                        .map(drop)
+                        .expect("to send");
                 }
                 Shot::Outside(to, port, payload) => {
                     stranger.send_to(payload, (*to, *port)).map(drop).expect("to send");
@@ -258,12 +306,11 @@ impl Cast {
         let after = self.denied();
         let mut expected: BTreeMap<(String, String), u64> = BTreeMap::new();
         for forgery in forgeries {
-            let who = if matches!(forgery.shot, Shot::Outside(..)) { "eth0" } else { "default/p1" };
-            *expected.entry((who.into(), forgery.reason.into())).or_default() += TIMES;
+            *expected.entry((self.culprit(forgery).into(), forgery.reason.into())).or_default() += TIMES;
         }
         for (key, times) in expected {
             let count = |rows: &BTreeMap<_, u64>| rows.get(&key).copied().unwrap_or(0);
-            assert!(count(&after) - count(&before) >= times, "{key:?}: {before:?} {after:?}");
+            assert_eq!(count(&after) - count(&before), times, "{key:?}: {before:?} {after:?}");
         }
     }
 }
@@ -275,8 +322,8 @@ fn mac(line: &str) -> MacBytes {
     text.parse::<Mac>().expect("a MAC address").bytes()
 }
 
-fn forged_by(attachment: &str) {
-    let cast = Cast::new(attachment);
+fn forged_by(attachment: &str, underlay: &str) {
+    let cast = Cast::new(attachment, underlay);
     let forgeries = cast.forgeries();
     cast.assert_guarded(&forgeries);
     let endpoints = cast.lab.ask("n1", &["endpoints"]);
@@ -301,21 +348,59 @@ fn forged_by(attachment: &str) {
 
 #[test]
 fn what_a_bridged_pod_forges_does_not_arrive() {
-    forged_by("bridge");
+    forged_by("bridge", "ipv4");
+}
+
+#[test]
+fn what_a_bridged_pod_forges_over_ipv6_does_not_arrive() {
+    forged_by("bridge", "ipv6");
 }
 
 #[test]
 fn what_a_routed_pod_forges_does_not_arrive() {
-    forged_by("routed");
+    forged_by("routed", "ipv4");
+}
+
+#[test]
+fn what_a_routed_pod_forges_over_ipv6_does_not_arrive() {
+    forged_by("routed", "ipv6");
+}
+
+/// Frames to a bridge's own group address pass no filter; what a bridge learned from them would lead others' traffic away.
+#[test]
+fn a_bridge_learns_nothing_from_frames_that_pass_no_filter() {
+    let cast = Cast::new("bridge", "ipv4");
+    let group = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+    let netns = netns::open(&cast.lab.netns("default_p1")).expect("the sender's namespace");
+    let frames = PacketSocket::open_in(netns.as_fd(), &"eth0".parse().unwrap()).expect("a packet socket");
+    let forged = [2, 0, 0, 0, 0, 0x77];
+    let learned = || cast.lab.on_node("n1", &["bridge", "fdb", "show"]).contains("02:00:00:00:00:77");
+    frames.send(&unknown(forged, group, &[0; 46])).expect("the link takes it");
+    std::thread::sleep(FLIGHT);
+    assert!(!learned());
+    // The positive control.
+    let learn = ["ip", "link", "set", "tartan0", "type", "bridge", "no_linklocal_learn", "0"];
+    cast.lab.on_node("n1", &learn);
+    frames.send(&unknown(forged, group, &[0; 46])).expect("the link takes it");
+    std::thread::sleep(FLIGHT);
+    assert!(learned());
 }
 
 #[test]
 fn honest_packets_are_not_counted() {
     for attachment in ["bridge", "routed"] {
-        let cast = Cast::new(attachment);
+        let cast = Cast::new(attachment, "ipv4");
         for protocol in ["tcp", "udp", "icmp"] {
             cast.lab.assert_full(4, &["--protocol", protocol]);
         }
+        // A probe for one's own address, as some do before they use it.
+        if let IpAddr::V4(own) = cast.own[&false] {
+            let netns = netns::open(&cast.lab.netns("default_p1")).expect("the sender's namespace");
+            let frames = PacketSocket::open_in(netns.as_fd(), &"eth0".parse().unwrap()).expect("a socket");
+            let nobody = Ipv4Addr::UNSPECIFIED;
+            frames.send(&arp(cast.sender, nobody, own, &[])).expect("the link takes it");
+        }
+        std::thread::sleep(FLIGHT);
         assert_eq!(cast.denied(), BTreeMap::new());
     }
 }

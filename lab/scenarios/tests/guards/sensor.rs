@@ -29,17 +29,8 @@ impl Sensor {
         Sensor::start(move || socket.receive(LOOK).expect("a frame or none"))
     }
 
-    /// Hears every ICMPv6 message that is for a node, once it has passed all filters.
-    pub(crate) fn of_node_icmpv6(node: &Path) -> Sensor {
-        Sensor::of_node(node, AddressFamily::Inet6, SockProtocol::IcmpV6)
-    }
-
-    /// Hears every datagram that is for a node.
-    pub(crate) fn of_node_udp(node: &Path, family: AddressFamily) -> Sensor {
-        Sensor::of_node(node, family, SockProtocol::Udp)
-    }
-
-    fn of_node(node: &Path, family: AddressFamily, protocol: SockProtocol) -> Sensor {
+    /// Hears every packet of a protocol that is for a node, once it has passed all filters.
+    pub(crate) fn of_node(node: &Path, family: AddressFamily, protocol: SockProtocol) -> Sensor {
         let netns = netns::open(node).expect("the node's namespace");
         let opened = netns::run_in(netns.as_fd(), || {
             socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("a raw socket")

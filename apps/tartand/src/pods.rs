@@ -11,7 +11,6 @@ use tartan_kernel::{Kernel, Marks};
 use tartan_model::{AttachmentKey, Endpoint};
 use tartan_reconcile::{Reconciler, Sweep};
 
-use crate::repair::open_inside;
 use crate::ring::{Ring, give};
 use crate::serve::{failure, ok};
 
@@ -23,18 +22,6 @@ pub(crate) struct Deleting {
 }
 
 impl Ring {
-    /// Where the MTU is to change, or a shut pod is opened, the pod's own end goes first: if the agent dies in between,
-    /// the host's end still shows that there is something to do.
-    pub(crate) fn refit(&mut self, choice: &EndpointChoice) {
-        let link = self.loop_.mirror().rows.link(&choice.endpoint.link);
-        if choice.open
-            && link.is_some_and(|link| link.mtu != choice.mtu || !link.up)
-            && let Err(broken) = open_inside(choice)
-        {
-            self.went_wrong(broken.reason);
-        }
-    }
-
     /// Takes away an interface that nobody deletes: of an ADD that failed, or that comes again.
     pub(crate) fn give_up(&mut self, key: AttachmentKey) {
         self.learn(Fact::Detach(key.clone()));

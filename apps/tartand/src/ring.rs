@@ -76,7 +76,7 @@ pub(crate) struct Ring {
     name_lost: Option<String>,
     /// Namespaces that pods left since the last sweep: their interfaces may still be there.
     pub(crate) left: BTreeSet<(u64, u64)>,
-    /// Pods whose host's end is gone, and those that it could not be made anew for.
+    /// Pods whose host's end is gone, and those whose interface could not be mended.
     pub(crate) orphans: BTreeSet<AttachmentKey>,
     pub(crate) broken: BTreeMap<AttachmentKey, Broken>,
     /// Whether links that the last agent left are gone.
@@ -354,8 +354,8 @@ impl Ring {
 
     pub(crate) fn decide(&mut self) {
         for scope in std::mem::take(&mut self.dirty) {
-            let decision = self.world.decide(&scope);
-            if let Some(Choice::Endpoint(choice)) = &decision.choice {
+            let mut decision = self.world.decide(&scope);
+            if let Some(Choice::Endpoint(choice)) = &mut decision.choice {
                 self.refit(choice);
             }
             self.want(&scope, &decision, None);

@@ -149,7 +149,8 @@ impl Ring {
     }
 
     fn is_settled(&self, scope: &Scope) -> bool {
-        self.loop_.unsettled(scope).is_empty()
+        let broken = matches!(scope, Scope::Endpoint(key) if self.broken.contains_key(key));
+        !broken && self.loop_.unsettled(scope).is_empty()
     }
 
     fn is_installed(&self, row: &Row) -> bool {

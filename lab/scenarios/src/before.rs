@@ -1,12 +1,12 @@
 //! What ADD and DEL change on a node, to be compared before and after.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tartan_store::{Sqlite, Store};
 
-use crate::Lab;
+use crate::{Lab, holds_within};
 
 /// The addresses in a result of the plugin.
 pub fn addresses(result: &Value) -> Vec<String> {
@@ -53,12 +53,9 @@ pub fn assert_nothing_left(lab: &Lab, before: &str) {
     assert_eq!(kept_endpoints(lab), Vec::<String>::new());
 }
 
-/// Waits until a node is as it was before; a second is what removing links may take.
+/// Waits until a node is as it was before.
 #[track_caller]
 pub fn assert_back(lab: &Lab, before: &str) {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while state(lab) != before {
-        assert!(Instant::now() < deadline, "left:\n{}\nbefore:\n{before}", state(lab));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let is_back = holds_within(Duration::from_secs(5), || state(lab) == before);
+    assert!(is_back, "left:\n{}\nbefore:\n{before}", state(lab));
 }

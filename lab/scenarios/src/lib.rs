@@ -16,6 +16,7 @@ mod plugin;
 mod probe;
 mod story;
 mod traces;
+mod wait;
 mod witness;
 
 use std::fs::File;
@@ -28,10 +29,11 @@ use tartan_kernel::netns;
 pub use cluster::{Lab, Run, programs, run, run_command};
 pub use datagrams::Place;
 pub use left::left_of_pods;
-pub use plugin::{Container, run_plugin};
+pub use plugin::{Container, run_plugin, start_plugin};
 pub use probe::{Outcome, Probe};
 pub use story::{Chance, Story};
 pub use traces::Traces;
+pub use wait::{holds_within, wait_until, wait_until_traced};
 pub use witness::{State, Witness};
 
 /// As long as this lives, no other test that takes the lock runs on this machine.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -135,6 +135,12 @@ impl Drop for Container {
 pub fn run_plugin(command: &mut Command, conf: &Value) -> (Run, Duration) {
     let _going_on = interrupt::going_on();
     let start = Instant::now();
+    let output = start_plugin(command, conf).wait_with_output().expect("the plugin ends");
+    (output.into(), start.elapsed())
+}
+
+/// Starts a plugin's command with a configuration on its standard input.
+pub fn start_plugin(command: &mut Command, conf: &Value) -> Child {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -143,11 +149,5 @@ pub fn run_plugin(command: &mut Command, conf: &Value) -> (Run, Duration) {
         .expect("the plugin starts");
     // A plugin that stops reading says why.
     let _ = child.stdin.take().expect("a pipe").write_all(conf.to_string().as_bytes());
-    let output = child.wait_with_output().expect("the plugin ends");
-    let run = Run {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
-    (run, start.elapsed())
+    child
 }

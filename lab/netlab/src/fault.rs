@@ -27,13 +27,14 @@ pub fn add(lab: &LabName, fault: &Fault) -> Result<()> {
     state::change(lab, |state| {
         fault.check(state)?;
         refuse_twice(state, fault)?;
-        change_faults(state, |faults| faults.push(fault.clone()))
-    })?;
-    match fault {
-        Fault::Kill { node } => agent::end(lab, node, Signal::SIGKILL),
-        Fault::Stop { node } => agent::end(lab, node, Signal::SIGTERM),
-        _ => Ok(()),
-    }
+        change_faults(state, |faults| faults.push(fault.clone()))?;
+        // Before the fault can be read: whoever heals it finds an agent that has ended.
+        match fault {
+            Fault::Kill { node } => agent::end(lab, node, Signal::SIGKILL),
+            Fault::Stop { node } => agent::end(lab, node, Signal::SIGTERM),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// Heals one fault; an agent that it ended is started, and answers.

@@ -9,12 +9,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tartan_scenarios::{Lab, Place, Story, Traces, inside, lock, run_command};
+use tartan_scenarios::{Lab, Place, Story, Traces, inside, lock, run_command, wait_until};
 
 /// How long everything may take to work again: five times the goal.
 const HEALED: Duration = Duration::from_secs(25);
@@ -296,6 +296,30 @@ fn faults_that_cannot_be_are_refused() {
     let run = lab.lab(&["fault", "rm", "one-way", "n1", "n2"]);
     assert!(run.code == 2 && run.stderr.contains("does not stand"), "{run:?}");
     assert_eq!(faults(&lab).as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_fault_that_the_kernel_refuses_changes_nothing() {
+    let lab = Lab::up("t-fault", &["--nodes", "2", "--pods", "0"]);
+    let links = || ["n1", "n2"].map(|node| lab.on_node(node, &["ip", "-d", "-o", "link", "show", "eth0"]));
+    let before = links();
+    // A table that a process owns can be changed by that process only, and goes with it.
+    let wire = format!("tartan-{}_wire", lab.name());
+    let mut nft =
+        Command::new("ip").args(["netns", "exec", &wire, "nft", "-i"]).stdin(Stdio::piped()).spawn();
+    let owner = nft.as_mut().expect("nft starts");
+    let input = owner.stdin.as_mut().expect("a pipe");
+    input.write_all(b"add table bridge tartan-lab { flags owner; }\n").expect("to ask");
+    wait_until("the table is there", Duration::from_secs(5), || tables(&lab).contains("tartan-lab"));
+    let run = lab.lab(&["fault", "add", "mtu", "n1", "n2", "1000"]);
+    assert!(run.code == 1 && run.stderr.contains("the kernel refused the faults"), "{run:?}");
+    assert_eq!(faults(&lab), json!([]));
+    assert_eq!(links(), before);
+    drop(owner.stdin.take());
+    owner.wait().expect("nft ends");
+    add(&lab, "mtu n1 n2 1000");
+    assert_ne!(links(), before);
+    clear(&lab);
 }
 
 #[test]

@@ -37,9 +37,15 @@ const ANY_SEGMENTS: u32 = 65535;
 /// Writes the faults that stand in place of those that stood before.
 ///
 /// # Errors
-/// When the kernel refuses; the rules are as they were then.
+/// When the kernel refuses. The rules are as they were then, unless all that failed is to let a link send as it did.
 pub(super) fn write(state: &State, before: &[Fault]) -> Result<()> {
-    cut_packets(state, before)?;
+    let (was, is) = (ends_by_size(before), ends_by_size(&state.faults));
+    let written = limit_segments(state, &is, 1).and_then(|()| commit(state, before));
+    let free = if written.is_ok() { &was - &is } else { &is - &was };
+    written.and(limit_segments(state, &free, ANY_SEGMENTS))
+}
+
+fn commit(state: &State, before: &[Fault]) -> Result<()> {
     let bars: Vec<Bar<'_>> = state.faults.iter().flat_map(bars).collect();
     if bars.is_empty() && before.iter().all(|fault| fault.ended().is_some()) {
         return Ok(());
@@ -123,18 +129,16 @@ fn port(state: &State, node: &LabNode) -> Option<Cow<'static, [u8]>> {
     Some(name.into())
 }
 
-/// Has the links of both ends send packets one by one as long as their size is looked at: a packet of many segments
-/// (GSO) is cut behind the wire only, if at all, and its length is that of all segments.
-fn cut_packets(state: &State, before: &[Fault]) -> Result<()> {
-    let looked_at = ends_by_size(&state.faults);
-    for end in ends_by_size(before).union(&looked_at) {
+/// Has the links of these ends send at most so many segments as one packet. Where the size of packets is looked at, that
+/// is 1: a packet of many segments (GSO) is cut behind the wire only, if at all, and its length is that of all segments.
+fn limit_segments(state: &State, ends: &BTreeSet<End>, segments: u32) -> Result<()> {
+    for end in ends {
         let name = match end {
             End::Outside => OUTSIDE,
             // A node that was removed has no link any more.
             End::Node(node) if state.node(node).is_err() => continue,
             End::Node(node) => node.as_str(),
         };
-        let segments = if looked_at.contains(end) { 1 } else { ANY_SEGMENTS };
         let link: IfName = wire::INTERFACE.parse()?;
         let set =
             Rtnl::open_in(wire::open(&state.name.netns(name))?.as_fd())?.set_max_segments(&link, segments);

@@ -8,12 +8,12 @@
 )]
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tartan_scenarios::before::{addresses, assert_back, assert_nothing_left, kept_endpoints, state};
-use tartan_scenarios::{Container, Lab, Run, run_plugin};
+use tartan_scenarios::{Container, Lab, Run, run_plugin, start_plugin, wait_until};
 
 const CHECKED: &str = "1.1.0";
 
@@ -157,11 +157,7 @@ fn status_tells_when_the_pods_of_a_network_are_shut() {
     let result = container.add();
     assert_eq!(container.call("STATUS").0.code, 0);
     lab.verb("n1", &["delete", "clusternetwork", "other"]).ok();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while container.call("STATUS").0.code == 0 {
-        assert!(Instant::now() < deadline, "the network is gone");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the network is gone", Duration::from_secs(5), || container.call("STATUS").0.code != 0);
     assert_eq!(refusal(&container.call("STATUS").0).0, 51);
     let (code, said) = refusal(&check(&container, &result));
     assert!(
@@ -416,6 +412,14 @@ fn an_agent_that_restarts_is_waited_for() {
     assert_nothing_left(&lab, &before);
 }
 
+/// Whether a plugin is connected to the agent and sleeps until that answers.
+fn has_asked(lab: &Lab, plugin: &Child) -> bool {
+    let of_plugin = |file| std::fs::read_to_string(format!("/proc/{}/{file}", plugin.id())).expect("it runs");
+    let folder = lab.file("n1", "").display().to_string();
+    // The agent's end of a connection is in the network namespace of who asks (`unix_stream_connect`, net/unix/af_unix.c).
+    of_plugin("net/unix").contains(&folder) && of_plugin("stat").contains(") S ")
+}
+
 #[test]
 fn a_plugin_that_was_killed_gets_nothing() {
     let lab = Lab::up("t-cni", &["--nodes", "1", "--pods", "0"]);
@@ -425,22 +429,17 @@ fn a_plugin_that_was_killed_gets_nothing() {
     let container = Container::make(&lab, "n1", 1);
     // The agent sleeps while a runtime loses patience with an ADD, kills the plugin and deletes.
     signal(nix::sys::signal::Signal::SIGSTOP);
-    let mut add = container.command("ADD");
-    let mut add = add.stdin(std::process::Stdio::piped()).spawn().expect("the plugin starts");
-    std::io::Write::write_all(
-        &mut add.stdin.take().expect("a pipe"),
-        container.conf().to_string().as_bytes(),
-    )
-    .expect("a configuration");
-    std::thread::sleep(Duration::from_millis(300));
+    let asked = |command| {
+        let plugin = start_plugin(&mut container.command(command), &container.conf());
+        wait_until("the plugin has asked", Duration::from_secs(5), || has_asked(&lab, &plugin));
+        plugin
+    };
+    let mut add = asked("ADD");
     add.kill().expect("the plugin is there");
     add.wait().expect("it ends");
-    std::thread::scope(|scope| {
-        let del = scope.spawn(|| container.del());
-        std::thread::sleep(Duration::from_millis(100));
-        signal(nix::sys::signal::Signal::SIGCONT);
-        del.join().expect("a DEL");
-    });
+    let del = asked("DEL");
+    signal(nix::sys::signal::Signal::SIGCONT);
+    Run::from(del.wait_with_output().expect("it ends")).ok();
     std::thread::sleep(Duration::from_millis(300));
     assert_nothing_left(&lab, &before);
 }
@@ -473,9 +472,5 @@ fn two_hundred_pods_come_and_go() {
         Vec::new()
     });
     println!("200 DELs in {:?}", start.elapsed());
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while state(&lab) != before && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(100));
-    }
     assert_nothing_left(&lab, &before);
 }

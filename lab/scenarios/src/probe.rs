@@ -19,10 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// no loss.
 const BACKLOG: usize = 8 << 20;
 
-/// A running stream.
+/// A running stream; it ends with this.
 pub struct Probe {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Outcome>,
+    /// Until it was waited for.
+    thread: Option<JoinHandle<Outcome>>,
 }
 
 /// What became of a stream.
@@ -48,13 +49,23 @@ impl Probe {
         socket.set_nonblocking(true).expect("a socket that does not wait");
         let flag = stop.clone();
         let thread = thread::spawn(move || stream(&socket, interval, &flag));
-        Probe { stop, thread }
+        Probe { stop, thread: Some(thread) }
     }
 
     /// Ends the stream, waits for the last answers and counts.
-    pub fn finish(self) -> Outcome {
+    pub fn finish(mut self) -> Outcome {
+        self.end().expect("nobody has waited for it").expect("the stream did not panic")
+    }
+
+    fn end(&mut self) -> Option<thread::Result<Outcome>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the stream did not panic")
+        self.thread.take().map(JoinHandle::join)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        drop(self.end());
     }
 }
 
@@ -62,7 +73,8 @@ fn stream(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> Outcome 
     let mut waiting = BTreeMap::new();
     let mut sent = 0u64;
     let start = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    // Once at least: what nothing was sent to is no proof.
+    while sent == 0 || !stop.load(Ordering::Relaxed) {
         send(socket, sent);
         waiting.insert(sent, start.elapsed());
         sent += 1;

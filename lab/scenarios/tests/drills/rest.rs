@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tartan_kernel::{Rtnl, netns};
 use tartan_model::{IfName, Mtu};
-use tartan_scenarios::Lab;
+use tartan_scenarios::figures::cpu;
+use tartan_scenarios::{Lab, wait_until_traced};
 
 /// What tells of a program started, and of a kernel table read.
 const TRACED: &str = "trace=execve,execveat,fork,vfork,clone,clone3,sendto,sendmsg";
@@ -93,25 +94,9 @@ fn trace(pid: i32, meanwhile: impl FnOnce()) -> String {
         .stderr(Stdio::null())
         .spawn()
         .expect("strace starts");
-    let traced = || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent is there");
-        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-    };
-    while !traced() {
-        std::thread::yield_now();
-    }
+    wait_until_traced(pid);
     meanwhile();
     kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT).expect("strace is there");
     strace.wait().expect("strace ends");
     fs::read_to_string(file).expect("a trace")
-}
-
-/// The time that all threads of a process had a core for (Documentation/scheduler/sched-stats.rst).
-fn cpu(pid: i32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the agent is there");
-    let each = tasks.flatten().filter_map(|task| {
-        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        stat.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(each.sum())
 }

@@ -11,7 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteHeade
 use tartan_host::{Host, Link, Row, Step};
 use tartan_kernel::{Kernel, Marks, Request, Rtnl, netns};
 use tartan_model::{Cidr, IfName, Mtu};
-use tartan_scenarios::{Lab, Probe, State, Witness};
+use tartan_scenarios::{Lab, Probe, State, Witness, wait_until};
 
 /// The node that is damaged, and the pod of it that is looked into.
 const NODE: &str = "n1";
@@ -115,9 +115,7 @@ impl Scene {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the agent is there");
             tasks.flatten().all(stopped)
         };
-        while !all() {
-            std::thread::yield_now();
-        }
+        wait_until("the agent is held still", Duration::from_secs(5), all);
     }
 
     fn signal(&self, signal: nix::sys::signal::Signal) {

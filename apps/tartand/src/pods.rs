@@ -26,6 +26,7 @@ impl Ring {
     pub(crate) fn give_up(&mut self, key: AttachmentKey) {
         self.learn(Fact::Detach(key.clone()));
         self.decide();
+        self.loop_.hurry();
         self.settle(Sweep::Later);
         self.finish_dels(vec![Deleting { keys: vec![key], reply: None }]);
     }
@@ -68,12 +69,17 @@ impl Ring {
         reach(Point::DelShut);
         let endpoint = attached.endpoint.clone();
         let Endpoint { pod, link, netns, .. } = &endpoint;
+        if self.loop_.is_in_doubt() {
+            let message = format!("pod {pod}: cannot shut it: what the kernel has could not be read");
+            return failure(FailureCode::TryAgain, message);
+        }
         let gone = self.loop_.mirror().rows.link(link).is_none();
         let missing = self.loop_.unsettled(&scope).into_iter().next();
         match missing {
             Some(missing) if !gone => {
+                let code = if missing.reason.is_some() { FailureCode::Kernel } else { FailureCode::TryAgain };
                 let reason = missing.reason.unwrap_or_else(|| "the kernel has not confirmed it".into());
-                failure(FailureCode::Kernel, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
+                failure(code, format!("pod {pod}: cannot shut it: {}: {reason}", missing.row))
             }
             _ => {
                 if !self.learn(Fact::Shut(key.clone())) {

@@ -212,6 +212,9 @@ impl Ring {
         let sweep = self.due();
         self.keep_again();
         self.decide();
+        if !self.leaving.is_empty() {
+            self.loop_.hurry();
+        }
         self.settle(sweep);
         self.finish_adds(adding);
         batch.deleting.push(Deleting { keys: std::mem::take(&mut self.leaving), reply: None });
@@ -276,6 +279,7 @@ impl Ring {
 
     fn detach(&mut self, keys: Vec<AttachmentKey>, reply: SyncSender<Answer>) -> Deleting {
         reach(Point::DelTaken);
+        self.loop_.hurry();
         for key in &keys {
             self.cancel_adds(key);
             self.learn(Fact::Detach(key.clone()));
@@ -332,24 +336,21 @@ impl Ring {
         }
         match self.sweep_at {
             Some(at) if now >= at => {
-                self.begin_sweep();
+                self.sweep_at = None;
                 Sweep::Now
             }
             _ => Sweep::Later,
         }
     }
 
-    fn begin_sweep(&mut self) {
-        self.sweep_at = None;
-        self.left.clear();
-    }
-
     /// Removes what is to be removed, now.
     pub(crate) fn sweep(&mut self) {
-        self.begin_sweep();
+        self.sweep_at = None;
+        self.loop_.hurry();
         self.decide();
-        self.settle(Sweep::Now);
-        self.swept |= self.world.in_sync();
+        if self.settle(Sweep::Now) {
+            self.swept |= self.world.in_sync();
+        }
     }
 
     pub(crate) fn decide(&mut self) {
@@ -406,13 +407,20 @@ impl Ring {
         }
     }
 
-    pub(crate) fn settle(&mut self, sweep: Sweep) {
+    /// Brings the kernel to what is wanted; false if it could not be read, and what is known of it may be old.
+    pub(crate) fn settle(&mut self, sweep: Sweep) -> bool {
         if self.world.in_sync() && self.world.own_node().is_some() {
             self.loop_.allow_removal();
         }
-        if let Err(error) = self.loop_.settle(sweep) {
+        let outcome = self.loop_.settle(sweep);
+        let read = outcome.is_ok() && !self.loop_.is_in_doubt();
+        if let Err(error) = outcome {
             self.went_wrong(format!("cannot read the kernel: {error}"));
         }
+        if read && sweep == Sweep::Now {
+            self.left.clear();
+        }
+        read
     }
 
     fn answer(&mut self, ask: Ask) {

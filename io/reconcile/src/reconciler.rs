@@ -197,6 +197,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.everything.hurry();
     }
 
+    /// Whether anything may be other than the mirror says, as the kernel was not read since notices were lost.
+    pub fn is_in_doubt(&self) -> bool {
+        self.everything.due().is_some()
+    }
+
     /// When something that is in doubt will be looked at.
     pub fn due(&self) -> Option<Instant> {
         [&self.everything, &self.routes, &self.ruleset, &self.underlay]

@@ -201,12 +201,17 @@ fn lost_notices_cost_one_read_in_a_while() {
     }
     assert!((2..=3).contains(&(it.kernel().reads - reads)), "{}", it.kernel().reads - reads);
     it.kernel().host = Host::default();
-    it.kernel().lose = true;
+    for _ in 0..2 {
+        it.kernel().lose = true;
+        it.settle(Sweep::Later).unwrap();
+    }
+    assert!(it.is_in_doubt(), "not read a second time so soon");
     it.hurry();
     let reads = it.kernel().reads;
     it.settle(Sweep::Later).unwrap();
     assert_eq!(it.kernel().reads, reads + 1, "who waits is not kept waiting");
     assert!(it.unsettled(&"a").is_empty() && it.take_underlay_changed() && it.due().is_none());
+    assert!(!it.is_in_doubt());
 }
 
 #[test]

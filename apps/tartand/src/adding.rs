@@ -38,6 +38,7 @@ pub(crate) struct Waiting {
 /// An ADD on its way.
 pub(crate) struct Adding {
     key: AttachmentKey,
+    pod: PodName,
     netns: NetnsToken,
     reply: SyncSender<Answer>,
 }
@@ -67,7 +68,10 @@ impl Ring {
                 continue;
             }
             match self.begin_add(&waiting.add, &mut waiting.netns) {
-                Ok(netns) => adding.push(Adding { key: waiting.add.key, netns, reply: waiting.reply }),
+                Ok(netns) => {
+                    let Add { key, pod, .. } = waiting.add;
+                    adding.push(Adding { key, pod, netns, reply: waiting.reply });
+                }
                 Err(NotBegun::NotYet(_)) if Instant::now() < waiting.until => self.waiting.push(waiting),
                 Err(NotBegun::NotYet(answer) | NotBegun::Refused(answer)) => give(&waiting.reply, answer),
             }
@@ -82,7 +86,8 @@ impl Ring {
             .partition::<Vec<Waiting>, _>(|waiting| waiting.add.key == *key);
         self.waiting = waiting;
         for waiting in gone {
-            let message = format!("pod {}: it was deleted before it was added", waiting.add.pod);
+            let message =
+                format!("pod {}: it was deleted before it was added; add it again", waiting.add.pod);
             give(&waiting.reply, failure(FailureCode::TryAgain, message));
         }
     }
@@ -138,6 +143,10 @@ impl Ring {
             return;
         }
         let Some(attached) = self.world.endpoint(&add.key) else { return };
+        // Another request that is begun; this one is refused.
+        if attached.phase == Phase::Adding {
+            return;
+        }
         let old = &attached.endpoint;
         let there = self.loop_.mirror().rows.link(&old.link).is_some();
         let same = there && (old.netns.device, old.netns.inode) == (place.device, place.inode);
@@ -189,7 +198,8 @@ impl Ring {
     fn finish_add(&mut self, add: &Adding) -> Answer {
         let scope = Scope::Endpoint(add.key.clone());
         let Some(Choice::Endpoint(choice)) = self.world.decide(&scope).choice else {
-            return failure(FailureCode::TryAgain, format!("{} was deleted before it was added", add.key));
+            let message = format!("pod {}: it was deleted before it was added; add it again", add.pod);
+            return failure(FailureCode::TryAgain, message);
         };
         let pod = &choice.endpoint.pod;
         let done =

@@ -86,6 +86,26 @@ fn the_same_container_twice_is_refused_and_the_first_stays() {
 }
 
 #[test]
+fn the_same_container_twice_at_once_is_added_once() {
+    let lab = Lab::up("t-plugin", &["--nodes", "1", "--pods", "0"]);
+    let agent = nix::unistd::Pid::from_raw(lab.agent("n1"));
+    let signal = |signal| nix::sys::signal::kill(agent, signal).expect("the agent is there");
+    let container = Container::make(&lab, "n1", 1);
+    // The agent sleeps until both have come, so that it takes them in one turn.
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let mut codes = std::thread::scope(|scope| {
+        let adds = [(); 2].map(|()| scope.spawn(|| container.call("ADD").0));
+        std::thread::sleep(Duration::from_millis(300));
+        signal(nix::sys::signal::Signal::SIGCONT);
+        adds.map(|add| add.join().expect("an ADD")).map(|run| (run.code, run.json()["code"].as_u64()))
+    });
+    codes.sort_unstable();
+    assert_eq!(codes, [(0, None), (1, Some(7))]);
+    assert!(container.ip("link show eth0").contains("UP"));
+    container.del();
+}
+
+#[test]
 fn status_tells_whether_an_add_could_be_served() {
     let lab = Lab::up("t-plugin", &["--nodes", "1", "--pods", "0"]);
     let container = Container::make(&lab, "n1", 1);

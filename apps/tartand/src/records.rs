@@ -1,6 +1,7 @@
 //! This node's own records: the choices that must outlive the agent. They survive kill -9 without an fsync.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -140,9 +141,9 @@ fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
         Record::Endpoint(endpoint) => (endpoint_key(&endpoint.key), Some(kept(endpoint, false)?)),
         Record::EndpointGone(key) => (endpoint_key(key), None),
         Record::Released(network, block, address) => {
-            let block = format!("{}-{}", block.first(), block.length());
-            (format!("{RELEASED}{network}/{block}/{address}"), Some(b"null".to_vec()))
+            (released_key(network, block, *address), Some(b"null".to_vec()))
         }
+        Record::Forgotten(network, block, address) => (released_key(network, block, *address), None),
         Record::Bridge(network, number) => {
             (format!("{BRIDGES}{network}"), Some(serde_json::to_vec(&Number { number: *number })?))
         }
@@ -155,6 +156,10 @@ fn kept(endpoint: &Endpoint, adding: bool) -> serde_json::Result<Vec<u8>> {
 
 fn endpoint_key(key: &AttachmentKey) -> String {
     format!("{ENDPOINTS}{}/{}", key.container, key.interface)
+}
+
+fn released_key(network: &NetworkName, block: &Cidr, address: IpAddr) -> String {
+    format!("{RELEASED}{network}/{}-{}/{address}", block.first(), block.length())
 }
 
 fn bridge(entry: &Entry) -> Option<Fact> {
@@ -217,5 +222,14 @@ mod tests {
         assert_eq!(records.facts().unwrap().len(), 2);
         records.keep(&[Record::Endpoint(endpoint.clone())]).unwrap();
         assert_eq!(records.facts().unwrap(), [Fact::Restored(endpoint)]);
+        let (network, block) = ("blue".parse().unwrap(), "10.0.0.0/24".parse().unwrap());
+        let address = "10.0.0.9".parse().unwrap();
+        records.keep(&[Record::Released(network, block, address)]).unwrap();
+        let facts = records.facts().unwrap();
+        let [_, Fact::Released(network, block, address)] = facts.as_slice() else {
+            unreachable!("{facts:?}")
+        };
+        records.keep(&[Record::Forgotten(network.clone(), *block, *address)]).unwrap();
+        assert_eq!(records.facts().unwrap().len(), 1);
     }
 }

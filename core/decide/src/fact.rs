@@ -94,6 +94,8 @@ pub enum Record {
     EndpointGone(AttachmentKey),
     /// An address was released just now.
     Released(NetworkName, Cidr, IpAddr),
+    /// An address was released so long ago that it need not be remembered.
+    Forgotten(NetworkName, Cidr, IpAddr),
     /// The number of a network's bridge.
     Bridge(NetworkName, u32),
 }

@@ -260,8 +260,10 @@ impl World {
         learned.dirty.extend(self.concerned(&endpoint.network));
         learned.records.push(Record::EndpointGone(key));
         for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {
-            self.addresses_of(&endpoint.network, *block).release(*address);
+            let forgotten = self.addresses_of(&endpoint.network, *block).release(*address).forgotten;
+            let forgotten = forgotten.map(|old| Record::Forgotten(endpoint.network.clone(), *block, old));
             learned.records.push(Record::Released(endpoint.network.clone(), *block, *address));
+            learned.records.extend(forgotten);
         }
         learned
     }

@@ -18,6 +18,7 @@ use tartan_decide::{
     inside, lower,
 };
 use tartan_host::{Key, Row, Rows};
+use tartan_ipam::MAX_RELEASED;
 use tartan_model::{AttachmentKey, Family, Mac, Mtu, NetnsPlace, NodeId, Uplink};
 
 /// A node with two networks, a block of each family in both.
@@ -153,6 +154,26 @@ fn an_interface_is_recorded_as_unfinished_until_the_runtime_is_told() {
     let Learned { records, dirty } = world.learn(Fact::Added(key.clone())).unwrap();
     assert!(matches!(records.as_slice(), [Record::Endpoint(_)]) && dirty.is_empty(), "{records:?}");
     assert_eq!(world.learn(Fact::Added(key)).unwrap(), Learned::default());
+}
+
+#[test]
+fn releases_are_recorded_only_as_long_as_they_are_remembered() {
+    let mut world = world();
+    let key = key("a", "eth0");
+    let mut kept: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut most = 0;
+    for _ in 0..MAX_RELEASED + 100 {
+        world.learn(Fact::Attach(attach(&key, "blue", &[]))).unwrap();
+        for record in world.learn(Fact::Shut(key.clone())).unwrap().records {
+            match record {
+                Record::Released(_, _, address) => kept.insert(address),
+                Record::Forgotten(_, _, address) => kept.remove(&address),
+                _ => continue,
+            };
+        }
+        most = most.max(kept.iter().filter(|address| address.is_ipv6()).count());
+    }
+    assert_eq!(most, MAX_RELEASED);
 }
 
 /// What CHECK says when the kernel lacks this row, or has another in its place.

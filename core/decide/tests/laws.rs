@@ -312,6 +312,9 @@ fn restored(records: &[Record]) -> Vec<Fact> {
                 released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
                 released.push(Fact::Released(network, block, address));
             }
+            Record::Forgotten(network, block, address) => {
+                released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
+            }
             Record::Bridge(network, number) => facts.push(Fact::Bridge(network, number)),
         }
     }

@@ -24,8 +24,10 @@ use tartan_scenarios::Lab;
 
 /// How often each is sent.
 const TIMES: u64 = 3;
-/// How long what was sent may take: where it is to be refused, and where it is to arrive.
-const FLIGHT: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(5));
+/// How long what was sent may take.
+const FLIGHT: Duration = Duration::from_millis(300);
+/// The same where it must arrive.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// Who tells whether something arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,7 +246,7 @@ impl Cast {
     }
 
     /// Sends all of them, and tells which arrived by then, or that all have.
-    fn fire(&self, forgeries: &[Forgery], flight: Duration) -> BTreeMap<&'static str, bool> {
+    fn fire(&self, forgeries: &[Forgery], patience: Duration) -> BTreeMap<&'static str, bool> {
         let pod = |name: &str| self.lab.netns(&format!("default_{name}"));
         let node = self.lab.netns("n1");
         let family = if self.node.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -279,7 +281,7 @@ impl Cast {
         }
         let arrived =
             || forgeries.iter().map(|f| (f.name, ears[&f.ear].heard(&f.needle))).collect::<BTreeMap<_, _>>();
-        let deadline = Instant::now() + flight;
+        let deadline = Instant::now() + patience;
         while Instant::now() < deadline && arrived().values().any(|arrived| !arrived) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -301,7 +303,7 @@ impl Cast {
     /// Nothing arrives, and each is counted under its name.
     fn assert_guarded(&self, forgeries: &[Forgery]) {
         let before = self.denied();
-        let arrived = self.fire(forgeries, FLIGHT.0);
+        let arrived = self.fire(forgeries, FLIGHT);
         assert!(arrived.values().all(|arrived| !arrived), "arrived although guarded: {arrived:#?}");
         let after = self.denied();
         let mut expected: BTreeMap<(String, String), u64> = BTreeMap::new();
@@ -334,7 +336,7 @@ fn forged_by(attachment: &str, underlay: &str) {
     for family in ["bridge", "arp", "inet"] {
         cast.lab.on_node("n1", &["nft", "delete", "table", family, "tartan"]);
     }
-    let arrived = cast.fire(&forgeries, FLIGHT.1);
+    let arrived = cast.fire(&forgeries, ARRIVAL);
     assert!(arrived.values().all(|arrived| *arrived), "does not arrive without guards: {arrived:#?}");
     // What somebody took away while the agent was dead is back before it serves.
     cast.lab.lab(&["fault", "clear"]).ok();

@@ -98,7 +98,7 @@ fn a_full_disk_refuses_pods_keeps_traffic_and_heals_without_a_restart() {
 }
 
 #[test]
-fn what_was_let_go_without_a_record_stays_let_go_over_a_restart() {
+fn what_was_let_go_without_a_record_goes_when_the_runtime_asks_the_next_agent_again() {
     let (lab, disks) = lab_on_small_disks("t-fullkill");
     let there = Container::make(&lab, "n1", 0);
     let link = link_of(&lab, &there.add());

@@ -20,7 +20,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tartan_kernel::netns;
-use tartan_scenarios::{Lab, Probe, Run, lock, run_command};
+use tartan_scenarios::{Lab, Probe, Run, holds_within, lock, run_command};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -286,12 +286,10 @@ fn containers_reach_pods_and_each_other_through_restarts_and_leave_nothing() {
     }
 }
 
-/// Waits until nothing is left to do on a node; a second is what removing links may take.
+/// Waits until nothing is left to do on a node.
 #[track_caller]
 fn wait_for_no_plan(lab: &Lab, node: &str) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(1);
-    while lab.ask(node, &["plan"])["steps"] != json!([]) {
-        assert!(std::time::Instant::now() < deadline, "{}", lab.ask(node, &["plan"]));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let plan = || lab.ask(node, &["plan"]);
+    let is_done = holds_within(Duration::from_secs(5), || plan()["steps"] == json!([]));
+    assert!(is_done, "{}", plan());
 }

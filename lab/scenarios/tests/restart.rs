@@ -7,9 +7,11 @@
     reason = "a test that cannot go on stops"
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tartan_scenarios::{Lab, Probe};
+use tartan_scenarios::{Lab, Probe, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn killing_both_agents_ten_times_loses_no_packet() {
@@ -62,11 +64,10 @@ fn a_restart_keeps_what_is_wanted_removes_what_is_not_and_touches_nothing_else()
     assert!(!node("ip route").contains("10.244.99.0"));
     assert!(!node("ip neigh").contains("10.244.99.0"));
     assert!(!node("bridge fdb").contains("02:00:00:00:00:99"));
-    // Links are gathered and go together, within a second.
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while node("ip -o link").contains("tt0123456789ab") {
-        assert!(Instant::now() < deadline, "the link of a pod that is gone stays");
-    }
+    // Links are gathered and go together.
+    wait_until("the link of a pod that is gone goes", PATIENCE, || {
+        !node("ip -o link").contains("tt0123456789ab")
+    });
     assert!(foreign());
     let after = node("ip -o link");
     for link in before.lines() {
@@ -151,10 +152,8 @@ fn entries_that_somebody_takes_out_of_the_store_come_back() {
             }
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while (lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"])[0]["block"].clone()) != before {
-        assert!(Instant::now() < deadline, "{} {}", lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"]));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the entries are back", PATIENCE, || {
+        (lab.ask("n2", &["nodes"]), lab.ask("n2", &["ipam"])[0]["block"].clone()) == before
+    });
     lab.assert_full(2, &[]);
 }

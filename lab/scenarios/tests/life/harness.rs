@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use tartan_netlab::agent;
 use tartan_netlab::names::{LabName, LabNode};
 use tartan_netlab::programs::Programs;
-use tartan_scenarios::{Lab, Run, programs};
+use tartan_scenarios::{Lab, Run, holds_within, programs};
 use tartan_store::{Sqlite, Store};
 
 /// How long an agent may take to come up, or to become what it is to be.
@@ -57,11 +57,8 @@ pub(crate) fn reasons(lab: &Lab, node: &str) -> Vec<String> {
 /// Waits until a node is healthy.
 #[track_caller]
 pub(crate) fn wait_healthy(lab: &Lab, node: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !reasons(lab, node).is_empty() {
-        assert!(Instant::now() < deadline, "{node}: {:?}", reasons(lab, node));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let is_healthy = holds_within(PATIENCE, || reasons(lab, node).is_empty());
+    assert!(is_healthy, "{node}: {:?}", reasons(lab, node));
 }
 
 /// Our links, routes, neighbors and forwarding entries on a node.
@@ -69,6 +66,13 @@ pub(crate) fn kernel(lab: &Lab, node: &str) -> String {
     let asks = ["ip -o link", "ip -4 route", "ip -6 route", "ip neighbor show nud permanent"];
     let shown = asks.map(|ask| lab.on_node(node, &ask.split(' ').collect::<Vec<_>>()));
     shown.join("\n")
+}
+
+/// Waits until the kernel of the first node is as it was.
+#[track_caller]
+pub(crate) fn wait_for_kernel(lab: &Lab, before: &str) {
+    let is_back = holds_within(Duration::from_secs(5), || kernel(lab, "n1") == before);
+    assert!(is_back, "now:\n{}\nbefore:\n{before}", kernel(lab, "n1"));
 }
 
 /// What a database of the lab holds.

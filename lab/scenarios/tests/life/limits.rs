@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tartan_scenarios::{Container, Lab, Probe, Run, programs, run_command};
+use tartan_scenarios::{Container, Lab, Probe, Run, holds_within, programs, run_command};
 
-use crate::harness::{end, kernel, start, wait_healthy};
+use crate::harness::{end, kernel, start, wait_for_kernel, wait_healthy};
 
 /// Pods that come at once.
 const AT_ONCE: usize = 50;
@@ -53,11 +53,8 @@ fn idle(lab: &Lab, number: usize) -> Vec<UnixStream> {
 
 #[track_caller]
 fn wait_for_descriptors(lab: &Lab, most: usize) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while descriptors(lab) > most {
-        assert!(Instant::now() < deadline, "{} descriptors, {most} before", descriptors(lab));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let is_so = holds_within(Duration::from_secs(5), || descriptors(lab) <= most);
+    assert!(is_so, "{} descriptors, {most} before", descriptors(lab));
 }
 
 #[test]
@@ -90,7 +87,7 @@ fn with_256_descriptors_fifty_pods_come_and_go_beside_idle_connections() {
     assert!(all_at_once(&containers, "DEL").iter().all(|run| run.code == 0));
     wait_healthy(&lab, "n1");
     wait_for_descriptors(&lab, open);
-    wait_until_as(&lab, &before);
+    wait_for_kernel(&lab, &before);
     assert_eq!(lab.agent("n1"), agent);
 }
 
@@ -113,7 +110,7 @@ fn without_descriptors_a_pod_is_to_come_again_later() {
     container.add();
     container.del();
     wait_for_descriptors(&lab, open);
-    wait_until_as(&lab, &before);
+    wait_for_kernel(&lab, &before);
 }
 
 /// The most memory that the agent had resident so far, in KiB.
@@ -174,15 +171,5 @@ fn an_agent_that_dies_for_want_of_memory_has_promised_nothing_that_the_next_one_
     for pod in ["a", "b"] {
         lab.lab(&["pod", "rm", pod]).ok();
     }
-    wait_until_as(&lab, &before);
-}
-
-/// Waits until the kernel is as it was; a second is what removing links may take.
-#[track_caller]
-fn wait_until_as(lab: &Lab, before: &str) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while kernel(lab, "n1") != before {
-        assert!(Instant::now() < deadline, "left:\n{}\nbefore:\n{before}", kernel(lab, "n1"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_kernel(&lab, &before);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tartan_scenarios::{Container, Lab, Probe};
+use tartan_scenarios::{Container, Lab, Probe, wait_until};
 
 use crate::harness::{end, kernel, reasons, refused, start, wait_healthy};
 
@@ -82,12 +82,10 @@ fn with_state_and_store_gone_the_cluster_begins_anew_and_nothing_of_before_is_le
         end(&lab, node, Signal::SIGTERM);
         start(&lab, node);
         assert!(reasons(&lab, node).join("; ").contains("there is no network"));
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let links = || lab.on_node(node, &["ip", "-o", "link"]);
-        while links().contains(": tartan") || links().contains(": tt") {
-            assert!(Instant::now() < deadline, "{}", links());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("our links are gone", Duration::from_secs(5), || {
+            let links = lab.on_node(node, &["ip", "-o", "link"]);
+            !links.contains(": tartan") && !links.contains(": tt")
+        });
     }
     let file = lab.file("n1", "network.yaml");
     fs::write(&file, network.to_string()).unwrap();

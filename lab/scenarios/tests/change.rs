@@ -9,10 +9,10 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tartan_scenarios::{Container, Lab, Run, programs, run_plugin};
+use tartan_scenarios::{Container, Lab, Run, programs, run_plugin, wait_until};
 use tartan_store::{Durability, Expect, Sqlite, Store};
 
 /// Applies a ClusterNetwork and waits until every agent has it.
@@ -26,12 +26,9 @@ fn apply(lab: &Lab, name: &str, spec: &str) -> Run {
     lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")])
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within 5 s: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+#[track_caller]
+fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    wait_until(what, Duration::from_secs(5), holds);
 }
 
 /// The blocks that a node knows of, in order.
@@ -136,12 +133,9 @@ fn an_agent_whose_name_is_taken_over_ends() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    let gone = || fs::metadata(format!("/proc/{pid}/ns/net")).is_err();
-    let deadline = Instant::now() + Duration::from_secs(12);
-    while !gone() {
-        assert!(Instant::now() < deadline, "the agent of before goes on");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("the agent of before ends", Duration::from_secs(12), || {
+        fs::metadata(format!("/proc/{pid}/ns/net")).is_err()
+    });
     let log = fs::read_to_string(lab.file("n1", "tartand.log")).expect("a log");
     assert!(log.contains("this node's name was taken"), "{log}");
     let name = |rows: &Value, at: usize| rows[at]["name"].clone();

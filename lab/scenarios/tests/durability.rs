@@ -9,12 +9,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tartan_scenarios::before::{addresses, kept_endpoints};
-use tartan_scenarios::{Container, Lab, programs};
+use tartan_scenarios::{Container, Lab, programs, wait_until, wait_until_traced};
 
 /// The calls that wait for a disk.
 const SYNCS: &str = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs,rename";
@@ -30,12 +30,7 @@ impl Trace {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-y", "-e", SYNCS, "-o"]).arg(&file).args(["-p", &pid.to_string()]);
         let strace = strace.stderr(Stdio::null()).spawn().expect("strace starts");
-        let traced = || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let tracer = format!("TracerPid:\t{}", strace.id());
-            status.contains(&tracer)
-        };
-        wait_until(Duration::from_secs(10), traced);
+        wait_until_traced(pid);
         Trace { strace, file }
     }
 
@@ -47,15 +42,6 @@ impl Trace {
     fn end_with_the_agent(mut self) -> String {
         self.strace.wait().expect("it ends");
         std::fs::read_to_string(&self.file).expect("a trace")
-    }
-}
-
-#[track_caller]
-fn wait_until(limit: Duration, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !done() {
-        assert!(Instant::now() < deadline, "it took longer than {limit:?}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -119,7 +105,7 @@ fn a_claim_of_a_block_is_on_the_disk() {
     };
     let writer = thread(lab.agent("n1"), "store-write");
     lab.verb("n1", &["apply", "-f", file.to_str().expect("text")]).ok();
-    wait_until(Duration::from_secs(10), held);
+    wait_until("the node has a block", Duration::from_secs(10), held);
     let trace = trace.end();
     let claims = syncs(&trace, "tartan.db-wal").filter(|line| line.starts_with(&writer)).count();
     assert!(claims > 0, "the thread that claims blocks never waited for the disk:\n{trace}");
@@ -164,7 +150,7 @@ fn a_new_nodes_id_is_on_the_disk_before_it_is_used() {
         let nodes = lab.ask("n1", &["nodes"]);
         nodes.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == "n9"))
     };
-    wait_until(Duration::from_secs(20), published);
+    wait_until("the node is known", Duration::from_secs(20), published);
     let strace = agent.id();
     let children =
         std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).expect("its children");

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tartan_scenarios::before::{addresses, assert_nothing_left, kept_endpoints, state};
-use tartan_scenarios::{Container, Lab, run_plugin};
+use tartan_scenarios::{Container, Lab, run_plugin, wait_until_traced};
 
 #[test]
 fn fifty_at_once_get_an_address_each_and_leave_nothing() {
@@ -150,7 +150,7 @@ fn neither_agent_nor_plugin_starts_a_program() {
         .stderr(Stdio::null())
         .spawn()
         .expect("strace starts");
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until_traced(lab.agent("n1"));
     let container = Container::make(&lab, "n1", 1);
     for command in ["ADD", "STATUS", "DEL"] {
         let plain = container.command(command);

@@ -3,14 +3,14 @@
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket,
     sockopt,
 };
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::Lab;
+use tartan_scenarios::{Lab, wait_until};
 
 #[test]
 fn forwarding_does_not_cost_an_advertised_default_route() {
@@ -41,12 +41,9 @@ fn forwarding_does_not_cost_an_advertised_default_route() {
     lab.assert_full(1, &[]);
 }
 
+#[track_caller]
 fn wait_for(lab: &Lab, what: &str, holds: impl Fn(&Lab) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds(lab) {
-        assert!(Instant::now() < deadline, "not within 5 s: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until(what, Duration::from_secs(5), || holds(lab));
 }
 
 /// How long the advertised default route still holds, in seconds; None if there is none.

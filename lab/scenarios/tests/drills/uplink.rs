@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{Lab, Probe};
+use tartan_scenarios::{Lab, Probe, wait_until};
 
 fn node(lab: &Lab, commands: &[&str]) {
     for command in commands {
@@ -28,12 +28,8 @@ fn status(lab: &Lab) -> Value {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within 5 s: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_until(what, Duration::from_secs(5), holds);
 }
 
 #[track_caller]

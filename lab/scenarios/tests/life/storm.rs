@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
-use tartan_scenarios::{Lab, Probe, programs};
+use nix::unistd::Pid;
+use tartan_scenarios::figures::cpu;
+use tartan_scenarios::{Lab, Probe, programs, wait_until_traced};
 
-use crate::harness::{kernel, wait_healthy};
+use crate::harness::{kernel, wait_for_kernel, wait_healthy};
 
 /// Links in a storm: both ends of each pair count.
 const LINKS: usize = 1000;
@@ -33,18 +34,6 @@ fn run_batch(lab: &Lab, folder: &Path, batch: &str) {
     lab.on_node("n1", &["ip", "-batch", file.to_str().expect("text")]);
 }
 
-/// CPU time that a process has used.
-fn used(pid: i32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let fields: Vec<u64> =
-        stat.rsplit(") ").next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
-    // utime and stime are fields 14 and 15 (proc_pid_stat(5)); the state, no number, is left out before them.
-    let ticks = fields[10] + fields[11];
-    let second =
-        u64::try_from(sysconf(SysconfVar::CLK_TCK).expect("a number").expect("a number")).expect("ticks");
-    Duration::from_millis(ticks * 1000 / second)
-}
-
 /// Notices that the kernel could not queue, over all sockets of a node.
 fn dropped(lab: &Lab) -> u64 {
     let table = lab.on_node("n1", &["cat", "/proc/net/netlink"]);
@@ -58,12 +47,12 @@ fn a_thousand_foreign_links_cost_little_and_change_nothing() {
     let before = kernel(&lab, "n1");
     let probe =
         Probe::start(&lab.netns("default_p1"), lab.addresses("default/p2")[0], Duration::from_millis(1));
-    let cpu = used(lab.agent("n1"));
+    let used = cpu(lab.agent("n1"));
     storm(&lab, folder.path());
     assert_eq!(lab.ask("n1", &["plan"])["steps"], serde_json::json!([]));
-    let cpu = used(lab.agent("n1")) - cpu;
-    println!("the agent's CPU for the storm: {cpu:?}");
-    assert!(cpu < Duration::from_millis(2500), "{cpu:?}");
+    let used = cpu(lab.agent("n1")) - used;
+    println!("the agent's CPU for the storm: {used:?}");
+    assert!(used < Duration::from_millis(2500), "{used:?}");
     assert_eq!(kernel(&lab, "n1"), before);
     let outcome = probe.finish();
     assert!(outcome.sent > 100 && outcome.lost.is_empty(), "{outcome:?}");
@@ -88,13 +77,7 @@ fn trace(lab: &Lab, pid: i32, file: &Path) -> Child {
     command.args(["-e", "trace=sendto,sendmsg", "-o", file.to_str().expect("text")]);
     let strace =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let traced =
-        || fs::read_to_string(format!("/proc/{pid}/status")).expect("a process").contains("TracerPid:\t0\n");
-    while traced() {
-        assert!(Instant::now() < deadline, "strace does not attach");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until_traced(pid);
     strace
 }
 
@@ -121,13 +104,9 @@ fn what_was_not_heard_is_read_once_and_repaired() {
     let way = ways.split_whitespace().next().expect("a route to the other node's pods");
     lab.on_node("n1", &["ip", "-6", "route", "delete", way]);
     assert_ne!(kernel(&lab, "n1"), before);
-    let cpu = used(agent);
+    let used = cpu(agent);
     kill(pid, Signal::SIGCONT).expect("the agent");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while kernel(&lab, "n1") != before {
-        assert!(Instant::now() < deadline, "{}\nbefore:\n{before}", kernel(&lab, "n1"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_kernel(&lab, &before);
     // Long enough for a loop to show.
     std::thread::sleep(Duration::from_millis(500));
     kill(Pid::from_raw(i32::try_from(strace.id()).expect("a pid")), Signal::SIGINT).expect("strace");
@@ -137,7 +116,7 @@ fn what_was_not_heard_is_read_once_and_repaired() {
     let reads = asked.lines().filter(is_dump).count();
     // One, and a second where the reading was overtaken by a change (NLM_F_DUMP_INTR).
     assert!((1..=3).contains(&reads), "{reads} reads\n{asked}");
-    assert!(used(agent) - cpu < Duration::from_millis(1500));
+    assert!(cpu(agent) - used < Duration::from_millis(1500));
     wait_healthy(&lab, "n1");
     lab.assert_full(2, &[]);
     let outcome = probe.finish();

@@ -50,8 +50,13 @@ impl Cluster {
         inbox: Inbox,
     ) -> anyhow::Result<Cluster> {
         let (writes, commands) = channel();
-        let writer =
-            Writer { identity: identity.clone(), store, inbox: inbox.clone(), waiting: VecDeque::new() };
+        let writer = Writer {
+            identity: identity.clone(),
+            store,
+            inbox: inbox.clone(),
+            waiting: VecDeque::new(),
+            renew_at: Instant::now() + LEASE / 3,
+        };
         let named = |name: &str| thread::Builder::new().name(name.into());
         let writer =
             named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
@@ -182,25 +187,29 @@ struct Writer {
     inbox: Inbox,
     /// What the store did not take yet.
     waiting: VecDeque<Write>,
+    renew_at: Instant,
 }
 
 impl Writer {
     fn run(mut self, commands: &Receiver<Write>) {
-        let mut renew_at = Instant::now() + LEASE / 3;
         loop {
             let pause = if self.waiting.is_empty() { LEASE } else { PAUSE };
-            let wait = renew_at.saturating_duration_since(Instant::now()).min(pause);
+            let wait = self.renew_at.saturating_duration_since(Instant::now()).min(pause);
             match commands.recv_timeout(wait) {
                 Ok(write) => self.queue(write),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // The name first: a store that makes each write wait must not cost it.
-            if Instant::now() >= renew_at {
-                self.renew();
-                renew_at = Instant::now() + LEASE / 3;
-            }
+            self.renew_in_time();
             self.write_next();
+        }
+    }
+
+    /// The name before any write: a store that makes each wait must not cost it.
+    fn renew_in_time(&mut self) {
+        if Instant::now() >= self.renew_at {
+            self.renew();
+            self.renew_at = Instant::now() + LEASE / 3;
         }
     }
 
@@ -222,6 +231,7 @@ impl Writer {
                 return;
             }
             self.waiting.pop_front();
+            self.renew_in_time();
         }
     }
 
@@ -337,4 +347,23 @@ fn owner(entry: &Entry) -> Option<NodeId> {
 /// Our own types become JSON without fail: their keys are texts.
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_renewed_between_two_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(tartan_store::Sqlite::open(&folder.path().join("s.db")).unwrap());
+        let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
+        let inbox = Inbox::new(channel().0).unwrap();
+        let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
+        let mut writer = Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now() };
+        writer.write_next();
+        assert!(writer.waiting.is_empty());
+        assert_eq!(store.leases().unwrap().len(), 1);
+    }
 }

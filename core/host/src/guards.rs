@@ -162,13 +162,14 @@ fn inet() -> Table {
     let inner = |prefix: &'static [u8]| {
         vec![Statement::Is(Field::Iifname, prefix.into()), Statement::Goto("to_node")]
     };
-    // Others may have tunnels of their own on the same port: only our networks' are looked at.
-    let ours = vec![
-        is(Field::Protocol, UDP),
-        Statement::In("vnis", vec![Field::DestinationPort, Field::Vni]),
-        Statement::Goto("tunnel"),
-    ];
-    chains.push(base("node", Hook::Input, vec![inner(PODS), inner(DEVICES), ours]));
+    let vni = || vec![Field::DestinationPort, Field::Vni];
+    let ours = vec![is(Field::Protocol, UDP), Statement::In("vnis", vni()), Statement::Goto("tunnel")];
+    // Others may have tunnels of their own on the same port: they are not looked at.
+    let others = vec![is(Field::Protocol, UDP), Statement::NotIn("vnis", vni()), Statement::Accept];
+    // Neither holds where no VNI can be read, as in the first of several fragments, which IPv6 puts together only later.
+    let unread =
+        vec![Statement::In("tunnels", vec![Field::Protocol, Field::DestinationPort]), deny(Reason::Tunnel)];
+    chains.push(base("node", Hook::Input, vec![inner(PODS), inner(DEVICES), ours, others, unread]));
     let mut sets = pod_sets();
     sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
     table(TableFamily::Inet, sets, chains)

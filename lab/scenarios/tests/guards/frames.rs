@@ -77,6 +77,20 @@ impl Way {
     }
 }
 
+/// The same IPv6 packet in two fragments (RFC 8200, section 4.5), the first with no more than these bytes of it.
+pub(crate) fn in_fragments(frame: &[u8], bytes: u16) -> [Vec<u8>; 2] {
+    let (head, packet) = frame.split_at(14 + 40);
+    let (first, rest) = packet.split_at(bytes.into());
+    let fragment = |offset: u16, more: u16, part: &[u8]| {
+        let mut head = head.to_vec();
+        let length = u16::try_from(8 + part.len()).expect("a small packet");
+        head[18..20].copy_from_slice(&length.to_be_bytes());
+        let next = std::mem::replace(&mut head[20], 44);
+        [&head, &[next, 0][..], &(offset | more).to_be_bytes(), &[0, 0, 0, 1], part].concat()
+    };
+    [fragment(0, 1, first), fragment(bytes, 0, rest)]
+}
+
 /// An ARP request by which the sender claims an address (RFC 826), with something behind it.
 pub(crate) fn arp(from: MacBytes, claims: Ipv4Addr, asks: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let head = [&EVERYBODY[..], &from, &[0x08, 0x06], &[0, 1, 8, 0, 6, 4, 0, 1]].concat();

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, unknown, vxlan};
+use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, in_fragments, unknown, vxlan};
 use nix::sys::socket::{AddressFamily, SockProtocol};
 use sensor::Sensor;
 use tartan_kernel::{PacketSocket, netns};
@@ -53,6 +53,8 @@ enum Shot {
     Plain(IpAddr, u16, Vec<u8>),
     /// By a plain socket of a host that is no node.
     Outside(IpAddr, u16, Vec<u8>),
+    /// As frames of such a host.
+    OutsideRaw([Vec<u8>; 2]),
 }
 
 /// Something forged.
@@ -81,6 +83,8 @@ struct Cast {
     /// The other node, by IPv4. An address of its own host no kernel takes as a source.
     peer: IpAddr,
     outside: IpAddr,
+    /// Its own and its router's.
+    outside_macs: [MacBytes; 2],
     routed: bool,
 }
 
@@ -97,10 +101,13 @@ impl Cast {
         let node = if underlay == "ipv6" { "fd00:30::1" } else { "172.30.0.1" };
         // The router asks for nobody before its own address has been looked for, which takes a second or two.
         lab.on_node("outside", &["ping", "-c", "1", "-w", "10", node]);
+        let neighbors = lab.on_node("outside", &["ip", "neigh", "show"]);
+        let router = mac(&neighbors.replace("lladdr", "link/ether"));
         let [a, b, c, d, e, f] = sender;
         Cast {
             sender,
             gateway: if routed { [a, b, c, d, e, f ^ 1] } else { device("tartan0") },
+            outside_macs: [mac(&lab.on_node("outside", &["ip", "-o", "link", "show", "eth0"])), router],
             victim_mac: mac_in("p3"),
             tunnel: device(if underlay == "ipv6" { "tart6.1" } else { "tartan.1" }),
             own: by_family("default/p1"),
@@ -200,6 +207,13 @@ impl Cast {
             });
         }
         add("tunnel-outside", "tunnel", Ear::Victim, &|m| Shot::Outside(self.node, 8472, self.tunnelled(m)));
+        if self.node.is_ipv6() {
+            let [from, to] = self.outside_macs;
+            let way = Way { from, to, source: self.outside, destination: self.node };
+            add("tunnel-in-fragments", "tunnel", Ear::Victim, &|m| {
+                Shot::OutsideRaw(in_fragments(&way.udp(1000, 8472, &self.tunnelled(m)), 8))
+            });
+        }
         add("control-sleeve", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8473, m.to_vec()));
         add("control-mesh", "control", Ear::NodeUdp, &|m| Shot::Plain(self.node, 8474, m.to_vec()));
         add("control-tcp", "control", Ear::NodeTcp, &|m| raw(to_node.tcp(1000, 8474, m)));
@@ -239,7 +253,7 @@ impl Cast {
     /// the pod is not seen any more.
     fn culprit(&self, forgery: &Forgery) -> &'static str {
         match forgery.shot {
-            Shot::Outside(..) => "eth0",
+            Shot::Outside(..) | Shot::OutsideRaw(_) => "eth0",
             Shot::Plain(to, ..) if !self.routed && to == IpAddr::from(self.pods_gateway()) => "tartan0",
             _ => "default/p1",
         }
@@ -264,6 +278,8 @@ impl Cast {
         let bind = |source: IpAddr| UdpSocket::bind((source, 0)).expect("a socket");
         let plain = [false, true]
             .map(|ipv6| netns::run_in(inside.as_fd(), || bind(self.own[&ipv6])).expect("to enter"));
+        let strange_frames =
+            PacketSocket::open_in(outside.as_fd(), &"eth0".parse().unwrap()).expect("a packet socket");
         let stranger = netns::run_in(outside.as_fd(), || bind(self.outside)).expect("to enter");
         for forgery in forgeries.iter().flat_map(|forgery| (0..TIMES).map(move |_| forgery)) {
             match &forgery.shot {
@@ -273,6 +289,9 @@ impl Cast {
                         .send_to(payload, (*to, *port))
                         .map(drop)
                         .expect("to send");
+                }
+                Shot::OutsideRaw(pieces) => {
+                    pieces.iter().for_each(|frame| strange_frames.send(frame).expect("the link takes it"));
                 }
                 Shot::Outside(to, port, payload) => {
                     stranger.send_to(payload, (*to, *port)).map(drop).expect("to send");

@@ -40,6 +40,9 @@ impl Environment {
         self.needed(&[CONTAINER, INTERFACE])?;
         let container: ContainerId = self.parsed(CONTAINER)?;
         let interface: IfName = self.parsed(INTERFACE)?;
+        if let taken @ ("lo" | "all" | "default") = interface.as_str() {
+            return Err(wrong(INTERFACE, format!("{taken:?} is a name of the kernel's own: use another")));
+        }
         Ok(AttachmentKey { container, interface })
     }
 

@@ -27,7 +27,8 @@ fn plan<'a>(want: &'a Rows, have: &'a Host, mut keys: BTreeSet<&'a Key>) -> Vec<
     comparison.add_dependents(&mut keys);
     let mut keys: Vec<&Key> = keys.into_iter().collect();
     keys.sort_by_key(|key| comparison.place(key));
-    let mut steps: Vec<Step> = keys.iter().flat_map(|key| comparison.build(key)).collect();
+    let mut steps: Vec<Step> = keys.iter().filter_map(|key| comparison.make_way(key)).collect();
+    steps.extend(keys.iter().flat_map(|key| comparison.build(key)));
     steps.extend(keys.iter().rev().filter_map(|key| comparison.clear(key)));
     steps
 }
@@ -38,7 +39,8 @@ struct Comparison<'a> {
     have: &'a Rows,
     /// Links that are there and no longer wanted.
     removed: BTreeSet<&'a IfName>,
-    /// Links that are there and have to be made anew, because something differs that cannot be changed.
+    /// Links that are there and have to be made anew, because something differs that cannot be changed, or be removed
+    /// first, because one that is made cannot be beside them.
     replaced: BTreeSet<&'a IfName>,
     /// Links that are up and wanted down, which takes things along.
     lowered: BTreeSet<&'a IfName>,
@@ -61,7 +63,17 @@ impl<'a> Comparison<'a> {
                 this.sort_link(name);
             }
         }
+        let in_the_way: Vec<_> =
+            this.removed.iter().copied().filter(|name| this.is_in_the_way(name)).collect();
+        this.replaced.extend(in_the_way);
         this
+    }
+
+    /// No two VXLAN devices of a namespace have one VNI and port (`vxlan_vni_in_use`): somebody gave ours another name.
+    fn is_in_the_way(&self, name: &IfName) -> bool {
+        let kind = self.have.link(name).map(|link| &link.kind);
+        let is_same = |created: &&IfName| self.want.link(created).map(|link| &link.kind) == kind;
+        matches!(kind, Some(LinkKind::Vxlan { .. })) && self.created.iter().any(is_same)
     }
 
     fn sort_link(&mut self, name: &'a IfName) {
@@ -131,6 +143,12 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    fn make_way(&self, key: &Key) -> Option<Step> {
+        let row = self.have.get(key)?;
+        matches!(row, Row::Link(link) if self.removed.contains(&link.name) && self.replaced.contains(&link.name))
+            .then(|| Step::Remove { row: row.clone() })
+    }
+
     fn build(&self, key: &Key) -> Vec<Step> {
         let Some(to) = self.want.get(key).filter(|row| self.is_possible(row)) else { return Vec::new() };
         let remove = |from: Cow<'_, Row>| Step::Remove { row: from.into_owned() };
@@ -153,7 +171,7 @@ impl<'a> Comparison<'a> {
             row.on().is_some_and(|link| self.removed.contains(link) || self.replaced.contains(link));
         // Elements that go with the ruleset need not be taken out before.
         let goes_along = goes_along || matches!(row, Row::Element(_)) && self.ruleset_removed();
-        let stays = matches!(row, Row::Sysctl(_)) || goes_along;
+        let stays = matches!(row, Row::Sysctl(_)) || goes_along || self.make_way(key).is_some();
         (!stays).then(|| Step::Remove { row: row.clone() })
     }
 

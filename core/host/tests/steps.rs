@@ -302,6 +302,16 @@ fn a_plan_reads_from_the_ground_up_and_from_the_roof_down() {
 }
 
 #[test]
+fn a_device_of_another_name_makes_way() {
+    let device = |name| Row::Link(link(name, vxlan(1, "192.0.2.1", 8472)));
+    let route = |on| Row::Route(route("10.2.0.0/24", over(on), None));
+    let host = host_with([device("zz0"), route("zz0")]);
+    let want = Rows::from_iter([device("tartan.1"), route("tartan.1")]);
+    let expected = [remove(device("zz0")), create(device("tartan.1")), create(route("tartan.1"))];
+    assert_eq!(diff(&want, &host), expected);
+}
+
+#[test]
 fn replaced_link_comes_back_with_everything_on_it() {
     let vx = |port| Row::Link(link("tartan.1", vxlan(1, "192.0.2.1", port)));
     let rows = || [fdb("tartan.1", "192.0.2.2"), Row::Route(route("10.2.0.0/24", over("tartan.1"), None))];

@@ -7,12 +7,15 @@ pub const PROTOCOL: u8 = 116;
 
 /// What the alias of a link of ours begins with.
 const ALIAS: &str = "tartan";
+/// The whole of it, before the name of the pod or network: such a link is ours even when somebody gave it another name.
+const WHOLE: [&str; 2] = ["tartan pod ", "tartan network "];
 
 /// Which links are ours. Routes and neighbours bear [`PROTOCOL`]; addresses and forwarding entries are ours when their
 /// link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Marks {
-    /// On a node: links that have one of our names *and* an alias that begins with `tartan`.
+    /// On a node: links that have one of our names *and* an alias that begins with `tartan`; under any other name those
+    /// whose alias tells what they were made for.
     Node,
     /// In a pod: the one link of this name.
     Pod(IfName),
@@ -21,7 +24,11 @@ pub enum Marks {
 impl Marks {
     /// Whether a link of this name and alias is ours.
     pub fn is_ours(&self, name: &IfName, alias: &str) -> bool {
-        self.is_our_name(name) && (matches!(self, Marks::Pod(_)) || alias.starts_with(ALIAS))
+        match self {
+            Marks::Pod(ours) => ours == name,
+            Marks::Node if is_node_name(name.as_str()) => alias.starts_with(ALIAS),
+            Marks::Node => WHOLE.iter().any(|whole| alias.starts_with(whole)),
+        }
     }
 
     /// Whether a link of this name is ours, or about to be: a link has its name before its alias.
@@ -61,6 +68,10 @@ mod tests {
             ["eth0", "tartan.", "tartan", "tartan-sl", "tt0123456789AB", "tt0123", "tart6", "tartan.x"]
         {
             assert!(!is_ours(name, "tartan"), "{name}");
+            assert!(
+                is_ours(name, "tartan pod default/p1") && is_ours(name, "tartan network default"),
+                "{name}"
+            );
         }
     }
 }

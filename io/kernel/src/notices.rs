@@ -216,6 +216,8 @@ impl Hearing<'_> {
             // The routes stay, and may have to be told by another name.
             self.notices.routes_stale |= self.footing.is_under(&before.name, None);
             self.gone(Key::Link(before.name.clone()));
+            // What is on it is known by its old name.
+            self.notices.lost |= before.name != seen.name && row.is_some();
         }
         if !seen.up {
             self.flushed(&seen.name);

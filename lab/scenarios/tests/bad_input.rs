@@ -229,13 +229,19 @@ fn calls_of_the_plugin_that_must_fail() {
         assert_eq!(state(&lab), before, "{case} changed something");
     }
     assert_snapshot!(golden);
+    for interface in ["lo", "all", "default"] {
+        let add = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c9"), ("CNI_NETNS", &netns)];
+        let run = plugin(&conf, &[&add[..], &[("CNI_IFNAME", interface)]].concat());
+        assert!(run.code == 1 && run.stdout.contains("CNI_IFNAME"), "{run:?}");
+        assert_eq!(state(&lab), before, "{interface} changed something");
+    }
 }
 
 fn plugin(stdin: &str, variables: &[(&str, &str)]) -> Run {
     let mut child = Command::new(programs().join("tartan-cni"))
         .env_clear()
-        .envs(variables.iter().copied())
         .env("CNI_IFNAME", "eth0")
+        .envs(variables.iter().copied())
         .env("CNI_PATH", "/nonexistent")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteHeader, route::RouteMessage};
@@ -188,6 +189,16 @@ impl Scene {
         let path = Path::new("/proc/sys/net").join(path.replace("END", self.end.as_str()));
         let written = netns::run_in(self.netns.as_fd(), || fs::write(&path, value)).expect("to enter");
         assert!(written.is_ok() || !self.strict, "{}: {written:?}", path.display());
+    }
+
+    /// Gives a link a name that is none of ours.
+    pub(crate) fn rename(&mut self, name: &str) {
+        let name = name.replace("END", self.end.as_str());
+        let renamed = netns::run_in(self.netns.as_fd(), || {
+            Command::new("ip").args(["link", "set", &name, "name", "zz0"]).output()
+        });
+        let output = renamed.expect("to enter").expect("ip");
+        assert!(output.status.success() || !self.strict, "{name}: {output:?}");
     }
 
     /// Deletes every route of the main table, whosever it is, as `ip route flush table main` does.

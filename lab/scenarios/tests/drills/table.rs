@@ -87,6 +87,7 @@ pub(crate) const DRILLS: &[Drill] = &[
     drill("VXLAN device deleted", BOTH, Pair::Elsewhere, |scene| {
         scene.remove(|_, row| matches!(row, Row::Link(link) if link.name.as_str() == "tartan.1"))
     }),
+    drill("VXLAN device given another name", BOTH, Pair::Elsewhere, |scene| scene.rename("tartan.1")),
     drill("bridge set down", BRIDGE, Pair::Elsewhere, |scene| {
         scene.change_link("tartan0", |link| link.up = false)
     }),
@@ -102,6 +103,7 @@ pub(crate) const DRILLS: &[Drill] = &[
     drill("bridge deleted", BRIDGE, Pair::Elsewhere, |scene| {
         scene.remove(|_, row| matches!(row, Row::Link(link) if link.kind == LinkKind::Bridge))
     }),
+    drill("bridge given another name", BRIDGE, Pair::Elsewhere, |scene| scene.rename("tartan0")),
     drill("pod's port taken off the bridge", BRIDGE, Pair::Neighbors, |scene| {
         scene.change_link("END", |link| link.master = None)
     }),
@@ -126,6 +128,7 @@ pub(crate) const DRILLS: &[Drill] = &[
     drill("pod's link deleted", BOTH, Pair::Across, |scene| {
         scene.remove(|scene, row| matches!(row, Row::Link(link) if link.name == scene.end))
     }),
+    drill("pod's link given another name", BOTH, Pair::Across, |scene| scene.rename("END")),
     drill("all our links deleted", BOTH, Pair::Elsewhere, |scene| {
         scene.remove(|_, row| matches!(row, Row::Link(_)))
     }),

@@ -54,7 +54,7 @@ fn lab_of_before() -> Lab {
     {
         let on_node = |command: &[&str]| lab.on_node("n1", command);
         on_node(&["ip", "link", "add", link, "mtu", "1450", "type", "veth", "peer", "name", peer]);
-        on_node(&["ip", "link", "set", link, "alias", &format!("tartan pod {pod}")]);
+        on_node(&["ip", "link", "set", link, "alias", &format!("tartan pod {pod}"), "up"]);
     }
     lab
 }

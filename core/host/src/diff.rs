@@ -9,6 +9,7 @@ use crate::{Host, Key, Link, LinkKind, Row, Rows, Step};
 
 /// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
 /// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
+/// A VXLAN device that is in the way of one that is to be made goes first.
 ///
 /// A veth whose other end is not known cannot be made; it and what stands on it are left out.
 pub fn diff(want: &Rows, have: &Host) -> Vec<Step> {

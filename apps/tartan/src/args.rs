@@ -144,11 +144,37 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         #[arg(value_name = "[NAMESPACE/]NAME")]
         name: String,
     },
+    /// Take nodes out of the cluster
+    Node {
+        /// What to do with the node
+        #[command(subcommand)]
+        verb: NodeVerb,
+    },
     /// Show the version of this program
     #[command(after_help = "Example:\n  tartan version -o json")]
     Version,
     /// Build a whole cluster on this machine, in network namespaces
     Lab(Lab),
+}
+
+/// What can be done with a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeVerb {
+    /// Give back the blocks, the entry and the name of a node; its agent takes everything of ours out of the kernel and
+    /// ends. Started again, it joins anew
+    #[command(after_help = "\
+Examples:
+  tartan node leave           # this node; refused while pods are on it
+  tartan node leave --force   # takes away the interfaces of its pods first
+  tartan node leave n3        # a node whose agent is dead, by its name or its id")]
+    Leave {
+        /// A node whose agent is dead [default: this node]
+        #[arg(id = "leaving", value_name = "NODE")]
+        name: Option<String>,
+        /// Also while pods are there: their interfaces are taken away
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 impl Shared {

@@ -7,7 +7,7 @@ use comfy_table::Table;
 use tartan_api::network::{ClusterNetwork, MtuChoice};
 use tartan_api::object::Object;
 use tartan_api::verb::{
-    Action, Applied, DeniedRow, EndpointRow, IpamRow, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
+    Action, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
 };
 use tartan_model::Attachment;
 
@@ -180,6 +180,21 @@ pub(crate) fn applied(applied: &Applied) -> String {
         Action::Deleted => "deleted",
     };
     format!("{}/{} {action}\n", applied.kind.to_string().to_lowercase(), clean(&applied.name))
+}
+
+/// What leaving did.
+pub(crate) fn left(left: &Left) -> String {
+    let mut text = format!("node {} has left the cluster\n", left.node);
+    for block in &left.blocks {
+        text += &format!("block {} of network {} is free again\n", block.block, block.network);
+    }
+    for pod in &left.pods {
+        text += &format!("pod {pod} has no interface of ours any more\n");
+    }
+    if let Some(reason) = &left.store {
+        text += &format!("the store was not told: {reason}\n");
+    }
+    text
 }
 
 /// The steps, then the notes.

@@ -216,6 +216,28 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// `tartan node leave`: what a node had and has no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The node, by its name, or by its id where no entry tells a name.
+    pub node: String,
+    /// The blocks that are free again.
+    pub blocks: Vec<LeftBlock>,
+    /// The pods whose interfaces were taken away.
+    pub pods: Vec<PodName>,
+    /// Why the store was not told; only where that was allowed.
+    pub store: Option<String>,
+}
+
+/// A block that a node gave back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeftBlock {
+    /// The network.
+    pub network: NetworkName,
+    /// The block.
+    pub block: Cidr,
+}
+
 /// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {

@@ -17,7 +17,7 @@ use crate::args::{Cli, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
 use crate::output::{json, print};
 use crate::table::{self, Rows};
-use crate::{files, lab};
+use crate::{files, lab, uninstall};
 
 /// How often `denied -f` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let applied: Applied = agent(&shared)?.ask(&Request::Delete { kind, name })?;
             show(&shared, &applied, || table::applied(&applied))?;
         }
+        Verb::Uninstall(args) => return uninstall::run(&shared, &args),
         Verb::Node { verb: NodeVerb::Leave { name, force } } => {
             let leave = Leave { node: name, force, without_store: false };
             let left: Left = agent(&shared)?.ask(&Request::Leave(leave))?;

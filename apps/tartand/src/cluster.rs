@@ -388,7 +388,8 @@ mod tests {
         let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
         let inbox = Inbox::new(channel().0).unwrap();
         let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
-        let mut writer = Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now(), gone: false };
+        let mut writer =
+            Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now(), gone: false };
         writer.write_next();
         assert!(writer.waiting.is_empty());
         assert_eq!(store.leases().unwrap().len(), 1);

@@ -9,11 +9,11 @@ use tartan_model::{AttachmentKey, PodName};
 use tartan_reconcile::Sweep;
 use tracing::{info, warn};
 
+use crate::cluster::Write;
 use crate::entry::EntryKey;
 use crate::pods::Deleting;
 use crate::ring::{Ring, give};
 use crate::serve::{failure, ok};
-use crate::cluster::Write;
 
 /// How long the pods' interfaces may take to go.
 const PATIENCE: Duration = Duration::from_secs(15);

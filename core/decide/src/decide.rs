@@ -178,7 +178,8 @@ impl World {
         let own = reserved.filter(|(_, node)| **node == self.name);
         let held = own.filter_map(|(block, _)| {
             let owner = self.blocks.get(&network.name)?.get(block).filter(|owner| **owner != self.this)?;
-            let holder = self.nodes.get(owner).map_or_else(|| owner.to_string(), |node| node.name.to_string());
+            let holder =
+                self.nodes.get(owner).map_or_else(|| owner.to_string(), |node| node.name.to_string());
             Some(Note::ReservedElsewhere { network: network.name.clone(), block: *block, holder })
         });
         held.collect::<Vec<_>>().into_iter()

@@ -48,9 +48,11 @@ fn free_blocks(pool: &Pool, taken: &BTreeSet<Cidr>) -> Vec<Gap> {
     let (mut next, last_of_all) = pool.common();
     let end = last_of_all + 1;
     // In the order of their first blocks.
-    let mut touched: Vec<(u128, u128)> =
-        taken.iter().chain(pool.reservations().map(|(block, _)| block))
-            .filter_map(|range| blocks_touched(pool, range)).collect();
+    let mut touched: Vec<(u128, u128)> = taken
+        .iter()
+        .chain(pool.reservations().map(|(block, _)| block))
+        .filter_map(|range| blocks_touched(pool, range))
+        .collect();
     touched.sort_unstable();
     for (first, last) in touched {
         let first = first.min(end);

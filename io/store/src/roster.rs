@@ -22,9 +22,8 @@ struct Owner {
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub fn blocks_of(store: &dyn Store, id: &str) -> Result<Vec<Entry>, StoreError> {
-    let is_own = |entry: &Entry| {
-        serde_json::from_slice::<Owner>(&entry.value).is_ok_and(|owner| owner.node == id)
-    };
+    let is_own =
+        |entry: &Entry| serde_json::from_slice::<Owner>(&entry.value).is_ok_and(|owner| owner.node == id);
     Ok(store.list(BLOCKS)?.entries.into_iter().filter(is_own).collect())
 }
 

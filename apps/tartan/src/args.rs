@@ -144,11 +144,75 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         #[arg(value_name = "[NAMESPACE/]NAME")]
         name: String,
     },
+    /// Take nodes out of the cluster
+    Node {
+        /// What to do with the node
+        #[command(subcommand)]
+        verb: NodeVerb,
+    },
+    /// Take everything of ours off this node: links, routes, rules, tables, settings, files. Says first what it will do
+    Uninstall(Uninstall),
     /// Show the version of this program
     #[command(after_help = "Example:\n  tartan version -o json")]
     Version,
     /// Build a whole cluster on this machine, in network namespaces
     Lab(Lab),
+}
+
+/// How to leave a node as it was.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tartan uninstall --dry-run   # what would be done
+  tartan uninstall             # asks before it does it
+  tartan uninstall --yes
+An agent that answers leaves the cluster and ends; one that is dead is not needed. The configuration, the programs and the
+unit of the agent stay: they are the package's, or yours.")]
+pub(crate) struct Uninstall {
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// The agent's configuration [default: /etc/tartan/tartand.toml, if there]
+    #[arg(long, env = "TARTAN_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The agent's state folder, if it is not in the configuration
+    #[arg(long, env = "TARTAN_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The folder of the agent's socket, if it is not in the configuration
+    #[arg(long, env = "TARTAN_RUN_DIR", value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// The cluster's store, if it is not in the configuration
+    #[arg(long, env = "TARTAN_STORE", value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Where the container runtime has its network configuration [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_config: Option<PathBuf>,
+    /// Where it has its network plugins [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cni_plugins: Option<PathBuf>,
+}
+
+/// What can be done with a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeVerb {
+    /// Give back the blocks, the entry and the name of a node; its agent takes everything of ours out of the kernel and
+    /// ends. Started again, it joins anew
+    #[command(after_help = "\
+Examples:
+  tartan node leave           # this node; refused while pods are on it
+  tartan node leave --force   # takes away the interfaces of its pods first
+  tartan node leave n3        # a node whose agent is dead, by its name or its id")]
+    Leave {
+        /// A node whose agent is dead [default: this node]
+        #[arg(id = "leaving", value_name = "NODE")]
+        name: Option<String>,
+        /// Also while pods are there: their interfaces are taken away
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 impl Shared {

@@ -6,6 +6,7 @@ mod files;
 mod lab;
 mod output;
 mod table;
+mod uninstall;
 mod verbs;
 
 use std::process::ExitCode;

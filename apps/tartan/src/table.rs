@@ -7,7 +7,8 @@ use comfy_table::Table;
 use tartan_api::network::{ClusterNetwork, MtuChoice};
 use tartan_api::object::Object;
 use tartan_api::verb::{
-    Action, Applied, DeniedRow, EndpointRow, IpamRow, NodeRow, PeerRow, Plan, RouteRow, Status, UplinkStatus,
+    Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerRow, Plan, RouteRow,
+    Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
 };
 use tartan_model::Attachment;
 
@@ -180,6 +181,78 @@ pub(crate) fn applied(applied: &Applied) -> String {
         Action::Deleted => "deleted",
     };
     format!("{}/{} {action}\n", applied.kind.to_string().to_lowercase(), clean(&applied.name))
+}
+
+/// How many of a kind are named in a plan.
+const NAMED: usize = 12;
+
+/// What uninstalling will do.
+pub(crate) fn uninstall_plan(plan: &UninstallPlan) -> String {
+    if plan.is_empty() {
+        return "there is nothing of ours on this node\n".into();
+    }
+    let mut text = String::from("This is what will be done to this node:\n");
+    match plan.agent {
+        AgentState::Running => text += "  the agent gives back its blocks, leaves the cluster and ends\n",
+        AgentState::Silent => text += "  nothing: an agent runs that does not answer; stop it first\n",
+        AgentState::Stopped => text.extend(plan.store.iter().map(|store| format!("  the store: {store}\n"))),
+    }
+    text += &some_of("pods lose their network", &plan.pods);
+    text += &some_of("go out of the kernel", &plan.kernel);
+    let settings: Vec<String> = plan.settings.iter().map(setting).collect();
+    text += &some_of("settings are put back", &settings);
+    text += &some_of("files are removed", &plan.files);
+    text += &some_of("stay", &plan.kept);
+    text
+}
+
+/// What uninstalling did.
+pub(crate) fn uninstalled(outcome: &Uninstalled) -> String {
+    let blocks: Vec<String> =
+        outcome.blocks.iter().map(|left| format!("{} of network {}", left.block, left.network)).collect();
+    let settings: Vec<String> = outcome.restored.iter().map(setting).collect();
+    let mut text = String::new();
+    text += &some_of("blocks are free again", &blocks);
+    text += &some_of("were removed", &outcome.removed);
+    text += &some_of("settings were put back", &settings);
+    text += &some_of("stay", &outcome.kept);
+    text += &some_of("could not be done", &outcome.failed);
+    let done =
+        if outcome.failed.is_empty() { "nothing of ours is left on this node" } else { "something is left" };
+    text + done + "\n"
+}
+
+fn setting(setting: &Setting) -> String {
+    format!("{}: {} -> {}", setting.key, setting.now, setting.then)
+}
+
+fn some_of(what: &str, all: &[String]) -> String {
+    let mut text = String::new();
+    if !all.is_empty() {
+        text += &format!("  {} {what}:\n", all.len());
+    }
+    for one in all.iter().take(NAMED) {
+        text += &format!("    {one}\n");
+    }
+    if all.len() > NAMED {
+        text += &format!("    and {} more (-o json names all)\n", all.len() - NAMED);
+    }
+    text
+}
+
+/// What leaving did.
+pub(crate) fn left(left: &Left) -> String {
+    let mut text = format!("node {} has left the cluster\n", left.node);
+    for block in &left.blocks {
+        text += &format!("block {} of network {} is free again\n", block.block, block.network);
+    }
+    for pod in &left.pods {
+        text += &format!("pod {pod} has no interface of ours any more\n");
+    }
+    if let Some(reason) = &left.store {
+        text += &format!("the store was not told: {reason}\n");
+    }
+    text
 }
 
 /// The steps, then the notes.

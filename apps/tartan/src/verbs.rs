@@ -9,15 +9,15 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tartan_api::VERSION;
 use tartan_api::object::{Object, ObjectKind};
-use tartan_api::rpc::{Failure, FailureCode, Request};
-use tartan_api::verb::{Applied, DeniedRow, Plan, Status};
+use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
+use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
 use tartan_model::NetworkName;
 
-use crate::args::{Cli, Output, Shared, Usage, Verb};
+use crate::args::{Cli, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
 use crate::output::{json, print};
 use crate::table::{self, Rows};
-use crate::{files, lab};
+use crate::{files, lab, uninstall};
 
 /// How often `denied -f` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,6 +58,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let name = checked_name(kind, name)?;
             let applied: Applied = agent(&shared)?.ask(&Request::Delete { kind, name })?;
             show(&shared, &applied, || table::applied(&applied))?;
+        }
+        Verb::Uninstall(args) => return uninstall::run(&shared, &args),
+        Verb::Node { verb: NodeVerb::Leave { name, force } } => {
+            let leave = Leave { node: name, force, without_store: false };
+            let left: Left = agent(&shared)?.ask(&Request::Leave(leave))?;
+            show(&shared, &left, || table::left(&left))?;
         }
         Verb::Version => {
             show(&shared, &json!({"version": VERSION}), || format!("tartan {VERSION}\n"))?;

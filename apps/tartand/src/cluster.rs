@@ -33,6 +33,8 @@ pub(crate) enum Write {
     Publish(Node),
     /// Answer a wait.
     Heard(String, Heard),
+    /// Take this node out. Nothing is written after it, unless it fails.
+    Leave,
 }
 
 /// The way to the writing thread.
@@ -56,6 +58,7 @@ impl Cluster {
             inbox: inbox.clone(),
             waiting: VecDeque::new(),
             renew_at: Instant::now() + LEASE / 3,
+            gone: false,
         };
         let named = |name: &str| thread::Builder::new().name(name.into());
         let writer =
@@ -188,6 +191,8 @@ struct Writer {
     /// What the store did not take yet.
     waiting: VecDeque<Write>,
     renew_at: Instant,
+    /// This node is not in the store any more.
+    gone: bool,
 }
 
 impl Writer {
@@ -200,8 +205,10 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.renew_in_time();
-            self.write_next();
+            if !self.gone {
+                self.renew_in_time();
+                self.write_next();
+            }
         }
     }
 
@@ -215,6 +222,10 @@ impl Writer {
 
     /// What is written later about the same thing makes what waits needless.
     fn queue(&mut self, write: Write) {
+        if matches!(write, Write::Leave) {
+            // What was to be written of this node is of no use any more.
+            self.waiting.clear();
+        }
         if matches!(write, Write::Publish(_)) {
             self.waiting.retain(|waiting| !matches!(waiting, Write::Publish(_)));
         }
@@ -224,6 +235,11 @@ impl Writer {
     /// Writes what waits, in its order, as far as the store takes it.
     fn write_next(&mut self) {
         while let Some(write) = self.waiting.front() {
+            if matches!(write, Write::Leave) {
+                self.waiting.pop_front();
+                self.leave();
+                continue;
+            }
             if let Err(error) = self.write(write) {
                 let error = told(&error);
                 warn!("cannot write to the store, trying again: {error}");
@@ -244,11 +260,22 @@ impl Writer {
                 Ok(())
             }
             Write::Publish(node) => self.publish(node),
+            Write::Leave => Ok(()),
             Write::Heard(wait, heard) => {
                 let key = format!("{HEARD}{wait}/{}", self.identity.id);
                 self.store.put(&key, &encode(heard), Expect::Any, Durability::Crash).map(drop)
             }
         }
+    }
+
+    /// Tried once: who asked for it is told, and may ask again.
+    fn leave(&mut self) {
+        let Identity { id, name } = &self.identity;
+        let id = id.to_string();
+        let outcome = tartan_store::withdraw(self.store.as_ref(), &id)
+            .and_then(|freed| self.store.release_lease(name.as_str(), &id).map(|()| freed));
+        self.gone = outcome.is_ok();
+        self.inbox.put(Input::Left(outcome.map_err(|error| told(&error))));
     }
 
     fn claim(&self, claim: &Claim) -> Result<(), StoreError> {
@@ -361,7 +388,8 @@ mod tests {
         let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
         let inbox = Inbox::new(channel().0).unwrap();
         let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
-        let mut writer = Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now() };
+        let mut writer =
+            Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now(), gone: false };
         writer.write_next();
         assert!(writer.waiting.is_empty());
         assert_eq!(store.leases().unwrap().len(), 1);

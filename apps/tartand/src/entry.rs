@@ -9,15 +9,11 @@ use serde::{Deserialize, Serialize};
 use tartan_api::network::ClusterNetwork;
 use tartan_decide::Fact;
 use tartan_model::{Cidr, NetworkName, Node, NodeId};
+pub(crate) use tartan_store::{BLOCKS, NODES};
 use thiserror::Error;
 
 /// The prefix of all ClusterNetworks.
 pub(crate) const NETWORKS: &str = "network/";
-/// The prefix of all nodes.
-pub(crate) const NODES: &str = "node/";
-/// The prefix of all blocks.
-pub(crate) const BLOCKS: &str = "block/";
-
 /// The prefix of what somebody waits for: `wait/ID-NUMBER`, written by the agent that was asked.
 pub(crate) const WAITS: &str = "wait/";
 /// The prefix of the answers: `heard/ID-NUMBER/ID`, one from each agent.

@@ -26,6 +26,8 @@ pub(crate) enum Input {
     Store(Result<(), String>),
     /// The networks that the store has and that are not understood, and why not: all of them.
     Misunderstood(Vec<String>),
+    /// This node is out of the store: the keys of the blocks that are free again, or why it is not.
+    Left(Result<Vec<String>, String>),
     /// Somebody asks.
     Ask(Ask),
 }

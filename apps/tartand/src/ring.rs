@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 use crate::adding::{PATIENCE, Waiting};
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
+use crate::departure::Departure;
 use crate::entry::Heard;
 use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
@@ -62,7 +63,11 @@ pub(crate) struct Ring {
     pub(crate) kept: Result<(), String>,
     /// Records of what is so whether they can be kept or not.
     pub(crate) unkept: Vec<Record>,
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
+    /// This node is on its way out of the cluster.
+    pub(crate) departure: Option<Departure>,
+    /// It is out, and the agent ends.
+    pub(crate) left_cluster: bool,
     inbox: Inbox,
     inputs: Receiver<Input>,
     interface: UplinkChoice,
@@ -133,6 +138,8 @@ impl Ring {
             kept: Ok(()),
             unkept: Vec::new(),
             cluster,
+            departure: None,
+            left_cluster: false,
             inbox,
             inputs,
             interface: config.interface.clone(),
@@ -162,7 +169,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Runs until a signal ends it.
+    /// Runs until a signal ends it, or the node has left.
     pub(crate) fn run(&mut self, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
             if self.wait(signals)? {
@@ -171,6 +178,10 @@ impl Ring {
             }
             self.inbox.hush();
             self.turn();
+            if self.left_cluster {
+                info!("this node has left the cluster; started again, it joins anew");
+                return Ok(());
+            }
             if let Some(reason) = self.name_lost.take() {
                 bail!("this node's name was taken: {reason}; what is in the kernel stays");
             }
@@ -181,7 +192,7 @@ impl Ring {
     fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
         let wait_at = self.waits.values().min().copied();
         let add_at = self.waiting.iter().map(|waiting| waiting.until).min();
-        let due = [self.sweep_at, self.retry_at, wait_at, add_at, self.loop_.due()];
+        let due = [self.sweep_at, self.retry_at, wait_at, add_at, self.loop_.due(), self.departs_by()];
         let due = due.into_iter().flatten().fold(self.read_at, Instant::min);
         let left = due.saturating_duration_since(Instant::now());
         // Rounded up, so as not to wake just before.
@@ -203,6 +214,10 @@ impl Ring {
     /// One turn: everything that is in, once round.
     fn turn(&mut self) {
         let mut batch = self.take_inputs();
+        if self.left_cluster {
+            // Who asked meanwhile is told that the agent is stopping.
+            return;
+        }
         self.hear();
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
@@ -224,6 +239,7 @@ impl Ring {
             self.answer(ask);
         }
         self.answer_waits();
+        self.go_on_leaving();
         self.set_timers();
         if std::mem::take(&mut self.swollen) {
             give_back_memory();
@@ -253,6 +269,7 @@ impl Ring {
                 Input::Wait(wait) => {
                     self.waits.insert(wait, Instant::now() + SETTLE);
                 }
+                Input::Left(outcome) => self.note_left(outcome),
                 Input::Ask(ask) => self.take_ask(ask, &mut batch),
             }
         }
@@ -262,6 +279,9 @@ impl Ring {
     fn take_ask(&mut self, ask: Ask, batch: &mut Batch) {
         let Ask { question, reply } = ask;
         match question {
+            Question::Request { request: Request::Add(_), .. } if self.departure.is_some() => {
+                give(&reply, failure(FailureCode::Stopping, "this node leaves the cluster"));
+            }
             Question::Request { request: Request::Add(add), netns, client, .. } => {
                 self.waiting.push(Waiting { add, netns, client, reply, until: Instant::now() + PATIENCE });
             }
@@ -273,18 +293,26 @@ impl Ring {
                 let keys = self.world.stale(&list, &valid);
                 batch.deleting.push(self.detach(keys, reply));
             }
+            Question::Request { request: Request::Leave(leave), .. } => {
+                batch.deleting.extend(self.depart(&leave, reply));
+            }
             question => batch.asks.push(Ask { question, reply }),
         }
     }
 
     fn detach(&mut self, keys: Vec<AttachmentKey>, reply: SyncSender<Answer>) -> Deleting {
         reach(Point::DelTaken);
+        Deleting { reply: Some(reply), ..self.detach_all(keys) }
+    }
+
+    /// The same where nobody waits for the outcome.
+    pub(crate) fn detach_all(&mut self, keys: Vec<AttachmentKey>) -> Deleting {
         self.loop_.hurry();
         for key in &keys {
             self.cancel_adds(key);
             self.learn(Fact::Detach(key.clone()));
         }
-        Deleting { keys, reply: Some(reply) }
+        Deleting { keys, reply: None }
     }
 
     /// Learns what cannot be refused; true if all that must outlive the agent is kept.
@@ -392,6 +420,9 @@ impl Ring {
         returns: Vec<(NetworkName, Cidr)>,
         publish: Option<Node>,
     ) {
+        if self.departure.is_some() || self.left_cluster {
+            return;
+        }
         for claim in claims {
             if self.claiming.insert((claim.network.clone(), claim.block.family())) {
                 self.cluster.write(Write::Claim(claim));

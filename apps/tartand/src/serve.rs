@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tartan_api::network::{ClusterNetwork, Network};
 use tartan_api::object::{Object, ObjectKind};
-use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
+use tartan_api::rpc::{Answer, Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Action, Applied};
 use tartan_model::NodeId;
 use tartan_rpc::{Client, Handler};
@@ -18,6 +18,7 @@ use tartan_store::{Durability, Expect, Store, StoreError};
 use crate::cluster::told;
 use crate::entry::NETWORKS;
 use crate::input::{Ask, Inbox, Input, Question};
+use crate::remove::Removal;
 
 /// How long the ring may take; the plugin gives up after 30 s.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -37,6 +38,16 @@ impl Handler for Service {
             Request::Wait => self.wait(),
             Request::Get { kind, name } => self.get(kind, name.as_deref()),
             Request::Delete { kind, name } => self.delete(kind, &name),
+            Request::Leave(Leave { node: Some(node), force, without_store }) => {
+                match self.remove_node(&node) {
+                    Err(Removal::This) => {
+                        let leave = Leave { node: None, force, without_store };
+                        return self.ask_request(Request::Leave(leave), netns, client);
+                    }
+                    Err(Removal::Refused(failure)) => Err(failure),
+                    Ok(left) => Ok(ok(&left)),
+                }
+            }
             request => return self.ask_request(request, netns, client),
         };
         outcome.unwrap_or_else(Answer::Error)

@@ -1,7 +1,9 @@
 //! ClusterNetwork: one object that says what the network is, the same on every node.
 
 use serde::{Deserialize, Serialize};
-use tartan_model::{AddressError, Attachment, Family, Mtu, NetworkName, NotServed, Path, Pool, Port, Vni};
+use tartan_model::{
+    AddressError, Attachment, Cidr, Family, Mtu, NetworkName, NotServed, Path, Pool, Port, Vni,
+};
 use thiserror::Error;
 
 /// The API version of the objects that Tartan defines.
@@ -250,10 +252,10 @@ pub enum NetworkError {
     /// Two pools share addresses.
     #[error("spec.pools: {first} and {second} overlap; give each pool a range of its own")]
     Overlap {
-        /// One pool.
-        first: Pool,
-        /// The other.
-        second: Pool,
+        /// The range of one pool.
+        first: Cidr,
+        /// That of the other.
+        second: Cidr,
     },
     /// No pool, or too many.
     #[error("spec.pools: {0} pools; give at least one and at most {MAX_POOLS}")]
@@ -327,10 +329,10 @@ impl Network {
 }
 
 /// The first two pools that share addresses.
-fn overlapping(pools: &[Pool]) -> Option<(Pool, Pool)> {
+fn overlapping(pools: &[Pool]) -> Option<(Cidr, Cidr)> {
     pools.iter().enumerate().find_map(|(at, first)| {
         let second = pools.iter().skip(at + 1).find(|other| first.cidr().overlaps(&other.cidr()))?;
-        Some((*first, *second))
+        Some((first.cidr(), second.cidr()))
     })
 }
 

@@ -69,6 +69,22 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Take a node out of the cluster: its blocks, its entry and its name. Answered by [`crate::verb::Left`].
+    Leave(Leave),
+}
+
+/// Which node leaves, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {
+    /// The name or id of a node whose agent is dead; the agent that is asked, unless given. That agent takes everything of
+    /// ours out of its kernel and ends.
+    pub node: Option<String>,
+    /// Also while pods are there: their interfaces are taken away.
+    #[serde(default)]
+    pub force: bool,
+    /// Also if the store does not take it.
+    #[serde(default)]
+    pub without_store: bool,
 }
 
 /// An answer: what was asked for, or why not.
@@ -113,6 +129,8 @@ pub enum FailureCode {
     Limited,
     /// The agent is stopping, and has not begun with this.
     Stopping,
+    /// Somebody lives on what should go.
+    InUse,
 }
 
 impl FailureCode {
@@ -124,7 +142,8 @@ impl FailureCode {
             | FailureCode::Kernel
             | FailureCode::NotSettled
             | FailureCode::Differs
-            | FailureCode::Limited => 1,
+            | FailureCode::Limited
+            | FailureCode::InUse => 1,
             FailureCode::TryAgain | FailureCode::Store | FailureCode::Stopping => 3,
         }
     }
@@ -140,7 +159,7 @@ impl FailureCode {
             }
             FailureCode::Limited => 51,
             FailureCode::Differs => 100,
-            FailureCode::Kernel => 101,
+            FailureCode::Kernel | FailureCode::InUse => 101,
         }
     }
 }

@@ -216,6 +216,95 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// `tartan node leave`: what a node had and has no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The node, by its name, or by its id where no entry tells a name.
+    pub node: String,
+    /// The blocks that are free again.
+    pub blocks: Vec<LeftBlock>,
+    /// The pods whose interfaces were taken away.
+    pub pods: Vec<PodName>,
+    /// Why the store was not told; only where that was allowed.
+    pub store: Option<String>,
+}
+
+/// A block that a node gave back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeftBlock {
+    /// The network.
+    pub network: NetworkName,
+    /// The block.
+    pub block: Cidr,
+}
+
+/// `tartan uninstall --dry-run`: what would be done to this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UninstallPlan {
+    /// What there is of an agent.
+    pub agent: AgentState,
+    /// The pods that lose their interface, as far as an agent tells.
+    pub pods: Vec<String>,
+    /// What is done in the store, or why nothing can be.
+    pub store: Option<String>,
+    /// What is taken out of the kernel, in this order; what goes with a link is not named.
+    pub kernel: Vec<String>,
+    /// Settings that are put back.
+    pub settings: Vec<Setting>,
+    /// Files that are removed.
+    pub files: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<String>,
+}
+
+impl UninstallPlan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.agent == AgentState::Stopped
+            && self.kernel.is_empty()
+            && self.settings.is_empty()
+            && self.files.is_empty()
+    }
+}
+
+/// What there is of an agent on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// It runs and answers: it will leave the cluster and end.
+    Running,
+    /// It runs and does not answer.
+    Silent,
+    /// None runs.
+    Stopped,
+}
+
+/// A setting below `/proc/sys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Its path there.
+    pub key: String,
+    /// Its value before.
+    pub now: String,
+    /// Its value afterwards: the one that it had before the first agent.
+    pub then: String,
+}
+
+/// `tartan uninstall`: what was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uninstalled {
+    /// What is gone.
+    pub removed: Vec<String>,
+    /// The blocks that are free again.
+    pub blocks: Vec<LeftBlock>,
+    /// Settings that have their old value.
+    pub restored: Vec<Setting>,
+    /// What stays, and why.
+    pub kept: Vec<String>,
+    /// What could not be done, and why not.
+    pub failed: Vec<String>,
+}
+
 /// What became of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {

@@ -135,7 +135,13 @@ pub struct EndpointChoice {
 impl Note {
     /// Whether it says that this node has not done all that it was told. Others only want a person's look.
     pub fn is_unfinished(&self) -> bool {
-        !matches!(self, Note::NoPath { .. } | Note::MixedAttachments { .. } | Note::SmallUnderlay { .. })
+        !matches!(
+            self,
+            Note::NoPath { .. }
+                | Note::MixedAttachments { .. }
+                | Note::SmallUnderlay { .. }
+                | Note::ReservedElsewhere { .. }
+        )
     }
 }
 
@@ -165,13 +171,25 @@ pub enum Note {
     },
     /// Every block of every pool is taken.
     #[error(
-        "network {network}: its {family} pools have no free block; add a pool, or one with smaller blocks"
+        "network {network}: its {family} pools have no free block for this node; add a pool, or one with smaller blocks (tartan ipam shows who has them)"
     )]
     PoolExhausted {
         /// The network.
         network: NetworkName,
         /// The family.
         family: Family,
+    },
+    /// A block that is reserved for this node is another one's.
+    #[error(
+        "network {network}: block {block} is reserved for this node and held by {holder}, as long as pods there have addresses from it; delete those pods, or give the node back: tartan node leave"
+    )]
+    ReservedElsewhere {
+        /// The network.
+        network: NetworkName,
+        /// The block.
+        block: Cidr,
+        /// The name of the node that has it, or its id.
+        holder: String,
     },
     /// An underlay that IPv6 pods hardly fit through.
     #[error(

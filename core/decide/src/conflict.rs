@@ -15,7 +15,7 @@ pub enum Conflict {
     )]
     Underlay {
         /// The pool.
-        pool: Pool,
+        pool: Cidr,
         /// The network of nodes that it meets.
         underlay: Cidr,
     },
@@ -23,9 +23,9 @@ pub enum Conflict {
     #[error("pool {pool} overlaps pool {other} of network {network}; give each network ranges of its own")]
     Pool {
         /// The pool.
-        pool: Pool,
+        pool: Cidr,
         /// The other network's pool.
-        other: Pool,
+        other: Cidr,
         /// The other network.
         network: NetworkName,
     },
@@ -35,7 +35,7 @@ pub enum Conflict {
     )]
     Block {
         /// The pool.
-        pool: Pool,
+        pool: Cidr,
         /// The block.
         block: Cidr,
         /// The network that holds it.
@@ -58,7 +58,8 @@ impl World {
     /// other network. Pools that it has already are its own: nodes that came after them must move.
     pub fn conflict(&self, network: &Network) -> Option<Conflict> {
         let had = self.networks.get(&network.name).map(|had| had.pools.as_slice()).unwrap_or_default();
-        let new = network.pools.iter().copied().filter(|pool| !had.contains(pool)).collect::<Vec<_>>();
+        let is_had = |pool: &Pool| had.iter().any(|had| had.cidr() == pool.cidr());
+        let new = network.pools.iter().filter(|pool| !is_had(pool)).cloned().collect::<Vec<_>>();
         let nodes = self.nodes.values().flat_map(|node| &node.addresses).chain(self.own_addresses());
         let underlay = under(&new, nodes.map(InterfaceAddress::network));
         let mut others = self.networks.values().filter(|other| other.name != network.name);
@@ -85,7 +86,7 @@ impl World {
         let mut blocks = others.flat_map(|(name, blocks)| blocks.keys().map(move |block| (name, block)));
         blocks.find_map(|(name, block)| {
             let pool = network.pools.iter().find(|pool| pool.cidr().overlaps(block))?;
-            Some(Conflict::Block { pool: *pool, block: *block, network: name.clone() })
+            Some(Conflict::Block { pool: pool.cidr(), block: *block, network: name.clone() })
         })
     }
 }
@@ -93,14 +94,14 @@ impl World {
 fn under(pools: &[Pool], mut underlays: impl Iterator<Item = Cidr>) -> Option<Conflict> {
     underlays.find_map(|underlay| {
         let pool = pools.iter().find(|pool| pool.cidr().overlaps(&underlay))?;
-        Some(Conflict::Underlay { pool: *pool, underlay })
+        Some(Conflict::Underlay { pool: pool.cidr(), underlay })
     })
 }
 
 fn between(network: &Network, other: &Network) -> Option<Conflict> {
     let pools = network.pools.iter().find_map(|pool| {
         let met = other.pools.iter().find(|theirs| theirs.cidr().overlaps(&pool.cidr()))?;
-        Some(Conflict::Pool { pool: *pool, other: *met, network: other.name.clone() })
+        Some(Conflict::Pool { pool: pool.cidr(), other: met.cidr(), network: other.name.clone() })
     });
     pools.or_else(|| {
         (network.vxlan.vni == other.vxlan.vni)

@@ -68,7 +68,9 @@ impl World {
         };
         for family in Family::ALL {
             self.decide_block(network, family, &mut decision);
+            decision.returns.extend(self.surplus(network, family).map(|block| (name.clone(), block)));
         }
+        decision.notes.extend(self.reserved_elsewhere(network));
         if self.has_mixed_attachments(network) {
             decision.notes.push(Note::MixedAttachments { network: name.clone() });
         }
@@ -128,6 +130,11 @@ impl World {
             decision.claims.push(Claim { network: name.clone(), block });
             return;
         }
+        // Needed or not: whoever reserved it wants it there.
+        if let Some(block) = self.in_sync.then(|| self.reserved_block(network, family)).flatten() {
+            decision.claims.push(Claim { network: name.clone(), block });
+            return;
+        }
         if !self.needs_block(name, family) {
             return;
         }
@@ -158,6 +165,26 @@ impl World {
         used.map(|((_, block), _)| *block).find(|block| block.family() == family && !taken(block))
     }
 
+    /// A block that is reserved for this node and that nobody owns.
+    fn reserved_block(&self, network: &Network, family: Family) -> Option<Cidr> {
+        let mut pools = network.pools.iter().filter(|pool| pool.family() == family);
+        let taken = self.blocks.values().flat_map(|blocks| blocks.keys());
+        pools.find_map(|pool| tartan_ipam::reserved_block(pool, &self.name, taken.clone()))
+    }
+
+    /// Blocks that are reserved for this node, and that another one still has.
+    fn reserved_elsewhere(&self, network: &Network) -> impl Iterator<Item = Note> {
+        let reserved = network.pools.iter().flat_map(Pool::reservations);
+        let own = reserved.filter(|(_, node)| **node == self.name);
+        let held = own.filter_map(|(block, _)| {
+            let owner = self.blocks.get(&network.name)?.get(block).filter(|owner| **owner != self.this)?;
+            let holder =
+                self.nodes.get(owner).map_or_else(|| owner.to_string(), |node| node.name.to_string());
+            Some(Note::ReservedElsewhere { network: network.name.clone(), block: *block, holder })
+        });
+        held.collect::<Vec<_>>().into_iter()
+    }
+
     fn choose_block(&self, network: &NetworkName, pool: &Pool) -> Option<Cidr> {
         let taken = self.blocks.values().flat_map(|blocks| blocks.keys()).copied().collect();
         let attempt = self.lost_claims.get(network).copied().unwrap_or(0);
@@ -165,14 +192,30 @@ impl World {
         tartan_ipam::choose_block(pool, &taken, u64::from_be_bytes([a, b, c, d, e, f, g, h]), attempt)
     }
 
-    /// Own blocks that none of these pools covers and nobody uses. A network that is not known may only not have been
+    /// An own block that nobody uses while the others have room for half a block of pods more. Half: who adds and removes
+    /// one pod again and again must not claim and return a block each time.
+    fn surplus(&self, network: &Network, family: Family) -> Option<Cidr> {
+        if !self.in_sync {
+            return None;
+        }
+        let blocks = self.usable_blocks(&network.name, family);
+        let used = |block: &Cidr| self.used(&network.name, block).unwrap_or(0) as u128;
+        let is_reserved = |block: &Cidr| network.pools.iter().any(|pool| pool.reserved(block).is_some());
+        let empty = *blocks.iter().rev().find(|block| used(block) == 0 && !is_reserved(block))?;
+        let others = blocks.iter().filter(|block| **block != empty);
+        let room = others.map(|block| tartan_ipam::capacity(block).saturating_sub(used(block)));
+        let room = room.fold(0, u128::saturating_add);
+        (room >= tartan_ipam::capacity(&empty).div_ceil(2).max(1)).then_some(empty)
+    }
+
+    /// Own blocks that this node may not have by these pools and that nobody uses. A network that is not known may only not have been
     /// told yet, before the store is in sync.
     fn returns(&self, network: &NetworkName, pools: &[Pool]) -> Vec<(NetworkName, Cidr)> {
         if !self.in_sync {
             return Vec::new();
         }
         let mine = self.blocks_of(network, &self.this);
-        let stale = mine.filter(|block| !pools.iter().any(|pool| pool.has_block(block)));
+        let stale = mine.filter(|block| !pools.iter().any(|pool| pool.serves(block, &self.name)));
         let unused = stale.filter(|block| self.used(network, block).unwrap_or(0) == 0);
         let held = unused.map(|block| (network.clone(), block));
         held.filter(|held| !self.returning.contains(held)).collect()
@@ -257,6 +300,6 @@ fn underlay_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + use<'_> {
 }
 
 /// The pool of a network that an address is in.
-fn pool_over(network: &Network, address: IpAddr) -> Option<Pool> {
-    network.pools.iter().find(|pool| pool.cidr().contains(address)).copied()
+fn pool_over(network: &Network, address: IpAddr) -> Option<Cidr> {
+    network.pools.iter().map(Pool::cidr).find(|pool| pool.contains(address))
 }

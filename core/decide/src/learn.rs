@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Pool, Uplink};
 
 use crate::{Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -73,7 +73,13 @@ impl World {
         if old == node {
             return Learned::default();
         }
-        dirty([if id == self.this { Scope::Node } else { Scope::Peer(id) }])
+        let mut learned = dirty([if id == self.this { Scope::Node } else { Scope::Peer(id) }]);
+        // Whoever has what is reserved for this node is told by name.
+        let reserving = self.networks.values().filter(|network| {
+            network.pools.iter().flat_map(Pool::reservations).any(|(_, node)| *node == self.name)
+        });
+        learned.dirty.extend(reserving.map(|network| Scope::Network(network.name.clone())));
+        learned
     }
 
     fn learn_network(&mut self, name: NetworkName, network: Option<Network>) -> Learned {
@@ -210,14 +216,18 @@ impl World {
         }
     }
 
-    /// This node's blocks that new pods may have addresses from.
+    /// This node's blocks that new pods may have addresses from, those that are reserved for it first.
     pub(crate) fn usable_blocks(&self, network: &NetworkName, family: Family) -> Vec<Cidr> {
         let Some(spec) = self.networks.get(network) else { return Vec::new() };
         let own = self.blocks_of(network, &self.this).filter(|block| block.family() == family);
-        own.filter(|block| spec.pools.iter().any(|pool| pool.has_block(block)))
+        let usable = own
+            .filter(|block| spec.pools.iter().any(|pool| pool.serves(block, &self.name)))
             .filter(|block| !self.returning.contains(&(network.clone(), *block)))
-            .filter(|block| !self.is_contested(network, block) && !self.is_occupied(network, block))
-            .collect()
+            .filter(|block| !self.is_contested(network, block) && !self.is_occupied(network, block));
+        let is_reserved = |block: &Cidr| spec.pools.iter().any(|pool| pool.reserved(block).is_some());
+        let (mut reserved, others): (Vec<Cidr>, Vec<Cidr>) = usable.partition(is_reserved);
+        reserved.extend(others);
+        reserved
     }
 
     /// Whether pods of another network on this node have addresses in this block.

@@ -107,6 +107,12 @@ fn networks(at: usize, pools: u8, attachment: &str) -> Network {
         2 => format!("{v4}, {v6}"),
         // Where the other network may have been.
         3 => "{cidr: 10.10.0.0/16, blockSize: 29}".into(),
+        // Bounds, a block for this node outside them, and one within them for another.
+        4 => format!(
+            "{{cidr: 10.{0}.0.0/16, blockSize: 29, firstBlock: 10.{0}.2.0/29, lastBlock: 10.{0}.3.0/29, reservations: \
+             [{{node: n1, block: 10.{0}.1.0/29}}, {{node: n2, block: 10.{0}.2.0/29}}, {{node: n1, block: 10.{0}.2.8/29}}]}}",
+            10 + at
+        ),
         // Meets the underlay.
         _ => "{cidr: 172.16.0.0/12, blockSize: 24}".into(),
     };
@@ -123,7 +129,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         3 => (families(), prop_oneof![Just(1500u32), Just(9000)]).prop_map(|(f, m)| Fact::Uplink(Some(uplink(&f, m)))),
         3 => (2u8..5, families()).prop_map(|(n, f)| Fact::Node(id(n), Some(node(n, &f)))),
         1 => (2u8..5).prop_map(|n| Fact::Node(id(n), None)),
-        4 => (0usize..2, 0u8..5, prop_oneof![Just("routed"), Just("bridge")])
+        4 => (0usize..2, 0u8..6, prop_oneof![Just("routed"), Just("bridge")])
             .prop_map(|(at, pools, how)| Fact::Network(name(at), Some(networks(at, pools, how)))),
         1 => (0usize..2).prop_map(|at| Fact::Network(name(at), None)),
         6 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4, 1u8..5)
@@ -143,8 +149,9 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 /// Facts as they come, most often behind a start that lets pods be attached.
 fn facts(most: usize) -> impl Strategy<Value = Vec<Fact>> {
-    let start =
-        (families(), 0u8..3, prop_oneof![Just("routed"), Just("bridge")]).prop_map(|(f, pools, how)| {
+    let start = {
+        let pools = prop_oneof![4 => 0u8..3, 1 => Just(4)];
+        (families(), pools, prop_oneof![Just("routed"), Just("bridge")]).prop_map(|(f, pools, how)| {
             let blocks = [4, 6].map(|family| Fact::Block(name(0), block(0, family, 3), Some(id(THIS))));
             let mut facts = vec![
                 Fact::Uplink(Some(uplink(&f, 1500))),
@@ -153,7 +160,8 @@ fn facts(most: usize) -> impl Strategy<Value = Vec<Fact>> {
             ];
             facts.extend(blocks);
             facts
-        });
+        })
+    };
     let start = prop_oneof![1 => Just(Vec::new()), 3 => start];
     (start, prop::collection::vec(fact(), 1..most)).prop_map(|(mut start, rest)| {
         start.extend(rest);
@@ -264,6 +272,53 @@ proptest! {
         let _ = second.learn(attach(99, 0, 1));
         let all = given(&second);
         prop_assert_eq!(all.len(), all.iter().cloned().collect::<BTreeSet<_>>().len());
+    }
+
+    /// But what a node's own pods have addresses from, it takes again whenever nobody owns it.
+    #[test]
+    fn no_block_is_claimed_that_the_node_may_not_have(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            for claim in everything(&world).into_values().flat_map(|decision| decision.claims) {
+                let mut pools = world.network(&claim.network).unwrap().pools.iter();
+                let allowed = pools.any(|pool| pool.serves(&claim.block, world.name()));
+                let lived_in = world.used(&claim.network, &claim.block).unwrap_or(0) > 0;
+                prop_assert!(allowed || lived_in, "{claim:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn new_pods_have_addresses_only_from_blocks_that_the_node_may_have(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let attached = match &fact { Fact::Attach(attach) => Some(attach.key.clone()), _ => None };
+            let added = world.learn(fact).is_ok();
+            let Some(attached) = attached.filter(|_| added).and_then(|key| world.endpoint(&key)) else { continue };
+            let pools = &world.network(&attached.endpoint.network).unwrap().pools;
+            for block in &attached.endpoint.blocks {
+                prop_assert!(pools.iter().any(|pool| pool.serves(block, world.name())), "{block}");
+            }
+        }
+    }
+
+    /// Returning a block never makes room scarce, so that it is not claimed again at once.
+    #[test]
+    fn what_is_returned_has_no_pods_and_is_not_claimed_again(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            let returns: Vec<_> = everything(&world).into_values().flat_map(|decision| decision.returns).collect();
+            for (network, block) in returns {
+                prop_assert_eq!(world.used(&network, &block).unwrap_or(0), 0);
+                let mut after = world.clone();
+                let _ = after.learn(Fact::Returning(network.clone(), block));
+                let _ = after.learn(Fact::Block(network.clone(), block, None));
+                let claims = after.decide(&Scope::Network(network.clone())).claims;
+                prop_assert!(claims.iter().all(|claim| claim.block != block), "{block} is claimed again");
+            }
+        }
     }
 
     #[test]

@@ -2,9 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use tartan_model::{Cidr, Pool};
+use tartan_model::{Cidr, NodeName, Pool};
 
-/// The block of the pool that a node should try to claim: the lowest that shares no address with a `taken` range.
+/// A block that is reserved for a node and shares no address with a `taken` range.
+pub fn reserved_block<'a>(
+    pool: &Pool,
+    node: &NodeName,
+    taken: impl Iterator<Item = &'a Cidr> + Clone,
+) -> Option<Cidr> {
+    let mut own = pool.reservations().filter(|(_, reserved)| *reserved == node).map(|(block, _)| *block);
+    own.find(|block| !taken.clone().any(|range| range.overlaps(block)))
+}
+
+/// The block of the pool that a node should try to claim: the lowest that shares no address with a `taken` range, is
+/// reserved for nobody, and lies within the pool's bounds. What is reserved for the node itself is told by
+/// [`reserved_block`].
 ///
 /// After each lost race a node looks further: of the first `2 * attempt + 1` free blocks, or of all if there are
 /// fewer, it takes the one that its seed points at, so nodes that start at once soon part ways. Taken ranges may be
@@ -33,16 +45,24 @@ struct Gap {
 
 fn free_blocks(pool: &Pool, taken: &BTreeSet<Cidr>) -> Vec<Gap> {
     let mut gaps = Vec::new();
-    let mut next = 0;
-    // The set is in the order of first addresses, and of two ranges that overlap the wider comes first.
-    for (first, last) in taken.iter().filter_map(|range| blocks_touched(pool, range)) {
+    let (mut next, last_of_all) = pool.common();
+    let end = last_of_all + 1;
+    // In the order of their first blocks.
+    let mut touched: Vec<(u128, u128)> = taken
+        .iter()
+        .chain(pool.reservations().map(|(block, _)| block))
+        .filter_map(|range| blocks_touched(pool, range))
+        .collect();
+    touched.sort_unstable();
+    for (first, last) in touched {
+        let first = first.min(end);
         if next < first {
             gaps.push(Gap { first: next, blocks: first - next });
         }
         next = next.max(last + 1);
     }
-    if next < pool.blocks() {
-        gaps.push(Gap { first: next, blocks: pool.blocks() - next });
+    if next < end {
+        gaps.push(Gap { first: next, blocks: end - next });
     }
     gaps
 }

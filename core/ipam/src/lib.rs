@@ -7,4 +7,4 @@ mod choice;
 mod ranges;
 
 pub use block::{BlockAddresses, IpamError, MAX_RELEASED, Released, capacity, gateway, own_address};
-pub use choice::choose_block;
+pub use choice::{choose_block, reserved_block};

@@ -14,8 +14,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tartan_ipam::{
     BlockAddresses, IpamError, MAX_RELEASED, Released, capacity, choose_block, gateway, own_address,
+    reserved_block,
 };
-use tartan_model::{Cidr, Pool};
+use tartan_model::{Cidr, NodeName, Pool, Reservation};
 
 fn cidr(text: &str) -> Cidr {
     text.parse().unwrap()
@@ -311,6 +312,63 @@ proptest! {
         let choices = (u64::from(attempt) * 2 + 1).min(free.len() as u64);
         let expected = seed.checked_rem(choices).map(|at| free[at as usize]);
         prop_assert_eq!(choose_block(&pool, &taken, seed, attempt), expected);
+    }
+}
+
+/// A node by name that wants a block, its own first: what it is about to claim, how often it lost, what it has.
+struct Named {
+    name: NodeName,
+    racer: Racer,
+}
+
+fn step_named(node: &mut Named, pool: &Pool, store: &mut BTreeSet<Cidr>) {
+    let reserved = reserved_block(pool, &node.name, store.iter());
+    match (node.racer.about, reserved) {
+        (None, Some(block)) if node.racer.block.is_none() => node.racer.about = Some(block),
+        _ => step(&mut node.racer, pool, store),
+    }
+}
+
+proptest! {
+    /// Reservations hold under any interleaving: whoever comes first, even when all come at once.
+    #[test]
+    fn a_reserved_block_goes_to_its_node_and_bounds_are_kept(
+        seeds in prop::collection::vec(any::<u64>(), 6),
+        reserved in prop::collection::vec((0usize..8, 0u128..16), 0..6),
+        bounds in (0u128..16, 0u128..16),
+        schedule in prop::collection::vec(any::<Index>(), 0..60),
+    ) {
+        let range = cidr("10.244.0.0/24");
+        let block = |position: u128| range.part(28, position).unwrap();
+        let name = |at: usize| format!("n{at}").parse::<NodeName>().unwrap();
+        let reserved: BTreeMap<Cidr, usize> = reserved.into_iter().map(|(node, at)| (block(at), node)).collect();
+        let list = reserved.iter().map(|(block, node)| Reservation { node: name(*node), block: *block }).collect();
+        let (first, last) = (block(bounds.0.min(bounds.1)), block(bounds.0.max(bounds.1)));
+        let pool = pool("10.244.0.0/24", 28).between(Some(first), Some(last)).unwrap().reserving(list).unwrap();
+        let mut store = BTreeSet::new();
+        let mut nodes: Vec<Named> = seeds.iter().enumerate().map(|(at, seed)| {
+            Named { name: name(at), racer: Racer { seed: *seed, lost: 0, about: None, block: None } }
+        }).collect();
+        for index in schedule {
+            step_named(index.get_mut(&mut nodes), &pool, &mut store);
+        }
+        for _ in 0..20 {
+            nodes.iter_mut().for_each(|node| step_named(node, &pool, &mut store));
+        }
+        for (at, node) in nodes.iter().enumerate() {
+            let own: Vec<&Cidr> = reserved.iter().filter(|(_, node)| **node == at).map(|(block, _)| block).collect();
+            let Some(block) = node.racer.block else {
+                prop_assert!(own.is_empty(), "{} has not what is reserved for it", node.name);
+                continue;
+            };
+            prop_assert!(pool.serves(&block, &node.name), "{} has {block}", node.name);
+            prop_assert!(own.is_empty() || own.contains(&&block), "{} has {block}, not its own", node.name);
+        }
+        // Who has none found none: all that is common is taken.
+        let common = (0..16).map(block).filter(|block| *block >= first && *block <= last && !reserved.contains_key(block));
+        if nodes.iter().any(|node| node.racer.block.is_none()) {
+            prop_assert!(common.into_iter().all(|block| store.contains(&block)));
+        }
     }
 }
 

@@ -10,4 +10,4 @@ mod pool;
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
 pub use name::{ContainerId, IfName, ListName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
 pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path, Uplink};
-pub use pool::{MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError};
+pub use pool::{MAX_RESERVATIONS, MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError, Reservation};

@@ -236,7 +236,43 @@ proptest! {
             Err(PoolError::BlockSize { .. }) => {
                 prop_assert!(size.is_some_and(|size| size < range.length() || size > longest));
             }
+            Err(error) => prop_assert!(false, "{error}"),
         }
+    }
+}
+
+#[test]
+fn bounds_and_reservations_of_a_pool() {
+    let read = |more: &str| {
+        serde_json::from_str::<Pool>(&format!(r#"{{"cidr": "10.0.0.0/16", "blockSize": 24{more}}}"#))
+            .map_err(|error| error.to_string().split(" at line").next().unwrap_or_default().to_string())
+    };
+    let text = r#", "firstBlock": "10.0.4.0/24", "lastBlock": "10.0.5.0/24",
+        "reservations": [{"node": "n2", "block": "10.0.5.0/24"}, {"node": "n1", "block": "10.0.0.0/24"}]"#;
+    let pool = read(text).unwrap();
+    assert_eq!(pool.common(), (4, 5));
+    assert_eq!(serde_json::from_str::<Pool>(&serde_json::to_string(&pool).unwrap()).unwrap(), pool);
+    let serves = |block: &str, node: &str| pool.serves(&block.parse().unwrap(), &node.parse().unwrap());
+    assert!(serves("10.0.4.0/24", "n1") && serves("10.0.4.0/24", "n2"), "common");
+    assert!(serves("10.0.5.0/24", "n2") && !serves("10.0.5.0/24", "n1"), "reserved within the bounds");
+    assert!(serves("10.0.0.0/24", "n1") && !serves("10.0.0.0/24", "n2"), "reserved outside the bounds");
+    assert!(!serves("10.0.6.0/24", "n1") && !serves("10.0.3.0/24", "n1"), "outside the bounds");
+    assert!(!serves("10.0.4.0/25", "n1") && !serves("10.1.4.0/24", "n1"), "no block of it");
+    let wrong = [
+        (r#", "firstBlock": "10.0.4.0/25""#, "firstBlock 10.0.4.0/25 is no block of pool 10.0.0.0/16"),
+        (r#", "lastBlock": "10.1.4.0/24""#, "write a /24 in it, such as 10.0.0.0/24"),
+        (r#", "firstBlock": "10.0.4.0/24", "lastBlock": "10.0.3.0/24""#, "is behind lastBlock"),
+        (r#", "reservations": [{"node": "n1", "block": "fd00::/64"}]"#, "reservation fd00::/64 is no block"),
+        (r#", "reservations": [{"node": "N 1", "block": "10.0.3.0/24"}]"#, "N 1"),
+        (r#", "reservations": [{"node": "n1", "block": "10.0.3.0/24", "x": 1}]"#, "unknown field"),
+        (
+            r#", "reservations": [{"node": "n1", "block": "10.0.3.0/24"}, {"node": "n2", "block": "10.0.3.0/24"}]"#,
+            "block 10.0.3.0/24 is reserved twice, for n1 and n2",
+        ),
+    ];
+    for (text, says) in wrong {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(says), "{text}: {error}");
     }
 }
 

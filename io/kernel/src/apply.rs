@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::message::lookup;
 use crate::read::Seen;
 use crate::write::{self, Wish};
-use crate::{Refused, Request, tables};
+use crate::{Refused, Request, Rtnl, tables};
 
 type Answer = Result<(), StepError>;
 
@@ -167,7 +167,7 @@ impl Kernel {
         let found = self.find(steps.iter().flat_map(names));
         let indexes: Vec<Option<u32>> = steps.iter().map(|step| self.removable(step, &found)).collect();
         let present: Vec<u32> = indexes.iter().flatten().copied().collect();
-        let group = if present.len() > 1 { self.free_group() } else { None };
+        let group = if present.len() > 1 { free_group(&mut self.requests) } else { None };
         let mut wishes: Vec<Wish> = match group {
             Some(group) => present.iter().map(|index| write::group_link(*index, group)).collect(),
             None => present.iter().map(|index| write::remove_link(*index)).collect(),
@@ -195,19 +195,6 @@ impl Kernel {
         found.get(&link.name).filter(|seen| self.links.is_ours(seen)).map(|seen| seen.index)
     }
 
-    /// A group that no link is in; None if that cannot be known.
-    fn free_group(&mut self) -> Option<u32> {
-        const FIRST: u32 = u32::from_be_bytes(*b"tart");
-        let dump = self.requests.dump(&tables::links()).ok()?;
-        let mut taken = BTreeSet::new();
-        for message in dump.messages().filter(|message| message.kind == libc::RTM_NEWLINK) {
-            // The group of a link that cannot be read cannot be known either.
-            let RouteNetlinkMessage::NewLink(link) = message.parse().ok()? else { return None };
-            taken.extend(Seen::of(&link).map(|seen| seen.group));
-        }
-        (FIRST..).find(|group| !taken.contains(group))
-    }
-
     /// Asks the kernel for links by name, those of the last instant.
     fn find<'a>(&mut self, names: impl Iterator<Item = &'a IfName>) -> Found {
         let names: Vec<&IfName> = names.collect::<BTreeSet<_>>().into_iter().collect();
@@ -230,6 +217,19 @@ impl Kernel {
             self.hear_at_once(requests);
         }
     }
+}
+
+/// A group that no link is in; None if that cannot be known.
+pub(crate) fn free_group(rtnl: &mut Rtnl) -> Option<u32> {
+    const FIRST: u32 = u32::from_be_bytes(*b"tart");
+    let dump = rtnl.dump(&tables::links()).ok()?;
+    let mut taken = BTreeSet::new();
+    for message in dump.messages().filter(|message| message.kind == libc::RTM_NEWLINK) {
+        // The group of a link that cannot be read cannot be known either.
+        let RouteNetlinkMessage::NewLink(link) = message.parse().ok()? else { return None };
+        taken.extend(Seen::of(&link).map(|seen| seen.group));
+    }
+    (FIRST..).find(|group| !taken.contains(group))
 }
 
 /// Pods' links that what should guard them was refused for.

@@ -14,10 +14,11 @@ mod notices;
 mod packet;
 mod plain;
 mod read;
+mod remains;
 mod rtnl;
 #[allow(unsafe_code, reason = "system calls that no library wraps")]
 mod sys;
-mod sysctl;
+pub mod sysctl;
 mod tables;
 mod uplink;
 mod write;
@@ -32,6 +33,7 @@ pub use netns::NetnsError;
 pub use nft::{Batch, Denied, Nftables};
 pub use notices::Notices;
 pub use packet::PacketSocket;
+pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;
 

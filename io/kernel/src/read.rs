@@ -205,6 +205,11 @@ impl Links {
 const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 impl Seen {
+    /// Whether it bears our mark, whatever kind of link it is.
+    pub(crate) fn is_marked(&self, marks: &Marks) -> bool {
+        marks.is_ours(&self.name, &self.alias)
+    }
+
     /// A link whose name we cannot write down cannot matter to us: None.
     pub(crate) fn of(message: &LinkMessage) -> Option<Seen> {
         let mut seen = Seen {

@@ -44,6 +44,58 @@ impl Settings {
     }
 }
 
+/// A setting that we changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Its path below `/proc/sys`.
+    pub key: String,
+    /// What it was before.
+    pub old: String,
+    /// What it is now; None if it is not there any more.
+    pub now: Option<String>,
+}
+
+/// The settings that an agent changed, by the file that it kept their old values in; none without such a file.
+///
+/// # Errors
+/// When the file cannot be read or makes no sense.
+pub fn saved(file: &Path) -> io::Result<Vec<Saved>> {
+    let saved: BTreeMap<String, String> = match fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let with_now = |(key, old): (String, String)| {
+        let path = path_of(&key).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{key:?} is no setting of a network namespace"),
+            )
+        })?;
+        let now = fs::read_to_string(path).ok().map(|now| now.trim().to_owned());
+        Ok(Saved { key, old, now })
+    };
+    saved.into_iter().map(with_now).collect()
+}
+
+/// Gives a setting of the calling thread's network namespace its old value.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn give_back(saved: &Saved) -> io::Result<()> {
+    match path_of(&saved.key) {
+        Some(path) => fs::write(path, &saved.old),
+        None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
+}
+
+/// The file of a setting; None for what is none of a network namespace.
+fn path_of(key: &str) -> Option<PathBuf> {
+    let mut parts = key.split('/');
+    let whole = parts.next() == Some("net") && parts.all(|part| !matches!(part, "" | "." | ".."));
+    whole.then(|| Path::new("/proc/sys").join(key))
+}
+
 /// Tells when somebody writes to the file of a setting (inotify(7)). It does not see writes through another mount of
 /// /proc, and only few settings need it: of the others the kernel tells by netconf notices.
 #[derive(Debug, Default)]

@@ -120,6 +120,15 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.dirty.extend(changed);
     }
 
+    /// Nothing is wanted any more, whoever wanted it: what is there goes with the next [`Sweep::Now`].
+    pub fn want_nothing(&mut self) {
+        self.failed.clear();
+        self.orphans.clear();
+        self.dirty.extend(self.wants.clear());
+        self.may_remove = true;
+        self.dirty.extend(self.mirror.rows.keys().cloned());
+    }
+
     /// Brings the kernel to what is wanted, as far as it goes.
     ///
     /// # Errors

@@ -72,6 +72,11 @@ impl<S: Ord + Clone> Wants<S> {
         changed
     }
 
+    /// Nobody wants anything any more; gives the keys of what was wanted.
+    pub(crate) fn clear(&mut self) -> Vec<Key> {
+        std::mem::replace(self, Self::new()).rows.keys().cloned().collect()
+    }
+
     /// One scope less wants a row; whether it was the last.
     fn give_up(&mut self, key: &Key) -> bool {
         match self.shared.get_mut(key) {

@@ -9,6 +9,7 @@ mod error;
 mod lease;
 mod limits;
 mod open;
+mod roster;
 mod sqlite;
 mod wake;
 mod watch;
@@ -21,6 +22,7 @@ pub use error::StoreError;
 pub use lease::{Clock, boot_clock};
 pub use limits::{KEY_MAX, VALUE_MAX, check_key, check_prefix, check_value};
 pub use open::OpenError;
+pub use roster::{BLOCKS, NODES, blocks_of, withdraw};
 pub use sqlite::Sqlite;
 pub use watch::LOG_KEEP;
 

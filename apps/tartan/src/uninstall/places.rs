@@ -1,0 +1,140 @@
+//! Where things of ours are on this node: what the agent's configuration says, or what is usual.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use tartan_kernel::netns;
+
+use crate::args::{Shared, Uninstall, Usage};
+
+const CONFIG: &str = "/etc/tartan/tartand.toml";
+const STATE: &str = "/var/lib/tartan";
+const RUN: &str = "/run/tartan";
+const CNI_CONFIG: &str = "/etc/cni/net.d";
+const CNI_PLUGINS: &str = "/opt/cni/bin";
+/// The longest configuration file that an agent reads.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The keys of the agent's configuration that tell where something is; of others the agent judges.
+#[derive(Debug, Default, Deserialize)]
+struct Configured {
+    store: Option<String>,
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+}
+
+/// Where things are.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// The configuration, which stays.
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) store: String,
+    pub(crate) state: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) cni_config: PathBuf,
+    pub(crate) cni_plugins: PathBuf,
+    /// The namespace of a lab's node.
+    netns: Option<PathBuf>,
+}
+
+impl Places {
+    /// By flags, the environment and the file, in this order, as the agent does.
+    pub(crate) fn find(shared: &Shared, args: &Uninstall) -> Result<Places> {
+        if shared.socket.is_some() {
+            let usage = "uninstall finds the agent by its configuration: give --config, not --socket";
+            return Err(Usage(usage.into()).into());
+        }
+        // Refuses one without the other.
+        shared.socket()?;
+        let lab = shared.lab.as_ref().zip(shared.node.as_ref()).map(|(lab, node)| in_lab(lab, node));
+        let lab = lab.transpose()?;
+        let (folder, netns) = lab.map_or((None, None), |(folder, netns)| (Some(folder), Some(netns)));
+        let of_lab = |name: &str| folder.as_ref().map(|folder| folder.join(name));
+        let named = args.config.clone().or_else(|| of_lab("tartand.toml"));
+        let config = named.clone().or_else(|| Some(CONFIG.into()).filter(|path: &PathBuf| path.exists()));
+        let configured =
+            config.as_deref().map_or(Ok(Configured::default()), |path| read(path, args.config.is_some()))?;
+        let usual_store = |state: &Path| format!("sqlite://{}", state.join("tartan.db").display());
+        let state = args.state_dir.clone().or(configured.state_dir).unwrap_or_else(|| STATE.into());
+        Ok(Places {
+            config: config.filter(|path| path.exists()),
+            store: args.store.clone().or(configured.store).unwrap_or_else(|| usual_store(Path::new(STATE))),
+            run: args.run_dir.clone().or(configured.run_dir).unwrap_or_else(|| RUN.into()),
+            cni_config: args
+                .cni_config
+                .clone()
+                .or_else(|| of_lab("cni/net.d"))
+                .unwrap_or_else(|| CNI_CONFIG.into()),
+            cni_plugins: args
+                .cni_plugins
+                .clone()
+                .or_else(|| of_lab("cni/bin"))
+                .unwrap_or_else(|| CNI_PLUGINS.into()),
+            state,
+            netns,
+        })
+    }
+
+    /// Everything from here on happens in the namespace of the node.
+    pub(crate) fn enter(&self) -> Result<()> {
+        let Some(path) = &self.netns else { return Ok(()) };
+        let netns = netns::open(path).context("cannot find the lab's node")?;
+        netns::enter(netns.as_fd()).context("cannot enter the lab's node")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run.join("tartand.sock")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state.join("tartand.lock")
+    }
+
+    pub(crate) fn id(&self) -> PathBuf {
+        self.state.join("node.json")
+    }
+
+    pub(crate) fn saved_settings(&self) -> PathBuf {
+        self.state.join("sysctls.json")
+    }
+
+    /// The file of an SQLite store.
+    pub(crate) fn database(&self) -> Option<PathBuf> {
+        self.store.strip_prefix("sqlite://").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    }
+}
+
+fn in_lab(lab: &str, node: &str) -> Result<(PathBuf, PathBuf), Usage> {
+    let usage = |error: &dyn std::fmt::Display| Usage(error.to_string());
+    let lab: tartan_netlab::names::LabName = lab.parse().map_err(|error| usage(&error))?;
+    let node: tartan_netlab::names::LabNode = node.parse().map_err(|error| usage(&error))?;
+    let netns = Path::new(netns::DIRECTORY).join(lab.netns(node.as_str()));
+    Ok((lab.files(&node).directory().to_path_buf(), netns))
+}
+
+/// A file that was named must be there.
+fn read(path: &Path, must: bool) -> Result<Configured, Usage> {
+    let wrong = |what: String| Usage(format!("{}: {what}; nothing was changed", path.display()));
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !must => return Ok(Configured::default()),
+        Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
+        Ok(file) if file.len() > MAX_FILE => {
+            return Err(wrong(format!("longer than {MAX_FILE} bytes; this is no configuration file")));
+        }
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    toml::from_str(&text).map_err(|error| {
+        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Usage(format!(
+            "{}:{line}: {}; nothing was changed",
+            path.display(),
+            error.message().replace('\n', "; ")
+        ))
+    })
+}

@@ -1,0 +1,156 @@
+//! Nodes that leave the cluster, by themselves or taken out by others, and nodes that Tartan is taken off.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod node;
+mod uninstall;
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tartan_netlab::agent;
+use tartan_netlab::programs::Programs;
+use tartan_scenarios::{Container, Lab, holds_within, programs, wait_until};
+
+/// How long the others may take to forget a node that has left.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What a node's kernel has of a peer: its underlay address and its block.
+fn traces(lab: &Lab, node: &str, marks: &[&str]) -> Vec<String> {
+    let asks =
+        ["ip route", "ip -6 route", "ip neighbor show nud permanent", "bridge fdb", "nft list ruleset"];
+    let told = asks.map(|ask| lab.on_node(node, &ask.split(' ').collect::<Vec<_>>())).join("\n");
+    told.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).map(String::from).collect()
+}
+
+/// The first address of a block.
+fn first(block: &String) -> &str {
+    block.split('/').next().expect("an address")
+}
+
+fn blocks(lab: &Lab, asked: &str, node: &str) -> Vec<String> {
+    let rows = lab.ask(asked, &["ipam"]);
+    let mine = rows.as_array().unwrap().iter().filter(|row| row["node"] == node);
+    mine.map(|row| row["block"].as_str().unwrap().to_string()).collect()
+}
+
+fn end(lab: &Lab, node: &str, signal: Signal) {
+    agent::end(&lab.name().parse().unwrap(), &node.parse().unwrap(), signal).expect("an agent that ends");
+}
+
+#[track_caller]
+fn start(lab: &Lab, node: &str) {
+    let programs = Programs::within(programs()).expect("all programs");
+    agent::start(&lab.name().parse().unwrap(), &node.parse().unwrap(), &programs).expect("it starts");
+    wait_until("the agent is healthy", Duration::from_secs(10), || lab.verb(node, &["status"]).code == 0);
+}
+
+fn is_running(pid: i32) -> bool {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok()
+}
+
+#[test]
+fn a_node_that_leaves_is_forgotten_at_once() {
+    let lab = Lab::up("t-leave", &["--nodes", "3", "--pods", "1", "--family", "dual"]);
+    let given = blocks(&lab, "n2", "n1");
+    let marks: Vec<&str> =
+        ["172.30.0.1 ", "172.30.0.1/"].into_iter().chain(given.iter().map(first)).collect();
+    let refused = lab.verb("n1", &["node", "leave"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("default/p1") && refused.stderr.contains("--force"), "{refused:?}");
+    assert!(!traces(&lab, "n2", &marks).is_empty(), "{marks:?}");
+    lab.assert_full(3, &[]);
+
+    let pid = lab.agent("n1");
+    let left = lab.verb("n1", &["node", "leave", "--force", "-o", "json"]).ok().json();
+    assert_eq!(left["pods"], json!(["default/p1"]));
+    assert_eq!(left["blocks"].as_array().map(Vec::len), Some(2), "{left}");
+    for node in ["n2", "n3"] {
+        let gone = holds_within(AT_ONCE, || traces(&lab, node, &marks).is_empty());
+        assert!(gone, "{node}: {:?}", traces(&lab, node, &marks));
+        assert_eq!(lab.ask(node, &["nodes"]).as_array().map(Vec::len), Some(2));
+        assert!(blocks(&lab, node, "n1").is_empty());
+    }
+    wait_until("the agent has ended", Duration::from_secs(5), || !is_running(pid));
+    let links = lab.on_node("n1", &["ip", "-o", "link"]);
+    assert!(!links.contains(": tartan") && !links.contains(": tt"), "{links}");
+    assert_eq!(lab.on_node("n1", &["nft", "list", "tables"]), "");
+
+    // Whoever starts the agent again has it join anew.
+    start(&lab, "n1");
+    lab.lab(&["pod", "rm", "p1"]).ok();
+    lab.lab(&["pod", "add", "p1", "--node", "n1"]).ok();
+    lab.assert_full(3, &[]);
+}
+
+#[test]
+fn a_block_that_was_given_back_is_another_nodes() {
+    // A pool of two blocks.
+    let pools = "pools=[{cidr: 10.99.0.0/28, blockSize: 29}]";
+    let lab = Lab::up("t-leave", &["--nodes", "2", "--pods", "0", "--set", pools]);
+    let given = blocks(&lab, "n2", "n1");
+    lab.verb("n1", &["node", "leave"]).ok();
+    lab.lab(&["node", "rm", "n1"]).ok();
+    lab.lab(&["node", "add", "n3"]).ok();
+    assert_eq!(blocks(&lab, "n2", "n3"), given);
+    for (pod, node) in [("p2", "n2"), ("p3", "n3")] {
+        lab.lab(&["pod", "add", pod, "--node", node]).ok();
+    }
+    lab.assert_full(2, &[]);
+}
+
+#[test]
+fn a_dead_node_is_taken_out_by_its_name_once_its_lease_is_over() {
+    let lab = Lab::up("t-leave", &["--nodes", "3", "--pods", "0"]);
+    let given = blocks(&lab, "n2", "n3");
+    let mark = [first(&given[0])];
+    let id = lab.ask("n3", &["status"])["id"].as_str().unwrap().to_string();
+    let unknown = lab.verb("n1", &["node", "leave", "n9"]);
+    assert!(unknown.code == 1 && unknown.stderr.contains("there is no node"), "{unknown:?}");
+    end(&lab, "n3", Signal::SIGKILL);
+    for name in ["n3", &id] {
+        let alive = lab.verb("n1", &["node", "leave", name]);
+        assert!(alive.code == 1 && alive.stderr.contains("node n3 is alive"), "{alive:?}");
+    }
+    assert_eq!(blocks(&lab, "n2", "n3"), given);
+    // As time would.
+    let store = rusqlite::Connection::open(lab.file("store", "tartan.db")).unwrap();
+    store.execute("UPDATE lease SET expires_ms = 1 WHERE name = 'n3'", []).unwrap();
+    drop(store);
+    let left = lab.verb("n1", &["node", "leave", "n3", "-o", "json"]).ok().json();
+    assert_eq!(left["blocks"], json!([{"network": "default", "block": given[0]}]));
+    for node in ["n1", "n2"] {
+        let gone = holds_within(AT_ONCE, || traces(&lab, node, &mark).is_empty());
+        assert!(gone, "{node}: {:?}", traces(&lab, node, &mark));
+    }
+    let rows = lab.ask("n1", &["nodes"]);
+    assert!(rows.as_array().unwrap().iter().all(|row| row["name"] != "n3"), "{rows}");
+    assert_eq!(lab.verb("n1", &["node", "leave", "n3"]).code, 1);
+    // It may come back.
+    start(&lab, "n3");
+    assert_eq!(blocks(&lab, "n1", "n3").len(), 1);
+}
+
+#[test]
+fn a_node_whose_store_does_not_answer_stays_as_it_is() {
+    let lab = Lab::up("t-leave", &["--nodes", "2", "--pods", "1"]);
+    let container = Container::make(&lab, "n1", 1);
+    let away = lab.file("store", "").with_extension("away");
+    std::fs::rename(lab.file("store", ""), &away).unwrap();
+    wait_until("the agent knows", Duration::from_secs(15), || lab.verb("n1", &["status"]).code == 1);
+    let refused = lab.verb("n1", &["node", "leave", "--force"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("nothing was changed"), "{refused:?}");
+    std::fs::rename(&away, lab.file("store", "")).unwrap();
+    container.add();
+    container.del();
+    lab.assert_full(2, &[]);
+    let rows: Value = lab.ask("n2", &["nodes"]);
+    assert_eq!(rows.as_array().map(Vec::len), Some(2));
+}

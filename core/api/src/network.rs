@@ -12,6 +12,8 @@ pub const API_VERSION: &str = "tartan.dev/v1alpha1";
 pub const VXLAN_PORT: u16 = 8472;
 /// The most pools a network may have.
 pub const MAX_POOLS: usize = 64;
+/// The most ranges that a network may except from masquerade.
+pub const MAX_EXEMPT: usize = 64;
 
 /// A ClusterNetwork as it is written: everything in `spec` is optional and overrides the preset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,9 +76,12 @@ pub struct Spec {
     /// VXLAN's numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
-    /// Whether traffic that leaves the cluster takes the node's address: not served yet, so only `false`.
+    /// Whether traffic that leaves the cluster takes the node's address; it does unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<bool>,
+    /// Destinations outside the cluster to which pods keep their own address all the same; none unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masquerade_exempt: Option<Vec<Cidr>>,
     /// The pods' MTU in bytes, or `auto`: the underlay's less the overhead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<MtuChoice>,
@@ -232,6 +237,10 @@ pub struct Network {
     pub attachment: Attachment,
     /// VXLAN's numbers.
     pub vxlan: Vxlan,
+    /// Whether traffic of its pods that leaves the cluster takes the node's address.
+    pub masquerade: bool,
+    /// Destinations to which it does not.
+    pub masquerade_exempt: Vec<Cidr>,
     /// The pods' MTU.
     pub mtu: MtuChoice,
 }
@@ -260,6 +269,9 @@ pub enum NetworkError {
     /// No pool, or too many.
     #[error("spec.pools: {0} pools; give at least one and at most {MAX_POOLS}")]
     PoolCount(usize),
+    /// Too many exceptions.
+    #[error("spec.masqueradeExempt: {0} ranges; give at most {MAX_EXEMPT}")]
+    ExemptCount(usize),
     /// No path.
     #[error("spec.paths: no path is allowed; name at least one")]
     NoPath,
@@ -286,6 +298,9 @@ impl ClusterNetwork {
             paths: spec.paths.clone().unwrap_or_else(|| vec![Path::Vxlan]),
             attachment: spec.attachment.unwrap_or(Attachment::Bridge),
             vxlan: spec.vxlan.unwrap_or_default(),
+            // As flannel's manifest has it (`--ip-masq`).
+            masquerade: spec.masquerade.unwrap_or(true),
+            masquerade_exempt: spec.masquerade_exempt.clone().unwrap_or_default(),
             mtu: spec.mtu.unwrap_or(MtuChoice::Auto),
         };
         network.check()?;
@@ -295,10 +310,11 @@ impl ClusterNetwork {
 
 impl Spec {
     fn refuse_unserved(&self) -> Result<(), NetworkError> {
-        let unserved = [("masquerade", self.masquerade), ("policy", self.policy)];
-        match unserved.into_iter().find(|(_, value)| *value == Some(true)) {
-            Some((key, _)) => Err(NetworkError::NotServed { key, value: "true".into(), instead: "false" }),
-            None => Ok(()),
+        match self.policy {
+            Some(true) => {
+                Err(NetworkError::NotServed { key: "policy", value: "true".into(), instead: "false" })
+            }
+            Some(false) | None => Ok(()),
         }
     }
 }
@@ -312,6 +328,9 @@ impl Network {
     fn check(&self) -> Result<(), NetworkError> {
         if self.pools.is_empty() || self.pools.len() > MAX_POOLS {
             return Err(NetworkError::PoolCount(self.pools.len()));
+        }
+        if self.masquerade_exempt.len() > MAX_EXEMPT {
+            return Err(NetworkError::ExemptCount(self.masquerade_exempt.len()));
         }
         if self.paths.is_empty() {
             return Err(NetworkError::NoPath);

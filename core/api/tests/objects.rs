@@ -29,7 +29,7 @@ fn refused_spec(spec: &str) -> String {
 
 #[test]
 fn keys_that_do_not_exist() {
-    assert_snapshot!(refused_spec("  pool: []"), @"net.yaml:5:3: unknown field `pool`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, mtu, policy, encryption");
+    assert_snapshot!(refused_spec("  pool: []"), @"net.yaml:5:3: unknown field `pool`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, masqueradeExempt, mtu, policy, encryption");
     assert_snapshot!(refused_spec("  vxlan: {vni: 1, prot: 8472}"), @"net.yaml:5:19: unknown field `prot`, expected one of vni, port");
     assert_snapshot!(refused_spec("  preset: flannel\n  preset: flannel"), @"net.yaml:6:3: duplicate mapping key: preset");
 }
@@ -61,6 +61,8 @@ fn pools_that_are_none() {
     assert_snapshot!(refused_spec("  pools:\n  - {cidr: 10.244.0.0/16, blockSize: 8}"), @"net.yaml:6:5: block size 8 does not fit pool 10.244.0.0/16: use a prefix length from 16 to 30");
     assert_snapshot!(refused_spec("  pools:\n  - {cidr: 10.244.0.0/16, blockSize: 300}"), @"net.yaml:6:38: expected a number from 0 to 255");
     assert_snapshot!(refused_spec("  pools:\n  - {blockSize: 24}"), @"net.yaml:6:6: missing field `cidr`");
+    let many = vec!["10.0.0.0/8"; 65].join(", ");
+    assert_snapshot!(refused_spec(&format!("  masqueradeExempt: [{many}]")), @"net.yaml:1: spec.masqueradeExempt: 65 ranges; give at most 64");
     assert_snapshot!(refused_spec("  pools: []"), @"net.yaml:1: spec.pools: 0 pools; give at least one and at most 64");
     assert_snapshot!(refused_spec("  pools:\n  - {cidr: 10.0.0.0/8}\n  - {cidr: 10.244.0.0/16}"), @"net.yaml:1: spec.pools: 10.0.0.0/8 and 10.244.0.0/16 overlap; give each pool a range of its own");
 }
@@ -73,7 +75,6 @@ fn what_a_later_release_serves() {
     assert_snapshot!(refused_spec("  paths: []"), @"net.yaml:1: spec.paths: no path is allowed; name at least one");
     assert_snapshot!(refused_spec("  encryption: required"), @"net.yaml:5:15: encryption required is not served by this release; it serves off");
     assert_snapshot!(refused_spec("  policy: true"), @"net.yaml:1: spec.policy: true is not served by this release; write false or leave the key out");
-    assert_snapshot!(refused_spec("  masquerade: true"), @"net.yaml:1: spec.masquerade: true is not served by this release; write false or leave the key out");
 }
 
 #[test]
@@ -132,6 +133,7 @@ spec:
   attachment: routed       # or bridge
   vxlan: {vni: 1, port: 8472}
   masquerade: false
+  masqueradeExempt: [192.0.2.0/24]
   mtu: auto
   policy: false
   encryption: "off"
@@ -149,6 +151,7 @@ spec:
                 attachment: Some(Attachment::Routed),
                 vxlan: Some(Vxlan::default()),
                 masquerade: Some(false),
+                masquerade_exempt: Some(vec!["192.0.2.0/24".parse().unwrap()]),
                 mtu: Some(MtuChoice::Auto),
                 policy: Some(false),
                 encryption: Some(Encryption::Off),
@@ -156,7 +159,7 @@ spec:
             ..cluster_network("default")
         }
     );
-    assert_snapshot!(serde_json::to_string(&objects).unwrap(), @r#"[{"apiVersion":"tartan.dev/v1alpha1","kind":"ClusterNetwork","metadata":{"name":"default"},"spec":{"preset":"flannel","pools":[{"cidr":"10.244.0.0/16","blockSize":24},{"cidr":"fd00:10:244::/56","blockSize":64}],"fabric":"overlay","paths":["vxlan"],"attachment":"routed","vxlan":{"vni":1,"port":8472},"masquerade":false,"mtu":"auto","policy":false,"encryption":"off"}}]"#);
+    assert_snapshot!(serde_json::to_string(&objects).unwrap(), @r#"[{"apiVersion":"tartan.dev/v1alpha1","kind":"ClusterNetwork","metadata":{"name":"default"},"spec":{"preset":"flannel","pools":[{"cidr":"10.244.0.0/16","blockSize":24},{"cidr":"fd00:10:244::/56","blockSize":64}],"fabric":"overlay","paths":["vxlan"],"attachment":"routed","vxlan":{"vni":1,"port":8472},"masquerade":false,"masqueradeExempt":["192.0.2.0/24"],"mtu":"auto","policy":false,"encryption":"off"}}]"#);
 }
 
 #[test]
@@ -167,6 +170,7 @@ fn an_empty_spec_is_the_presets() {
     assert_eq!(network.pools, [Pool::new("10.244.0.0/16".parse().unwrap(), Some(24)).unwrap()]);
     assert_eq!((network.attachment, network.mtu), (Attachment::Bridge, MtuChoice::Auto));
     assert_eq!((network.paths, network.vxlan), (vec![Path::Vxlan], Vxlan::default()));
+    assert_eq!((network.masquerade, network.masquerade_exempt), (true, Vec::new()));
 }
 
 fn cluster_network(name: &str) -> ClusterNetwork {
@@ -215,13 +219,26 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         prop::option::of(any_pools()),
         prop::option::of(vxlan),
         prop::option::of(mtu),
-        prop::option::of(Just(false)),
+        prop::option::of(any::<bool>()),
+        prop::option::of(any_pools().prop_map(|pools| pools.iter().map(Pool::cidr).collect())),
         prop::option::of(Just(false)),
     );
     (words, rest).prop_map(|(words, rest)| {
         let (preset, fabric, paths, attachment, encryption) = words;
-        let (pools, vxlan, mtu, masquerade, policy) = rest;
-        Spec { preset, pools, fabric, paths, attachment, vxlan, masquerade, mtu, policy, encryption }
+        let (pools, vxlan, mtu, masquerade, masquerade_exempt, policy) = rest;
+        Spec {
+            preset,
+            pools,
+            fabric,
+            paths,
+            attachment,
+            vxlan,
+            masquerade,
+            masquerade_exempt,
+            mtu,
+            policy,
+            encryption,
+        }
     })
 }
 

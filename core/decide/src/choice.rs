@@ -9,7 +9,7 @@ use tartan_model::{
 };
 use thiserror::Error;
 
-use crate::Conflict;
+use crate::{Conflict, WayOut};
 
 /// What was decided for one scope.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct NodeChoice {
     pub addresses: Vec<IpAddr>,
     /// The UDP ports of its tunnels.
     pub tunnels: BTreeSet<u16>,
+    /// The way out of its networks, and between them; None as long as it is not known.
+    pub way_out: Option<WayOut>,
 }
 
 /// A network's devices on this node.

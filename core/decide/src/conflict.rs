@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::World;
 
+/// The most pools of all networks together: each pair of pools of two networks is looked out for.
+pub const MOST_POOLS: usize = 128;
+
 /// A contradiction between a network and what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Conflict {
@@ -41,6 +44,11 @@ pub enum Conflict {
         /// The network that holds it.
         network: NetworkName,
     },
+    /// More pools than can be kept apart.
+    #[error(
+        "all networks together have {0} pools, and this release serves {MOST_POOLS}; give networks fewer and larger ones"
+    )]
+    Pools(usize),
     /// Another network has the same identifier.
     #[error(
         "VXLAN identifier {vni} is that of network {network}; give each network its own (spec.vxlan.vni)"
@@ -63,17 +71,21 @@ impl World {
         let nodes = self.nodes.values().flat_map(|node| &node.addresses).chain(self.own_addresses());
         let underlay = under(&new, nodes.map(InterfaceAddress::network));
         let mut others = self.networks.values().filter(|other| other.name != network.name);
+        let count = network.pools.len() + others.clone().map(|other| other.pools.len()).sum::<usize>();
         underlay
             .or_else(|| others.find_map(|other| between(network, other)))
             .or_else(|| self.block_conflict(network))
+            .or_else(|| (count > MOST_POOLS).then_some(Conflict::Pools(count)))
     }
 
     /// Why a known network is not served on this node: of two that contradict each other the first by name is. Only
     /// this node's own place counts: what another node publishes of itself must not shut this one's pods.
     pub(crate) fn unserved(&self, network: &Network) -> Option<Conflict> {
         let mut before = self.networks.range(..network.name.clone()).map(|(_, other)| other);
+        let count = network.pools.len() + before.clone().map(|other| other.pools.len()).sum::<usize>();
         under(&network.pools, self.own_addresses().map(InterfaceAddress::network))
             .or_else(|| before.find_map(|other| between(network, other)))
+            .or_else(|| (count > MOST_POOLS).then_some(Conflict::Pools(count)))
     }
 
     fn own_addresses(&self) -> impl Iterator<Item = &InterfaceAddress> {

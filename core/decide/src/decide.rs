@@ -43,6 +43,7 @@ impl World {
             accept_ra,
             addresses: own.iter().flat_map(underlay_addresses).collect(),
             tunnels: served.iter().map(|network| network.vxlan.port.get()).collect(),
+            way_out: self.way_out(),
         };
         Decision {
             choice: Some(Choice::Node(choice)),

@@ -128,6 +128,11 @@ impl World {
             self.lost_claims.remove(&network);
             self.addresses_of(&network, block);
         }
+        // What no pool covers is on the way out by itself.
+        let covers = |spec: &Network| spec.pools.iter().any(|pool| pool.cidr().covers(&block));
+        if !self.networks.get(&network).is_some_and(covers) {
+            scopes.insert(Scope::Node);
+        }
         // This node's source address in every route may be another now, and a block of one network may make room for,
         // or stand in the way of, that of another.
         if old == Some(self.this) || owner == Some(self.this) || self.has_other(&network) {

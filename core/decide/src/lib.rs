@@ -10,14 +10,16 @@ mod fact;
 mod learn;
 mod lower;
 mod report;
+mod way_out;
 mod world;
 
 pub use check::{Sides, differences};
 pub use choice::{
     Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach,
 };
-pub use conflict::Conflict;
+pub use conflict::{Conflict, MOST_POOLS};
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
 pub use report::added;
+pub use way_out::WayOut;
 pub use world::{Attached, Phase, Scope, World};

@@ -7,12 +7,12 @@ use tartan_fabric::vxlan_device;
 use tartan_host::Scope as AddressScope;
 use tartan_host::nftables::TableFamily;
 use tartan_host::{
-    Address, Element, Fdb, Link, LinkKind, Member, Neighbor, NetnsToken, Peer, Protocol, Route, RouteKind,
-    Row, Rows, Ruleset, Sysctl, SysctlKey,
+    Address, Element, Fdb, Link, LinkKind, Member, Neighbor, NetnsToken, Parts, Peer, Protocol, Route,
+    RouteKind, Row, Rows, Ruleset, Sysctl, SysctlKey,
 };
 use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu};
 
-use crate::{Choice, EndpointChoice, NetworkChoice, NodeChoice, PeerChoice, Reach};
+use crate::{Choice, EndpointChoice, NetworkChoice, NodeChoice, PeerChoice, Reach, WayOut};
 
 /// The gateway of every routed pod for IPv4: an address of the host's end (link-local, RFC 3927).
 pub const GATEWAY_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
@@ -108,7 +108,7 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
     let accept =
         node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
     let sysctls = accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
-    let mut rows = vec![Row::Ruleset(Ruleset { intact: true })];
+    let mut rows = lower_way_out(node.way_out.as_ref());
     for table in POD_TABLES {
         rows.extend(node.addresses.iter().map(|address| element(table, Member::Node(*address))));
         let tunnels = node.tunnels.iter().map(|port| Member::Tunnel(Protocol::Udp, *port));
@@ -116,6 +116,23 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
         rows.extend(tunnels.chain(control).map(|member| element(table, member)));
     }
     rows.extend(sysctls);
+    rows
+}
+
+/// As long as the way out is not known, that which the kernel has stays.
+fn lower_way_out(way_out: Option<&WayOut>) -> Vec<Row> {
+    let parts =
+        way_out.map(|out| Parts { masquerade: !out.masquerade.is_empty(), apart: !out.across.is_empty() });
+    let mut rows = vec![Row::Ruleset(Ruleset { intact: true, parts })];
+    let all = |pairs: &[(Cidr, Cidr)], member: fn(Cidr, Cidr) -> Member| {
+        let members = pairs.iter().map(|(from, to)| member(*from, *to));
+        members.map(|member| element(TableFamily::Inet, member)).collect::<Vec<_>>()
+    };
+    if let Some(out) = way_out {
+        rows.extend(all(&out.masquerade, Member::Masquerade));
+        rows.extend(all(&out.kept, Member::Kept));
+        rows.extend(all(&out.across, Member::Across));
+    }
     rows
 }
 
@@ -275,7 +292,10 @@ fn lower_guard(endpoint: &Endpoint) -> Vec<Row> {
         let members = fitting.map(|address| Member::Address(link.clone(), address));
         [Member::Mac(link.clone(), *mac)].into_iter().chain(members).map(move |member| element(table, member))
     };
-    tables.iter().flat_map(of_table).collect()
+    // Frames for one may go back by the port that they came by, those for many must not.
+    let port = tables.contains(&TableFamily::Bridge).then(|| Member::Port(link.clone()));
+    let port = port.map(|member| element(TableFamily::Bridge, member));
+    tables.iter().flat_map(of_table).chain(port).collect()
 }
 
 /// The kernel takes 255 bytes (IFALIASZ), the one that ends the text among them; names are ASCII.

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use tartan_api::network::{ClusterNetwork, Network};
 use tartan_api::object::{Object, parse};
-use tartan_decide::{Attach, Decision, Fact, Phase, Record, Scope, World, lower};
+use tartan_decide::{Attach, Attached, Choice, Decision, Fact, Phase, Record, Scope, WayOut, World, lower};
 use tartan_host::{Key, Row};
 use tartan_model::{
     AttachmentKey, Cidr, Endpoint, Family, InterfaceAddress, Mac, Mtu, NetnsPlace, NetworkName, Node, NodeId,
@@ -116,7 +116,31 @@ fn networks(at: usize, pools: u8, attachment: &str) -> Network {
         // Meets the underlay.
         _ => "{cidr: 172.16.0.0/12, blockSize: 24}".into(),
     };
-    network(["blue", "red"][at], &pools, 1 + at as u32, attachment)
+    let mut network = network(["blue", "red"][at], &pools, 1 + at as u32, attachment);
+    network.masquerade = attachment == "routed" || at == 0;
+    if at == 0 {
+        network.masquerade_exempt =
+            ["192.168.0.0/16", "10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).into();
+    }
+    network
+}
+
+/// What the node's choice says of the way out; None as long as it says nothing.
+fn way_out(world: &World) -> Option<WayOut> {
+    match world.decide(&Scope::Node).choice {
+        Some(Choice::Node(node)) => node.way_out,
+        _ => None,
+    }
+}
+
+fn has(pairs: &[(Cidr, Cidr)], from: IpAddr, to: IpAddr) -> bool {
+    pairs.iter().any(|(a, b)| a.contains(from) && b.contains(to))
+}
+
+fn share_nothing(pairs: &[(Cidr, Cidr)]) -> bool {
+    let meets =
+        |one: &(Cidr, Cidr), other: &(Cidr, Cidr)| one.0.overlaps(&other.0) && one.1.overlaps(&other.1);
+    pairs.iter().enumerate().all(|(at, one)| !pairs[at + 1..].iter().any(|other| meets(one, other)))
 }
 
 fn families() -> impl Strategy<Value = Vec<u8>> {
@@ -195,6 +219,64 @@ proptest! {
                 }
             }
             prop_assert_eq!(&kept, &everything(&world));
+        }
+    }
+
+    /// The kernel refuses two ranges of one set that share something.
+    #[test]
+    fn pairs_of_ranges_share_nothing(facts in facts(40)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            let Some(out) = way_out(&world) else { continue };
+            prop_assert!([&out.masquerade, &out.kept, &out.across].iter().all(|pairs| share_nothing(pairs)), "{:?}", out);
+        }
+    }
+
+    /// A pod that works leaves with the node's address if its network says so, reaches its own network with its own, and
+    /// another network not at all.
+    #[test]
+    fn pods_have_the_way_out_that_their_network_says(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            let Some(out) = way_out(&world) else { continue };
+            for one in world.endpoints() {
+                let open = |attached: &Attached| matches!(
+                    world.decide(&Scope::Endpoint(attached.endpoint.key.clone())).choice,
+                    Some(Choice::Endpoint(choice)) if choice.open
+                );
+                let Some(network) = world.network(&one.endpoint.network).filter(|_| open(one)) else { continue };
+                // The store does not keep a network from taking what another's pods still have.
+                let disputed = |address: &IpAddr, of: &NetworkName| world.networks().any(|other| {
+                    other.name != *of && other.pools.iter().any(|pool| pool.cidr().contains(*address))
+                });
+                // Nor somebody from taking a block away, until it is claimed again.
+                let held = |address: &IpAddr, of: &NetworkName| {
+                    let pools = world.network(of).into_iter().flat_map(|network| &network.pools).map(|pool| pool.cidr());
+                    let blocks = world.blocks().filter(|(name, ..)| *name == of).map(|(_, block, _)| *block);
+                    pools.chain(blocks).any(|range| range.contains(*address))
+                };
+                let undisputed = |one: &Attached| {
+                    let (all, of) = (one.endpoint.addresses.clone().into_iter(), &one.endpoint.network);
+                    all.filter(|address| !disputed(address, of) && held(address, of)).collect::<Vec<_>>()
+                };
+                for from in &undisputed(one) {
+                    let outside: IpAddr = if from.is_ipv4() { "203.0.113.9" } else { "2001:db8::9" }.parse().unwrap();
+                    let group: IpAddr = if from.is_ipv4() { "224.0.0.251" } else { "ff02::fb" }.parse().unwrap();
+                    let leaves = |to| has(&out.masquerade, *from, to) && !has(&out.kept, *from, to);
+                    prop_assert_eq!(leaves(outside), network.masquerade);
+                    prop_assert!(!leaves(group));
+                    prop_assert!(network.masquerade_exempt.iter().all(|range| !leaves(range.first())));
+                    for other in world.endpoints().filter(|other| open(other)) {
+                        for to in undisputed(other).iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
+                            let same = other.endpoint.network == one.endpoint.network;
+                            prop_assert_eq!(has(&out.across, *from, *to), !same, "{} {}", from, to);
+                            prop_assert!(!same || !leaves(*to));
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -48,8 +48,8 @@ impl Host {
     /// The tables whose entries are made and replaced in one way (NLM_F_CREATE | NLM_F_REPLACE).
     fn put(&mut self, row: &Row) -> Result<(), StepError> {
         match row {
-            Row::Ruleset(_) => {
-                self.rows.insert(Row::Ruleset(Ruleset { intact: true }));
+            Row::Ruleset(ruleset) => {
+                self.put_ruleset(ruleset);
                 Ok(())
             }
             Row::Element(element) => self.put_element(element),
@@ -60,6 +60,16 @@ impl Host {
             Row::Link(link) => self.create_link(link),
             Row::Route(route) => self.create_route(route),
         }
+    }
+
+    /// What is not known to be needed or not stays as it is.
+    fn put_ruleset(&mut self, ruleset: &Ruleset) {
+        let had = match self.rows.get(&Key::Ruleset) {
+            Some(Row::Ruleset(had)) => had.parts,
+            _ => None,
+        };
+        let parts = ruleset.parts.or(had).unwrap_or_default();
+        self.rows.insert(Row::Ruleset(Ruleset { intact: true, parts: Some(parts) }));
     }
 
     /// A setting of a link is a file that comes and goes with the link.
@@ -75,6 +85,16 @@ impl Host {
     fn put_element(&mut self, element: &Element) -> Result<(), StepError> {
         if self.rows.get(&Key::Ruleset).is_none() {
             return Err(StepError::NoRuleset);
+        }
+        // Ranges of one set share nothing (net/netfilter/nft_set_pipapo.c, `nft_pipapo_insert`).
+        let meets = |row: &Row| match row {
+            Row::Element(other) => {
+                *other != *element && other.table == element.table && overlap(element, other)
+            }
+            _ => false,
+        };
+        if self.rows.iter().any(meets) {
+            return Err(StepError::Exists);
         }
         self.rows.insert(Row::Element(element.clone()));
         Ok(())
@@ -288,5 +308,16 @@ impl Host {
             Some(link) if family == Family::Ipv6 && link.mtu < Mtu::IPV6_MIN => Err(StepError::NoLink),
             _ => self.link_up(name),
         }
+    }
+}
+
+/// Whether two pairs of ranges of one set share a pair of addresses.
+fn overlap(one: &Element, other: &Element) -> bool {
+    use crate::Member::{Across, Kept, Masquerade};
+    match (&one.member, &other.member) {
+        (Masquerade(a, b), Masquerade(c, d)) | (Kept(a, b), Kept(c, d)) | (Across(a, b), Across(c, d)) => {
+            a.overlaps(c) && b.overlaps(d)
+        }
+        _ => false,
     }
 }

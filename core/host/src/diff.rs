@@ -9,7 +9,7 @@ use crate::{Host, Key, Link, LinkKind, Row, Rows, Step};
 
 /// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
 /// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
-/// A VXLAN device that is in the way of one that is to be made goes first.
+/// A VXLAN device that is in the way of one that is to be made goes first, and so do ranges in our sets.
 ///
 /// A veth whose other end is not known cannot be made; it and what stands on it are left out.
 pub fn diff(want: &Rows, have: &Host) -> Vec<Step> {
@@ -146,8 +146,15 @@ impl<'a> Comparison<'a> {
 
     fn make_way(&self, key: &Key) -> Option<Step> {
         let row = self.have.get(key)?;
-        matches!(row, Row::Link(link) if self.removed.contains(&link.name) && self.replaced.contains(&link.name))
-            .then(|| Step::Remove { row: row.clone() })
+        let goes = match row {
+            Row::Link(link) => self.removed.contains(&link.name) && self.replaced.contains(&link.name),
+            // The kernel refuses a range that shares something with one that is there.
+            Row::Element(element) => {
+                element.member.is_ranges() && self.want.get(key).is_none() && !self.ruleset_removed()
+            }
+            _ => false,
+        };
+        goes.then(|| Step::Remove { row: row.clone() })
     }
 
     fn build(&self, key: &Key) -> Vec<Step> {

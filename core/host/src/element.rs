@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use tartan_model::{IfName, Mac, Vni};
+use tartan_model::{Cidr, Family, IfName, Mac, Vni};
 
 use crate::nftables::TableFamily;
 
@@ -33,6 +33,14 @@ pub enum Member {
     Control(Protocol, u16),
     /// VXLAN by this UDP port with this identifier is ours, and comes from nodes only.
     Vxlan(u16, Vni),
+    /// This link is a port of a bridge of ours that frames may go back by.
+    Port(IfName),
+    /// Connections from here to there take this node's address.
+    Masquerade(Cidr, Cidr),
+    /// Those from here to there do not.
+    Kept(Cidr, Cidr),
+    /// Here is one network, there another.
+    Across(Cidr, Cidr),
 }
 
 /// A protocol with ports.
@@ -59,13 +67,14 @@ impl Member {
     /// The link that it is about.
     pub const fn link(&self) -> Option<&IfName> {
         match self {
-            Member::Mac(link, _) | Member::Address(link, _) => Some(link),
+            Member::Mac(link, _) | Member::Address(link, _) | Member::Port(link) => Some(link),
             Member::Node(_) | Member::Tunnel(..) | Member::Control(..) | Member::Vxlan(..) => None,
+            Member::Masquerade(..) | Member::Kept(..) | Member::Across(..) => None,
         }
     }
 
     /// The set that it belongs to.
-    pub const fn set(&self) -> &'static str {
+    pub fn set(&self) -> &'static str {
         match self {
             Member::Mac(..) => "macs",
             Member::Address(_, IpAddr::V4(_)) => "ipv4",
@@ -75,7 +84,23 @@ impl Member {
             Member::Tunnel(..) => "tunnels",
             Member::Control(..) => "control",
             Member::Vxlan(..) => "vnis",
+            Member::Port(_) => "ports",
+            Member::Masquerade(from, _) => by_family(from, ["masquerade_ipv4", "masquerade_ipv6"]),
+            Member::Kept(from, _) => by_family(from, ["kept_ipv4", "kept_ipv6"]),
+            Member::Across(from, _) => by_family(from, ["across_ipv4", "across_ipv6"]),
         }
+    }
+
+    /// Whether it is a pair of ranges: two that share a pair of addresses cannot be in a set together.
+    pub const fn is_ranges(&self) -> bool {
+        matches!(self, Member::Masquerade(..) | Member::Kept(..) | Member::Across(..))
+    }
+}
+
+fn by_family(range: &Cidr, [ipv4, ipv6]: [&'static str; 2]) -> &'static str {
+    match range.family() {
+        Family::Ipv4 => ipv4,
+        Family::Ipv6 => ipv6,
     }
 }
 
@@ -99,6 +124,10 @@ impl fmt::Display for Element {
                 write!(f, "{protocol} . {port}")
             }
             Member::Vxlan(port, vni) => write!(f, "{port} . {vni}"),
+            Member::Port(link) => write!(f, "{link} . {link}"),
+            Member::Masquerade(from, to) | Member::Kept(from, to) | Member::Across(from, to) => {
+                write!(f, "{from} . {to}")
+            }
         }
     }
 }

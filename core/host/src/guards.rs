@@ -8,19 +8,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::nftables::{Chain, Field, Hook, KeyType, Rule, Set, Statement, Table, TableFamily};
+use crate::nftables::{
+    Base, BaseKind, Chain, Field, Holds, Hook, KeyType, Rule, Set, Statement, Table, TableFamily,
+};
+use crate::way_out;
 
 /// The name of our tables.
 pub const TABLE: &str = "tartan";
 /// What the names of the pods' host ends begin with.
-const PODS: &[u8] = b"tt";
+pub(crate) const PODS: &[u8] = b"tt";
 /// What those of our bridges and tunnels begin with.
-const DEVICES: &[u8] = b"tart";
+pub(crate) const DEVICES: &[u8] = b"tart";
 /// Before connection tracking and everybody else's rules. Fragments may come one by one: ports and types stand in the
 /// first, and without it the rest comes to nothing.
-const PRIORITY: i32 = -350;
+pub(crate) const PRIORITY: i32 = -350;
 
-const UDP: &[u8] = &[17];
+pub(crate) const UDP: &[u8] = &[17];
+/// PACKET_BROADCAST and PACKET_MULTICAST (linux/if_packet.h).
+const BROADCAST: &[u8] = &[1];
+const MULTICAST: &[u8] = &[2];
 const ICMP: &[u8] = &[1];
 const ICMPV6: &[u8] = &[58];
 
@@ -50,11 +56,22 @@ pub enum Reason {
     Control,
     /// Neither IP nor ARP, or with a VLAN tag.
     Other,
+    /// From one network to another.
+    Across,
+}
+
+/// Chains of the ruleset that are only there where they are needed, as packets pay for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Parts {
+    /// The way out with the node's address. It has the kernel track all connections.
+    pub masquerade: bool,
+    /// Several networks kept apart.
+    pub apart: bool,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::Mac,
         Reason::Ipv4,
         Reason::Ipv6,
@@ -66,6 +83,7 @@ impl Reason {
         Reason::Tunnel,
         Reason::Control,
         Reason::Other,
+        Reason::Across,
     ];
 
     /// Set and chain of this reason.
@@ -82,6 +100,7 @@ impl Reason {
             Reason::Tunnel => ("denied_tunnel", "deny_tunnel"),
             Reason::Control => ("denied_control", "deny_control"),
             Reason::Other => ("denied_other", "deny_other"),
+            Reason::Across => ("denied_across", "deny_across"),
         }
     }
 
@@ -100,7 +119,19 @@ impl fmt::Display for Reason {
 /// The reasons that a table refuses packets for.
 pub const fn reasons(family: TableFamily) -> &'static [Reason] {
     match family {
-        TableFamily::Bridge => &Reason::ALL,
+        TableFamily::Bridge => &[
+            Reason::Mac,
+            Reason::Ipv4,
+            Reason::Ipv6,
+            Reason::Arp,
+            Reason::Nd,
+            Reason::Ra,
+            Reason::Redirect,
+            Reason::Dhcp,
+            Reason::Tunnel,
+            Reason::Control,
+            Reason::Other,
+        ],
         TableFamily::Arp => &[Reason::Arp],
         TableFamily::Inet => &[
             Reason::Mac,
@@ -112,13 +143,24 @@ pub const fn reasons(family: TableFamily) -> &'static [Reason] {
             Reason::Dhcp,
             Reason::Tunnel,
             Reason::Control,
+            Reason::Across,
         ],
     }
 }
 
-/// The whole ruleset.
-pub fn ruleset() -> [Table; 3] {
-    [bridge(), arp(), inet()]
+/// The whole ruleset, with some of its parts.
+pub fn ruleset(parts: Parts) -> [Table; 3] {
+    [bridge(), arp(), inet(parts)]
+}
+
+/// The parts of which chains of these names are there.
+pub fn parts_of<'a>(chains: impl IntoIterator<Item = &'a str>) -> Parts {
+    let mut parts = Parts::default();
+    for chain in chains {
+        parts.masquerade |= chain == way_out::MASQUERADE;
+        parts.apart |= chain == way_out::APART;
+    }
+    parts
 }
 
 /// Bridged pods: their frames pass here before the bridge looks at them.
@@ -133,11 +175,21 @@ fn bridge() -> Table {
         vec![deny(Reason::Other)],
     ]);
     chains.push(base("pods", Hook::Prerouting, rules));
-    table(TableFamily::Bridge, pod_sets(), chains)
+    // A frame for one port may go back by the port that it came by: that is how a pod reaches itself through an address
+    // that was translated. One for many must not: it would meet its sender.
+    chains.push(chain(
+        "echo",
+        vec![vec![Statement::In("ports", vec![Field::Iifname, Field::Oifname]), Statement::Drop]],
+    ));
+    let for_many = |kind: &'static [u8]| vec![is(Field::PacketType, kind), Statement::Goto("echo")];
+    chains.push(base("echoes", Hook::Forward, vec![for_many(BROADCAST), for_many(MULTICAST)]));
+    let mut sets = pod_sets();
+    sets.push(set("ports", &[KeyType::IfName, KeyType::IfName]));
+    table(TableFamily::Bridge, sets, chains)
 }
 
 /// Routed pods: what else than IP and ARP they send is heard by nobody.
-fn inet() -> Table {
+fn inet(parts: Parts) -> Table {
     let mut chains = checks();
     let mut rules = entry();
     rules.extend([vec![is(Field::Nfproto, &[2]), Statement::Goto("ipv4")], vec![Statement::Goto("ipv6")]]);
@@ -169,15 +221,24 @@ fn inet() -> Table {
     // Neither holds where no VNI can be read, as in the first of several fragments, which IPv6 puts together only later.
     let unread =
         vec![Statement::In("tunnels", vec![Field::Protocol, Field::DestinationPort]), deny(Reason::Tunnel)];
-    chains.push(base("node", Hook::Input, vec![inner(PODS), inner(DEVICES), ours, others, unread]));
+    let mut rules = vec![inner(PODS), inner(DEVICES), ours, others, unread];
+    if parts.apart {
+        chains.extend(way_out::apart());
+        rules.splice(0..0, way_out::apart_on_node());
+    }
+    chains.push(base("node", Hook::Input, rules));
+    if parts.masquerade {
+        chains.extend(way_out::masquerade());
+    }
     let mut sets = pod_sets();
     sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
+    sets.extend(way_out::sets());
     table(TableFamily::Inet, sets, chains)
 }
 
 fn arp() -> Table {
     let mut pods = arp_checks("pods");
-    pods.hook = Some((Hook::Input, PRIORITY));
+    pods.base = Some(Base { kind: BaseKind::Filter, hook: Hook::Input, priority: PRIORITY });
     pods.rules.insert(0, not_a_pod());
     let sets =
         vec![set("macs", &[KeyType::IfName, KeyType::Mac]), set("ipv4", &[KeyType::IfName, KeyType::Ipv4])];
@@ -294,7 +355,8 @@ fn pod_sets() -> Vec<Set> {
 
 /// A table with what it counts, and the chains that do.
 fn table(family: TableFamily, mut sets: Vec<Set>, chains: Vec<Chain>) -> Table {
-    let counted = |reason: &Reason| Set { name: reason.set(), key: vec![KeyType::IfName], counts: true };
+    let counted =
+        |reason: &Reason| Set { name: reason.set(), key: vec![KeyType::IfName], holds: Holds::Counters };
     sets.extend(reasons(family).iter().map(counted));
     let denying = |reason: &Reason| {
         let (set, name) = reason.names();
@@ -306,21 +368,22 @@ fn table(family: TableFamily, mut sets: Vec<Set>, chains: Vec<Chain>) -> Table {
 }
 
 fn set(name: &'static str, key: &[KeyType]) -> Set {
-    Set { name, key: key.to_vec(), counts: false }
+    Set { name, key: key.to_vec(), holds: Holds::Keys }
 }
 
-fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
-    Chain { name: name.into(), hook: None, rules }
+pub(crate) fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.into(), base: None, rules }
 }
 
 fn base(name: &'static str, hook: Hook, rules: Vec<Rule>) -> Chain {
-    Chain { hook: Some((hook, PRIORITY)), ..chain(name, rules) }
+    let base = Base { kind: BaseKind::Filter, hook, priority: PRIORITY };
+    Chain { base: Some(base), ..chain(name, rules) }
 }
 
-fn is(field: Field, value: &'static [u8]) -> Statement {
+pub(crate) fn is(field: Field, value: &'static [u8]) -> Statement {
     Statement::Is(field, Cow::Borrowed(value))
 }
 
-fn deny(reason: Reason) -> Statement {
+pub(crate) fn deny(reason: Reason) -> Statement {
     Statement::Goto(reason.names().1)
 }

@@ -15,11 +15,12 @@ mod host;
 pub mod nftables;
 mod row;
 mod step;
+mod way_out;
 
 pub use diff::{diff, diff_keys};
 pub use element::{Element, Member, Protocol};
 pub use guard::{Realm, Refusal, RefusalReason, guard};
-pub use guards::{Reason, TABLE, reasons, ruleset};
+pub use guards::{Parts, Reason, TABLE, parts_of, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
     Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Ruleset,

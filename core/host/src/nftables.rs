@@ -50,8 +50,19 @@ pub struct Set {
     pub name: &'static str,
     /// What its elements are made of.
     pub key: Vec<KeyType>,
-    /// Whether packets put elements in, each with a counter and until it was not met for a day.
-    pub counts: bool,
+    /// What kind of elements it has.
+    pub holds: Holds,
+}
+
+/// What the elements of a set are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Keys.
+    Keys,
+    /// From one key to another, part by part. Two elements that share a key are refused by the kernel.
+    Ranges,
+    /// Keys that packets put in, each with a counter and until it was not met for a day.
+    Counters,
 }
 
 /// A part of an element's key.
@@ -79,9 +90,29 @@ pub struct Chain {
     /// Its name.
     pub name: Cow<'static, str>,
     /// Where packets enter it by themselves; None if it is only jumped to.
-    pub hook: Option<(Hook, i32)>,
+    pub base: Option<Base>,
     /// Its rules. What passes them all goes on.
     pub rules: Vec<Rule>,
+}
+
+/// How packets enter a chain by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// What the chain may do.
+    pub kind: BaseKind,
+    /// Where it sees packets.
+    pub hook: Hook,
+    /// When, beside other chains at the same place: the lower, the earlier.
+    pub priority: i32,
+}
+
+/// What a chain that packets enter by themselves may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseKind {
+    /// Let packets pass or not.
+    Filter,
+    /// Translate addresses. It sees the first packet of a connection only, and has the kernel track all of them.
+    Nat,
 }
 
 /// Where a chain sees packets.
@@ -95,6 +126,8 @@ pub enum Hook {
     Forward,
     /// Those of this host.
     Output,
+    /// Those that leave, whosever they are.
+    Postrouting,
 }
 
 /// What a rule does, one after the other as long as they hold.
@@ -121,6 +154,11 @@ pub enum Statement {
     Jump(&'static str),
     /// Goes on in another chain for good.
     Goto(&'static str),
+    /// Connection tracking does not see the packet.
+    Notrack,
+    /// The connection takes the address of the interface that it leaves by, and a source port (or ICMP identifier) by
+    /// chance, of this range if one is given.
+    Masquerade(Option<(u16, u16)>),
     /// No more of this base chain.
     Accept,
     /// The packet is gone.
@@ -138,6 +176,8 @@ pub enum Field {
     Nfproto,
     /// The protocol above IP, behind all extension headers.
     Protocol,
+    /// Whether the frame is for this host (0), for all (1) or for some (2) (`PACKET_`).
+    PacketType,
     /// The frame's source.
     EtherSource,
     /// The frame's type as it stands in the header: 0x8100 for a frame with a VLAN tag.

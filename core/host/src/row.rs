@@ -8,7 +8,7 @@ use std::ops::Bound;
 use serde::Serialize;
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu, Vni};
 
-use crate::Element;
+use crate::{Element, Parts};
 
 /// One kernel object, with every choice made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,6 +60,9 @@ pub struct Ruleset {
     /// Whether it is as it was written. What a hand finds and did not write itself is not known to be, and is written
     /// anew, in one transaction.
     pub intact: bool,
+    /// The parts that are there, or that shall be; None leaves them as they are, as long as it is not known which are
+    /// needed.
+    pub parts: Option<Parts>,
 }
 
 /// A kernel setting under `/proc/sys/net`.
@@ -312,6 +315,9 @@ impl Row {
     pub fn matches(&self, found: &Row) -> bool {
         match (self, found) {
             (Row::Link(want), Row::Link(found)) => want.matches(found),
+            (Row::Ruleset(want), Row::Ruleset(found)) => {
+                want.intact == found.intact && (want.parts.is_none() || want.parts == found.parts)
+            }
             _ => self == found,
         }
     }
@@ -423,8 +429,7 @@ impl Extend<Row> for Rows {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Row::Ruleset(Ruleset { intact: true }) => write!(f, "ruleset tartan"),
-            Row::Ruleset(Ruleset { intact: false }) => write!(f, "ruleset tartan of somebody else's making"),
+            Row::Ruleset(row) => row.fmt(f),
             Row::Element(row) => row.fmt(f),
             Row::Sysctl(row) => write!(f, "sysctl {} = {}", row.key.path().replace('/', "."), row.value),
             Row::Link(row) => row.fmt(f),
@@ -433,6 +438,16 @@ impl fmt::Display for Row {
             Row::Neighbor(row) => write!(f, "neighbor {} lladdr {} dev {}", row.address, row.mac, row.link),
             Row::Route(row) => row.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { masquerade, apart } = self.parts.unwrap_or_default();
+        write!(f, "ruleset tartan")?;
+        write!(f, "{}", if masquerade { " with masquerade" } else { "" })?;
+        write!(f, "{}", if apart { " with networks kept apart" } else { "" })?;
+        write!(f, "{}", if self.intact { "" } else { " of somebody else's making" })
     }
 }
 

@@ -127,6 +127,20 @@ impl Cidr {
         self.0.network()
     }
 
+    /// The last address.
+    pub fn last(&self) -> IpAddr {
+        self.0.broadcast()
+    }
+
+    /// The range from one address to another; None if no range begins and ends there.
+    pub fn between(first: IpAddr, last: IpAddr) -> Option<Cidr> {
+        let family = Family::of(first);
+        let inside = to_number(last).checked_sub(to_number(first)).filter(|_| Family::of(last) == family)?;
+        let bits = u8::try_from(128 - inside.leading_zeros()).ok()?;
+        let range = Cidr::containing(first, family.bits().checked_sub(bits)?)?;
+        (range.first() == first && range.last() == last).then_some(range)
+    }
+
     /// The prefix length in bits.
     pub fn length(&self) -> u8 {
         self.0.prefix_len()
@@ -184,6 +198,14 @@ impl Cidr {
             Some(bits) if length <= self.family().bits() => ones(bits).saturating_add(1),
             _ => 0,
         }
+    }
+
+    /// The fewest ranges that hold the same addresses as these, in order.
+    pub fn aggregate(ranges: impl IntoIterator<Item = Cidr>) -> Vec<Cidr> {
+        let nets: Vec<IpNet> = ranges.into_iter().map(|range| range.0).collect();
+        let mut fewest: Vec<Cidr> = IpNet::aggregate(&nets).into_iter().map(Cidr).collect();
+        fewest.sort();
+        fewest
     }
 
     /// The range as the library type, for wire formats.

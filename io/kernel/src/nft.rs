@@ -36,6 +36,7 @@ mod kind {
     pub(super) const DELTABLE: u8 = 2;
     pub(super) const NEWCHAIN: u8 = 3;
     pub(super) const GETCHAIN: u8 = 4;
+    pub(super) const DELCHAIN: u8 = 5;
     pub(super) const NEWRULE: u8 = 6;
     pub(super) const GETRULE: u8 = 7;
     pub(super) const DELRULE: u8 = 8;

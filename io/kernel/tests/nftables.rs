@@ -11,12 +11,12 @@ mod common;
 
 use common::{Scratch, ifname};
 use tartan_host::nftables::TableFamily;
-use tartan_host::{Element, Host, Key, Member, Protocol, Row, Ruleset, Step, diff};
+use tartan_host::{Element, Host, Key, Member, Parts, Protocol, Row, Ruleset, Step, diff};
 use tartan_kernel::Kernel;
-use tartan_model::Mac;
+use tartan_model::{Cidr, Mac};
 
 fn ruleset() -> Row {
-    Row::Ruleset(Ruleset { intact: true })
+    Row::Ruleset(Ruleset { intact: true, parts: Some(Parts::default()) })
 }
 
 fn elements() -> Vec<Row> {
@@ -32,9 +32,31 @@ fn elements() -> Vec<Row> {
         rows.push(member(table, Member::Tunnel(Protocol::Udp, 8472)));
         rows.push(member(table, Member::Control(Protocol::Tcp, 8474)));
     }
+    rows.push(member(TableFamily::Bridge, Member::Port(link.clone())));
     rows.push(member(TableFamily::Inet, Member::Vxlan(8472, 77.try_into().unwrap())));
+    rows.extend(ranges());
     rows.push(member(TableFamily::Arp, Member::Address(link, "10.1.0.2".parse().unwrap())));
     rows
+}
+
+/// Where connections take the node's address, and where not.
+fn ranges() -> Vec<Row> {
+    let range = |text: &str| text.parse::<Cidr>().unwrap();
+    let members = [
+        Member::Masquerade(range("10.1.0.0/16"), range("0.0.0.0/0")),
+        Member::Masquerade(range("fd00:1::/48"), range("::/0")),
+        Member::Kept(range("10.1.0.0/16"), range("10.1.0.0/16")),
+        Member::Kept(range("10.1.0.0/16"), range("224.0.0.0/4")),
+        Member::Kept(range("10.1.0.0/16"), range("255.255.255.255/32")),
+        Member::Kept(range("fd00:1::/48"), range("fe80::/10")),
+        Member::Across(range("10.1.0.0/16"), range("10.2.0.0/16")),
+        Member::Across(range("fd00:1::/48"), range("fd00:2::/48")),
+    ];
+    members.map(|member| Row::Element(Element { table: TableFamily::Inet, member })).into()
+}
+
+fn with(masquerade: bool, apart: bool) -> Row {
+    Row::Ruleset(Ruleset { intact: true, parts: Some(Parts { masquerade, apart }) })
 }
 
 fn create(rows: &[Row]) -> Vec<Step> {
@@ -79,6 +101,80 @@ fn the_ruleset_reads_as_its_golden_text() {
     insta::assert_snapshot!(text);
 }
 
+/// Nor does it stumble over the parts that are there only where they are needed, and over ranges.
+#[test]
+fn the_way_out_reads_as_its_golden_text() {
+    let scratch = Scratch::new();
+    let answers = scratch.kernel().apply(&create(&[vec![with(true, true)], ranges()].concat()));
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    for object in [&["sets"][..], &["chains"]] {
+        let (listed, text) = nft(&scratch, &[&["list"], object, &["inet"]].concat());
+        assert!(listed, "{text}");
+    }
+    let mut text = String::new();
+    for family in ["ipv4", "ipv6"] {
+        for set in ["masquerade", "kept", "across"] {
+            text += &nft(&scratch, &["list", "set", "inet", "tartan", &format!("{set}_{family}")]).1;
+        }
+    }
+    for chain in ["way_out", "leave", "outer_in", "outer_out", "outer", "apart", "across", "node"] {
+        text += &nft(&scratch, &["list", "chain", "inet", "tartan", chain]).1;
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Parts come and go in place: elements, and what was counted, stay.
+#[test]
+fn parts_of_the_ruleset_come_and_go() {
+    let scratch = Scratch::new();
+    let mut kernel = scratch.kernel();
+    let mut host = kernel.read(&[]).unwrap();
+    let mut all: Vec<Row> = [vec![ruleset()], elements()].concat();
+    all.sort_by_key(Row::key);
+    let chains = |scratch: &Scratch| {
+        let (listed, text) = nft(scratch, &["list", "table", "inet", "tartan"]);
+        assert!(listed, "{text}");
+        [text.contains("chain way_out {"), text.contains("chain apart {")]
+    };
+    for (masquerade, apart) in [(false, false), (true, false), (true, true), (false, true), (false, false)] {
+        all[0] = with(masquerade, apart);
+        settle(&mut kernel, &mut host, &all);
+        assert_eq!(filter_rows(&host), all);
+        assert_eq!(chains(&scratch), [masquerade, apart]);
+    }
+    all[0] = with(true, true);
+    settle(&mut kernel, &mut host, &all);
+    drop(kernel);
+    // The next hand leaves them as they are, as long as it does not know better.
+    let mut next = scratch.kernel();
+    let mut host = next.read(&[]).unwrap();
+    let found = Ruleset { intact: false, parts: Some(Parts { masquerade: true, apart: true }) };
+    assert_eq!(host.rows.get(&Key::Ruleset), Some(&Row::Ruleset(found.clone())));
+    let unknown = Row::Ruleset(Ruleset { intact: true, parts: None });
+    let answers = next.apply(&[Step::Change { from: Row::Ruleset(found), to: unknown }]);
+    assert_eq!(answers, [Ok(())]);
+    follow(&mut next, &mut host);
+    assert_eq!(filter_rows(&host), all);
+}
+
+/// A range takes the place of one that it shares addresses with, in one transaction.
+#[test]
+fn a_range_takes_the_place_of_one_inside_it() {
+    let scratch = Scratch::new();
+    let mut kernel = scratch.kernel();
+    let mut host = kernel.read(&[]).unwrap();
+    let kept = |to: &str| {
+        let member = Member::Kept("10.1.0.0/16".parse().unwrap(), to.parse().unwrap());
+        Row::Element(Element { table: TableFamily::Inet, member })
+    };
+    for to in ["192.168.0.0/24", "192.168.0.0/16", "192.168.0.0/24", "0.0.0.0/0"] {
+        let all = vec![with(true, false), kept(to)];
+        settle(&mut kernel, &mut host, &all);
+        assert_eq!(filter_rows(&host), all);
+        assert_eq!(filter_rows(&kernel.read(&[]).unwrap()), all);
+    }
+}
+
 #[test]
 fn the_ruleset_is_written_read_followed_and_owned() {
     let scratch = Scratch::new();
@@ -107,7 +203,10 @@ fn the_ruleset_is_written_read_followed_and_owned() {
     drop(kernel);
     let mut next = scratch.kernel();
     let mut host = next.read(&[]).unwrap();
-    assert_eq!(host.rows.get(&Key::Ruleset), Some(&Row::Ruleset(Ruleset { intact: false })));
+    assert_eq!(
+        host.rows.get(&Key::Ruleset),
+        Some(&Row::Ruleset(Ruleset { intact: false, parts: Some(Parts::default()) }))
+    );
     assert_eq!(filter_rows(&host).len(), sorted.len());
     let found = host.rows.get(&Key::Ruleset).unwrap().clone();
     let answers = next.apply(&[Step::Change { from: found, to: ruleset() }]);

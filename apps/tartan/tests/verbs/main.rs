@@ -315,7 +315,7 @@ fn nothing_is_sent_when_any_file_has_an_error() {
     let ran = agent.tartan(&words);
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
     insta::assert_snapshot!(ran.stderr, @r#"
-        error: bad/1.yaml:6:3: unknown field `colour`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, mtu, policy, encryption
+        error: bad/1.yaml:6:3: unknown field `colour`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, masqueradeExempt, mtu, policy, encryption
         bad/2.yaml:7:1: kind "Banana" is not known; this release knows ClusterNetwork
         bad/3.yaml:1:7: expected a word
         bad/4.json:3: it is not UTF-8 text

@@ -64,7 +64,9 @@ fn want_sysctls(dice: &mut Dice) -> Vec<Row> {
 fn want_filter(dice: &mut Dice) -> Vec<Row> {
     let mut rows = Vec::new();
     if dice.is() {
-        rows.push(Row::Ruleset(Ruleset { intact: true }));
+        let parts = Parts { masquerade: dice.is(), apart: dice.is() };
+        rows.push(Row::Ruleset(Ruleset { intact: true, parts: Some(parts) }));
+        rows.extend(want_ranges(dice));
         let pod = "tt00000000000a".parse().unwrap();
         let members =
             [Member::Mac(pod, mac(1)), Member::Node(ip("192.0.2.2")), Member::Node(ip("2001:db8::2"))];
@@ -74,6 +76,13 @@ fn want_filter(dice: &mut Dice) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// What one want has of these may share addresses with what another has.
+fn want_ranges(dice: &mut Dice) -> Option<Row> {
+    let to = dice.pick(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24"].map(|range| range.parse().unwrap()));
+    let member = Member::Kept("10.244.0.0/16".parse().unwrap(), to?);
+    dice.is().then_some(Row::Element(Element { table: TableFamily::Inet, member }))
 }
 
 fn want_links(dice: &mut Dice) -> Vec<Link> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_core::NLM_F_CREATE;
 use tartan_host::nftables::TableFamily;
 use tartan_host::{Element, Member, Protocol, TABLE};
-use tartan_model::{IfName, Mac, Vni};
+use tartan_model::{Cidr, IfName, Mac, Vni};
 
 use super::kind;
 use super::socket::Batch;
@@ -15,6 +15,7 @@ use super::wire::{self, Attributes};
 const IN_A_MESSAGE: usize = 500;
 const LIST: u16 = 1;
 const KEY: u16 = 1;
+const KEY_END: u16 = 10;
 const VALUE: u16 = 1;
 const TABLE_NAME: u16 = 1;
 const SET_NAME: u16 = 2;
@@ -32,13 +33,24 @@ pub(super) fn write(batch: &mut Batch, put: bool, elements: &[&Element]) {
 /// The same for elements of one set; gives the position of the message.
 pub(super) fn write_some(batch: &mut Batch, put: bool, elements: &[&Element]) -> Option<usize> {
     let first = elements.first()?;
-    let list = elements.iter().fold(Attributes::default(), |list, element| {
-        let key = Attributes::default().bytes(VALUE, &encode(&element.member));
-        list.nested(LIST, Attributes::default().nested(KEY, key))
-    });
+    let list =
+        elements.iter().fold(Attributes::default(), |list, element| list.nested(LIST, keys(&element.member)));
     let attributes = Attributes::default().text(TABLE_NAME, TABLE).text(SET_NAME, first.member.set());
     let (kind, flags) = if put { (kind::NEWSETELEM, NLM_F_CREATE) } else { (kind::DELSETELEM, 0) };
     Some(batch.push(kind, first.table, flags, attributes.nested(ELEMENTS, list)))
+}
+
+/// The key of an element, and where a range ends.
+fn keys(member: &Member) -> Attributes {
+    let value = |bytes: &[u8]| Attributes::default().bytes(VALUE, bytes);
+    let key = |bytes: &[u8]| Attributes::default().nested(KEY, value(bytes));
+    match member {
+        Member::Masquerade(from, to) | Member::Kept(from, to) | Member::Across(from, to) => {
+            let pair = |from, to| [octets(from), octets(to)].concat();
+            key(&pair(from.first(), to.first())).nested(KEY_END, value(&pair(from.last(), to.last())))
+        }
+        _ => key(&encode(member)),
+    }
 }
 
 /// The elements in a message, and the set's name.
@@ -59,6 +71,23 @@ pub(super) fn member(set: &str, element: &[u8]) -> Option<Member> {
         "tunnels" => Member::Tunnel(protocol(key)?, port(key.get(4..)?)?),
         "control" => Member::Control(protocol(key)?, port(key.get(4..)?)?),
         "vnis" => Member::Vxlan(port(key)?, vni(key.get(4..)?)?),
+        "ports" => Member::Port(link()?),
+        _ => return pair(set, key, wire::find(wire::find(element, KEY_END)?, VALUE)?),
+    })
+}
+
+/// A pair of ranges, from its first and last key.
+fn pair(set: &str, first: &[u8], last: &[u8]) -> Option<Member> {
+    let range = |half: fn(&[u8]) -> Option<&[u8]>| {
+        let (first, last) = (address(half(first)?)?, address(half(last)?)?);
+        Cidr::between(first, last)
+    };
+    let from = range(|key| key.get(..key.len() / 2))?;
+    let to = range(|key| key.get(key.len() / 2..))?;
+    Some(match set {
+        "masquerade_ipv4" | "masquerade_ipv6" => Member::Masquerade(from, to),
+        "kept_ipv4" | "kept_ipv6" => Member::Kept(from, to),
+        "across_ipv4" | "across_ipv6" => Member::Across(from, to),
         _ => return None,
     })
 }
@@ -84,6 +113,11 @@ fn encode(member: &Member) -> Vec<u8> {
         Member::Vxlan(port, vni) => {
             let [_, vni @ ..] = u32::from(*vni).to_be_bytes();
             [&port.to_be_bytes()[..], &[0; 2], &vni, &[0]].concat()
+        }
+        Member::Port(link) => [padded(link.as_str(), 16), padded(link.as_str(), 16)].concat(),
+        // A pair of ranges has two keys: see `keys`.
+        Member::Masquerade(from, to) | Member::Kept(from, to) | Member::Across(from, to) => {
+            [octets(from.first()), octets(to.first())].concat()
         }
     }
 }
@@ -154,10 +188,13 @@ mod tests {
             Member::Tunnel(Protocol::Udp, 8472),
             Member::Control(Protocol::Tcp, 8474),
             Member::Vxlan(8472, 16_777_215.try_into().unwrap()),
+            Member::Port("tt0123456789ab".parse().unwrap()),
+            Member::Masquerade("10.1.0.0/16".parse().unwrap(), "0.0.0.0/0".parse().unwrap()),
+            Member::Kept("fd00:1::/48".parse().unwrap(), "fe80::/10".parse().unwrap()),
+            Member::Across("10.1.0.0/16".parse().unwrap(), "10.2.3.4/32".parse().unwrap()),
         ];
         for member in members {
-            let key = Attributes::default().bytes(VALUE, &encode(&member));
-            let element = Attributes::default().nested(KEY, key);
+            let element = keys(&member);
             assert_eq!(super::member(member.set(), element.as_bytes()), Some(member.clone()), "{member:?}");
             // Whatever is cut off, nothing is made up.
             for end in 0..element.as_bytes().len() {

@@ -1,7 +1,9 @@
 //! From tables, sets, chains and rules to the kernel's messages.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
-use tartan_host::nftables::{Chain, Field, Hook, KeyType, Rule, Set, Statement, Table, TableFamily};
+use tartan_host::nftables::{
+    BaseKind, Chain, Field, Holds, Hook, KeyType, Rule, Set, Statement, Table, TableFamily,
+};
 
 use super::kind;
 use super::socket::Batch;
@@ -26,9 +28,20 @@ impl Batch {
         self.push(kind::DELTABLE, family, 0, Attributes::default().text(1, name))
     }
 
+    /// Takes all rules out of a table.
+    pub fn clear_table(&mut self, table: &Table) {
+        self.push(kind::DELRULE, table.family, 0, Attributes::default().text(1, &table.name));
+    }
+
+    /// Takes a chain away that nothing jumps to. It must be there.
+    pub fn delete_chain(&mut self, table: &Table, chain: &str) {
+        let attributes = Attributes::default().text(1, &table.name).text(3, chain);
+        self.push(kind::DELCHAIN, table.family, 0, attributes);
+    }
+
     /// Makes what is in a table. Rules that are there go.
     pub fn fill_table(&mut self, table: &Table) {
-        self.push(kind::DELRULE, table.family, 0, Attributes::default().text(1, &table.name));
+        self.clear_table(table);
         for set in &table.sets {
             self.push(kind::NEWSET, table.family, NLM_F_CREATE, encode_set(&table.name, set));
         }
@@ -49,8 +62,13 @@ const PORT_AND_VNI: [u8; 78] = *b"\x00\x04\x00\x00\x00\x00\x03\x46\x00\x04\x0d\x
 \x00\x00\x00\x00\x01\x04\x00\x00\x00\x00\x02\x04\x03\x00\x00\x00\x03\x04\x60\x00\x00\x00\x04\x04\x18\x00\x00\x00";
 
 fn encode_set(table: &str, set: &Set) -> Attributes {
-    // NFT_SET_TIMEOUT | NFT_SET_EVAL
-    let flags = if set.counts { 0x10 | 0x20 } else { 0 };
+    let flags = match set.holds {
+        Holds::Keys => 0,
+        // NFT_SET_INTERVAL | NFT_SET_CONCAT
+        Holds::Ranges => 0x4 | 0x80,
+        // NFT_SET_TIMEOUT | NFT_SET_EVAL
+        Holds::Counters => 0x10 | 0x20,
+    };
     let kind = set.key.iter().fold(0, |kind, part| kind << 6 | nft_type(*part));
     let length: usize = set.key.iter().map(|part| length(*part).next_multiple_of(4)).sum();
     let length =
@@ -66,12 +84,22 @@ fn encode_set(table: &str, set: &Set) -> Attributes {
     if set.key == [KeyType::Port, KeyType::Vni] {
         return attributes.bytes(13, &PORT_AND_VNI);
     }
-    if set.counts {
-        let size = Attributes::default().number(1, MOST_COUNTED);
-        attributes.nested(9, size).bytes(11, &REMEMBER.to_be_bytes())
-    } else {
-        attributes
+    match set.holds {
+        Holds::Keys => attributes,
+        Holds::Ranges => attributes.nested(9, Attributes::default().nested(2, parts(&set.key))),
+        Holds::Counters => {
+            let size = Attributes::default().number(1, MOST_COUNTED);
+            attributes.nested(9, size).bytes(11, &REMEMBER.to_be_bytes())
+        }
     }
+}
+
+/// How long each part of a key is (NFTA_SET_DESC_CONCAT).
+fn parts(key: &[KeyType]) -> Attributes {
+    key.iter().fold(Attributes::default(), |list, part| {
+        let length = u32::try_from(length(*part)).unwrap_or(0);
+        list.nested(1, Attributes::default().number(1, length))
+    })
 }
 
 /// The number by which `nft` knows a type (libnftables, `enum datatypes`): only for its listing.
@@ -101,17 +129,22 @@ pub(super) const fn length(part: KeyType) -> usize {
 
 fn encode_chain(table: &Table, chain: &Chain) -> Attributes {
     let attributes = Attributes::default().text(1, &table.name).text(3, &chain.name);
-    let Some((hook, priority)) = chain.hook else { return attributes };
-    let number = match (table.family, hook) {
+    let Some(base) = chain.base else { return attributes };
+    let number = match (table.family, base.hook) {
         // NF_ARP_IN; the others count from NF_INET_PRE_ROUTING.
         (TableFamily::Arp, _) | (_, Hook::Prerouting) => 0,
         (_, Hook::Input) => 1,
         (_, Hook::Forward) => 2,
         (_, Hook::Output) => 3,
+        (_, Hook::Postrouting) => 4,
     };
-    let hook = Attributes::default().number(1, number).number(2, priority as u32);
+    let hook = Attributes::default().number(1, number).number(2, base.priority as u32);
+    let kind = match base.kind {
+        BaseKind::Filter => "filter",
+        BaseKind::Nat => "nat",
+    };
     const ACCEPT: u32 = 1;
-    attributes.nested(4, hook).number(5, ACCEPT).text(7, "filter")
+    attributes.nested(4, hook).number(5, ACCEPT).text(7, kind)
 }
 
 fn encode_rule(table: &str, chain: &str, rule: &Rule) -> Attributes {
@@ -134,6 +167,8 @@ fn expressions(statement: &Statement) -> Vec<Attributes> {
         Statement::In(set, fields) => looked_up(set, fields, 0),
         Statement::NotIn(set, fields) => looked_up(set, fields, INVERT),
         Statement::Count(set, field) => vec![load(*field, 0), count(set)],
+        Statement::Notrack => vec![Attributes::default().text(1, "notrack")],
+        Statement::Masquerade(ports) => masquerade(*ports),
         Statement::Jump(chain) => vec![verdict(-3, Some(chain))],
         Statement::Goto(chain) => vec![verdict(-4, Some(chain))],
         Statement::Accept => vec![verdict(1, None)],
@@ -190,6 +225,23 @@ fn count(set: &str) -> Attributes {
     expression("dynset", data)
 }
 
+/// The numbers of NF_NAT_RANGE_PROTO_RANDOM_FULLY and NF_NAT_RANGE_PROTO_SPECIFIED are those of linux/netfilter/nf_nat.h.
+fn masquerade(ports: Option<(u16, u16)>) -> Vec<Attributes> {
+    const FULLY_RANDOM: u32 = 1 << 4;
+    const PORTS: u32 = 1 << 1;
+    let Some((first, last)) = ports else {
+        return vec![expression("masq", Attributes::default().number(1, FULLY_RANDOM))];
+    };
+    let (low, high) = (FIRST_REGISTER, FIRST_REGISTER + 1);
+    let range = Attributes::default().number(1, FULLY_RANDOM | PORTS).number(2, low).number(3, high);
+    vec![constant(low, &first.to_be_bytes()), constant(high, &last.to_be_bytes()), expression("masq", range)]
+}
+
+fn constant(register: u32, value: &[u8]) -> Attributes {
+    let value = Attributes::default().bytes(1, value);
+    expression("immediate", Attributes::default().number(1, register).nested(2, value))
+}
+
 fn verdict(code: i32, chain: Option<&str>) -> Attributes {
     let verdict = Attributes::default().number(1, code as u32);
     let verdict = chain.into_iter().fold(verdict, |verdict, chain| verdict.text(2, chain));
@@ -220,6 +272,7 @@ fn place(field: Field) -> Place {
         Field::Oifname => Place::Meta { key: 7, length: 16 },
         Field::Nfproto => Place::Meta { key: 15, length: 1 },
         Field::Protocol => Place::Meta { key: 16, length: 1 },
+        Field::PacketType => Place::Meta { key: 19, length: 1 },
         Field::EtherSource => payload(0, 6, 6),
         Field::EtherType => payload(0, 12, 2),
         Field::Ipv4Source => payload(1, 12, 4),

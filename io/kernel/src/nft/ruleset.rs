@@ -6,8 +6,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use tartan_host::nftables::{Table, TableFamily};
-use tartan_host::{Element, Row, Step, StepError, TABLE, reasons, ruleset};
+use tartan_host::nftables::{Holds, Table, TableFamily};
+use tartan_host::{Element, Parts, Row, Step, StepError, TABLE, parts_of, reasons, ruleset};
 
 use super::socket::{Batch, Nftables};
 use super::wire::{self, Attributes};
@@ -20,6 +20,7 @@ const OWNED: u32 = 0x2 | 0x4;
 #[derive(Debug)]
 pub(crate) struct Ruleset {
     nft: Nftables,
+    parts: Parts,
     tables: [Table; 3],
     /// The flags of our tables, as far as the kernel takes them.
     flags: u32,
@@ -32,7 +33,8 @@ type Answer = Result<(), StepError>;
 
 impl Ruleset {
     pub(crate) fn open() -> Result<Ruleset, KernelError> {
-        Ok(Ruleset { nft: Nftables::open()?, tables: ruleset(), flags: OWNED, written: None })
+        let parts = Parts::default();
+        Ok(Ruleset { nft: Nftables::open()?, parts, tables: ruleset(parts), flags: OWNED, written: None })
     }
 
     pub(crate) fn own_no_tables(&mut self) {
@@ -50,7 +52,9 @@ impl Ruleset {
     /// When the kernel cannot be read.
     pub(crate) fn read(&mut self) -> Result<Vec<Row>, KernelError> {
         let Some(seen) = self.look()? else { return Ok(Vec::new()) };
-        let ruleset = Row::Ruleset(tartan_host::Ruleset { intact: self.written == Some(seen) });
+        let intact = self.written == Some(seen);
+        let parts = if intact { self.parts } else { self.found_parts()? };
+        let ruleset = Row::Ruleset(tartan_host::Ruleset { intact, parts: Some(parts) });
         let elements = self.elements()?.into_iter().map(Row::Element);
         Ok([ruleset].into_iter().chain(elements).collect())
     }
@@ -99,9 +103,13 @@ impl Ruleset {
             // Elements go with it.
             return vec![self.remove(); steps.len()];
         }
-        let writes = steps.iter().any(writes_ruleset);
+        let wanted = steps.iter().find_map(written_ruleset);
+        let writes = wanted.is_some();
         let mut batch = Batch::default();
-        if writes {
+        if let Some(ruleset) = wanted {
+            if let Err(error) = self.choose(ruleset.parts) {
+                return vec![Err(explain(garbled(&error))); steps.len()];
+            }
             self.write_in(&mut batch, self.flags);
         }
         for put in [false, true] {
@@ -116,6 +124,26 @@ impl Ruleset {
         self.each_element(steps, &ruleset)
     }
 
+    /// What is not said to be needed or not stays as it is.
+    fn choose(&mut self, parts: Option<Parts>) -> Result<(), KernelError> {
+        self.parts = parts.map_or_else(|| self.found_parts(), Ok)?;
+        self.tables = ruleset(self.parts);
+        Ok(())
+    }
+
+    /// The parts that are in the kernel.
+    fn found_parts(&mut self) -> Result<Parts, KernelError> {
+        let chains = self.chains(TableFamily::Inet)?;
+        Ok(parts_of(chains.iter().map(String::as_str)))
+    }
+
+    fn chains(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
+        const NAME: u16 = 3;
+        let name =
+            |body: &[u8]| ours(body).and_then(|()| Some(wire::text(wire::find(body, NAME)?)?.to_owned()));
+        self.nft.dump(kind::GETCHAIN, family, &in_table(), name)
+    }
+
     fn remove(&mut self) -> Answer {
         let mut batch = Batch::default();
         for family in self.tables().map_err(|error| explain(garbled(&error)))? {
@@ -125,8 +153,23 @@ impl Ruleset {
         self.nft.commit(&batch).map_err(|refused| refusal(first(refused)))
     }
 
-    /// Messages that write the tables.
-    fn write_in(&self, batch: &mut Batch, flags: u32) {
+    /// Messages that write the tables. Chains of parts that are not needed any more go.
+    fn write_in(&mut self, batch: &mut Batch, flags: u32) {
+        for family in TableFamily::ALL {
+            // What cannot be told is found once it is written.
+            let found = self.chains(family).unwrap_or_default();
+            let Some(table) = self.tables.iter().find(|table| table.family == family) else { continue };
+            batch.add_table(family, TABLE, flags);
+            batch.clear_table(table);
+            let is_wanted = |name: &&String| table.chains.iter().any(|chain| chain.name == name.as_str());
+            let extra = found.iter().filter(|name| !is_wanted(name));
+            extra.for_each(|name| batch.delete_chain(table, name));
+            batch.fill_table(table);
+        }
+    }
+
+    /// The same into tables that are made.
+    fn write_anew_in(&self, batch: &mut Batch, flags: u32) {
         for table in &self.tables {
             batch.add_table(table.family, TABLE, flags);
             batch.fill_table(table);
@@ -169,7 +212,11 @@ impl Ruleset {
                 batch.delete_table(family, TABLE);
             }
         }
-        self.write_in(&mut batch, flags);
+        if anew {
+            self.write_anew_in(&mut batch, flags);
+        } else {
+            self.write_in(&mut batch, flags);
+        }
         elements::write(&mut batch, true, &kept.iter().collect::<Vec<_>>());
         self.nft.commit(&batch).map_err(first)?;
         Ok(self.take_note())
@@ -270,7 +317,11 @@ impl Ruleset {
     /// The sets of a table that we put elements in.
     fn sets(&self, family: TableFamily) -> Vec<&'static str> {
         let tables = self.tables.iter().filter(|table| table.family == family);
-        tables.flat_map(|table| &table.sets).filter(|set| !set.counts).map(|set| set.name).collect()
+        tables
+            .flat_map(|table| &table.sets)
+            .filter(|set| set.holds != Holds::Counters)
+            .map(|set| set.name)
+            .collect()
     }
 }
 
@@ -289,7 +340,14 @@ fn essence(body: &[u8], wanted: &[u16]) -> Vec<(u16, Vec<u8>)> {
 }
 
 fn writes_ruleset(step: &Step) -> bool {
-    matches!(step, Step::Create { row: Row::Ruleset(_) } | Step::Change { to: Row::Ruleset(_), .. })
+    written_ruleset(step).is_some()
+}
+
+fn written_ruleset(step: &Step) -> Option<&tartan_host::Ruleset> {
+    match step {
+        Step::Create { row: Row::Ruleset(row) } | Step::Change { to: Row::Ruleset(row), .. } => Some(row),
+        _ => None,
+    }
 }
 
 /// The element that a step puts in or takes out.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use tartan_host::nftables::{Chain, Field, Hook, Rule, Statement, Table, TableFamily};
+use tartan_host::nftables::{Base, BaseKind, Chain, Field, Hook, Rule, Statement, Table, TableFamily};
 use tartan_kernel::{Batch, KernelError, Nftables, Rtnl, netns};
 use tartan_model::IfName;
 
@@ -71,7 +71,7 @@ fn table(state: &State, bars: &[Bar<'_>]) -> Table {
     let rules: Vec<(Hook, Rule)> = bars.iter().flat_map(|bar| rules(state, bar)).collect();
     let chain = |(name, hook): (&'static str, Hook)| Chain {
         name: name.into(),
-        hook: Some((hook, 0)),
+        base: Some(Base { kind: BaseKind::Filter, hook, priority: 0 }),
         rules: rules.iter().filter(|(of, _)| *of == hook).map(|(_, rule)| rule.clone()).collect(),
     };
     let chains = HOOKS.map(chain).into();

@@ -61,7 +61,7 @@ pub(crate) fn filter(dice: &mut Dice<'_>) -> Row {
     let pod = name("tt00000000000a");
     let table = dice.pick(&TableFamily::ALL).unwrap();
     let member = match dice.roll(6) {
-        0 => return Row::Ruleset(Ruleset { intact: true }),
+        0 => return Row::Ruleset(Ruleset { intact: true, parts: Some(Parts::default()) }),
         1 => Member::Mac(pod, mac(1 + dice.roll(2))),
         2 => Member::Address(pod, ip(dice.word(&["10.0.1.5", "10.0.1.6"]))),
         // A table for ARP knows of nothing else.

@@ -113,10 +113,7 @@ impl World {
 
     fn bridge(&self, network: &NetworkName) -> Option<Bridge> {
         let name = self.bridge_name(network)?;
-        let number = self.bridges.get(network)?.to_be_bytes();
-        let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *self.this.bytes();
-        // A stable address, so that pods keep their neighbour entry for the gateway over a new bridge.
-        let mac = Mac::local([a, b, c, d ^ number[1], e ^ number[2], f ^ number[3]]);
+        let mac = Mac::of_bridge(&self.name, *self.bridges.get(network)?);
         Some(Bridge { name, mac })
     }
 

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::NodeId;
 use crate::name::shorten;
+use crate::{NodeId, NodeName};
 
 /// Why a text or number is not an address, range or identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -347,6 +347,17 @@ impl Mac {
     /// The address of a node's VXLAN devices: peers derive it from the node's id, so it needs no exchange.
     pub const fn of_node(id: &NodeId) -> Mac {
         let [a, b, c, d, e, f, ..] = *id.bytes();
+        Mac::local([a, b, c, d, e, f])
+    }
+
+    /// The address of a node's bridge by its number: pods keep it as their gateway's, so it is of what outlives the
+    /// node's disk, the name. (FNV-1a, 64 bits.)
+    pub fn of_bridge(node: &NodeName, number: u32) -> Mac {
+        let bytes = node.as_str().bytes().chain(number.to_be_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
         Mac::local([a, b, c, d, e, f])
     }
 }

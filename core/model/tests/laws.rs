@@ -139,6 +139,14 @@ proptest! {
         prop_assert_eq!(mac[0] & 0b11, 0b10);
         prop_assert_eq!((mac[0] >> 2, &mac[1..]), (id[0] >> 2, &id[1..6]));
     }
+
+    #[test]
+    fn a_bridge_has_a_unicast_local_mac_of_its_own(name in "[a-z][a-z0-9]{0,30}", number: u16) {
+        let name = name.parse().unwrap();
+        let [mac, other] = [0, 1].map(|more| Mac::of_bridge(&name, u32::from(number) + more));
+        prop_assert_eq!(mac.bytes()[0] & 0b11, 0b10);
+        prop_assert_ne!(mac, other);
+    }
 }
 
 /// A range as two numbers: the first and the last address.

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{debian, machine, run};
+use crate::{debian, draw, machine, run};
 
 /// Where the tables go, below the workspace.
 const OUTPUT: &str = "bench/RESULTS.md";
+/// Where the drawing of the traffic goes.
+const DRAWING: &str = "bench/traffic.svg";
 /// The tests that measure.
-const TESTS: [&str; 3] = ["bench", "drills", "scale"];
+const TESTS: [&str; 4] = ["bench", "traffic", "drills", "scale"];
 const BEGIN: &str = "BENCH-BEGIN";
 const END: &str = "BENCH-END";
 
@@ -43,8 +45,11 @@ fn write(root: &Path, tables: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     println!("written: {OUTPUT}");
+    let Some(drawing) = draw::svg(&text) else { return Ok(()) };
+    std::fs::write(root.join(DRAWING), drawing).with_context(|| format!("cannot write {DRAWING}"))?;
+    println!("written: {DRAWING}");
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod bless;
 mod debian;
+mod draw;
 mod machine;
 mod run;
 mod soak;

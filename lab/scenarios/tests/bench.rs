@@ -9,10 +9,11 @@
 )]
 
 use std::fs;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tartan_scenarios::figures::{cpu, quantile, resident_kib, row, spread};
-use tartan_scenarios::{Container, Lab, left_of_pods, lock, run};
+use tartan_scenarios::{Container, Lab, inside, left_of_pods, lock, run};
 
 /// Pods added and deleted in a row, in each of two series.
 const IN_A_ROW: usize = 200;
@@ -20,6 +21,8 @@ const IN_A_ROW: usize = 200;
 const AT_ONCE: usize = 50;
 /// How often a lab is brought up.
 const LABS: usize = 5;
+/// How often a node joins.
+const JOINS: usize = 10;
 /// How long an idle agent is watched.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -29,6 +32,7 @@ fn bench() {
     println!("BENCH-BEGIN");
     println!("| what | figure | aim |\n|---|---|---|");
     up_to_full_matrix();
+    join();
     add_and_del("routed");
     add_and_del("bridge");
     at_rest();
@@ -49,6 +53,25 @@ fn up_to_full_matrix() {
     let worst = quantile(&mut times, 1.0);
     assert!(worst < 10_000.0, "{worst} ms");
     spread("lab of 3 nodes and 6 pods, both families: nothing to full matrix", times, "< 10 s");
+}
+
+/// A node that joins: its namespaces and files, the agent's start, a block, all peers, a pod, and that pod's answer to one
+/// on another node.
+fn join() {
+    let lab = Lab::up("bench", &["--nodes", "2", "--pods", "1", "--family", "dual"]);
+    let asker = lab.netns("default_p1");
+    let mut times = Vec::new();
+    for number in 0..JOINS {
+        let (node, pod) = (format!("j{number}"), format!("new{number}"));
+        let start = Instant::now();
+        lab.lab(&["node", "add", &node]).ok();
+        lab.lab(&["pod", "add", &pod, "--node", &node]).ok();
+        let address = lab.addresses(&format!("default/{pod}"))[0];
+        inside(&asker, || while TcpStream::connect((address, 80)).is_err() {});
+        times.push(start.elapsed());
+        lab.lab(&["node", "rm", &node]).ok();
+    }
+    spread("a node joins: nothing of it there to the first answer of a pod on it", times, "< 500 ms");
 }
 
 fn add_and_del(attachment: &str) {

@@ -1,0 +1,231 @@
+//! What drives traffic between two network namespaces, and what is read off it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use tartan_scenarios::figures::quantile;
+use tartan_scenarios::inside;
+
+/// How long each measurement of a rate takes.
+const TIME: Duration = Duration::from_millis(500);
+/// Bytes of a write, and of a read.
+const CHUNK: usize = 128 << 10;
+/// Bytes of a small datagram's payload.
+const SMALL: usize = 64;
+/// How many round trips, and how many connections.
+const ROUND_TRIPS: usize = 4000;
+const CONNECTIONS: usize = 400;
+/// Bytes that wait at the receiver of datagrams.
+const BACKLOG: usize = 8 << 20;
+/// Ticks of the kernel's accounting in a second (`USER_HZ`, proc_stat(5)).
+const TICKS: f64 = 100.0;
+
+/// A way from one namespace to an address in another.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    pub(crate) from: PathBuf,
+    pub(crate) to: PathBuf,
+    pub(crate) address: IpAddr,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metric {
+    OneStream,
+    FourStreams,
+    Cpu,
+    Datagrams,
+    RoundTrip,
+    Connect,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Metric; 6] = [
+        Metric::OneStream,
+        Metric::FourStreams,
+        Metric::Cpu,
+        Metric::Datagrams,
+        Metric::RoundTrip,
+        Metric::Connect,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Metric::OneStream => "TCP, one stream",
+            Metric::FourStreams => "TCP, four streams",
+            Metric::Cpu => "CPU of the machine for a gigabyte by one stream",
+            Metric::Datagrams => "UDP, 64 bytes, received",
+            Metric::RoundTrip => "TCP round trip, median",
+            Metric::Connect => "TCP connect, median",
+        }
+    }
+
+    pub(crate) fn shown(self, value: f64) -> String {
+        match self {
+            Metric::OneStream | Metric::FourStreams => format!("{value:.1} Gbit/s"),
+            Metric::Cpu => format!("{value:.2} s"),
+            Metric::Datagrams => format!("{value:.0} k/s"),
+            Metric::RoundTrip | Metric::Connect => format!("{value:.1} µs"),
+        }
+    }
+
+    /// Whether more is better.
+    pub(crate) fn is_rate(self) -> bool {
+        matches!(self, Metric::OneStream | Metric::FourStreams | Metric::Datagrams)
+    }
+}
+
+impl Way {
+    /// One value of each metric, in the order of [`Metric::ALL`].
+    pub(crate) fn measure(&self) -> [f64; 6] {
+        let (one, cpu) = self.stream(1);
+        let (four, _) = self.stream(4);
+        [one, four, cpu, self.datagrams(), self.round_trip(), self.connect()]
+    }
+
+    /// Gigabits in a second through so many streams, and the seconds of CPU that a gigabyte took.
+    fn stream(&self, streams: usize) -> (f64, f64) {
+        let (listener, to) = self.listen();
+        let busy = busy();
+        let start = Instant::now();
+        let senders: Vec<JoinHandle<()>> = (0..streams).map(|_| self.sender(to)).collect();
+        let readers: Vec<JoinHandle<usize>> =
+            (0..streams).map(|_| drain(listener.accept().expect("a connection").0)).collect();
+        for sender in senders {
+            sender.join().expect("a sender");
+        }
+        let bytes: usize = readers.into_iter().map(|reader| reader.join().expect("a reader")).sum();
+        let seconds = start.elapsed().as_secs_f64();
+        (bytes as f64 * 8e-9 / seconds, (self::busy() - busy) / (bytes as f64 * 1e-9))
+    }
+
+    fn sender(&self, to: SocketAddr) -> JoinHandle<()> {
+        let from = self.from.clone();
+        thread::spawn(move || {
+            let mut stream = inside(&from, || TcpStream::connect(to)).expect("to connect");
+            let chunk = vec![0; CHUNK];
+            let end = Instant::now() + TIME;
+            while Instant::now() < end {
+                stream.write_all(&chunk).expect("to write");
+            }
+        })
+    }
+
+    /// Thousands of small datagrams that arrive in a second, as fast as one sender goes.
+    fn datagrams(&self) -> f64 {
+        let receiver = inside(&self.to, || UdpSocket::bind((self.address, 0))).expect("a socket");
+        setsockopt(&receiver, sockopt::RcvBufForce, &BACKLOG).expect("room for datagrams");
+        receiver.set_read_timeout(Some(TIME / 4)).expect("a socket that does not wait long");
+        let to = receiver.local_addr().expect("an address");
+        let sender = inside(&self.from, || UdpSocket::bind((any(self.address), 0))).expect("a socket");
+        sender.connect(to).expect("to connect");
+        let start = Instant::now();
+        let sending = thread::spawn(move || {
+            while start.elapsed() < TIME {
+                // What the queue has no room for is not sent.
+                let _ = sender.send(&[0; SMALL]);
+            }
+        });
+        let mut received = 0;
+        let mut last = start;
+        let mut buffer = [0; SMALL];
+        while receiver.recv(&mut buffer).is_ok() {
+            received += 1;
+            last = Instant::now();
+        }
+        sending.join().expect("a sender");
+        f64::from(received) / 1e3 / (last - start).as_secs_f64().max(TIME.as_secs_f64())
+    }
+
+    /// Microseconds of a round trip of one byte.
+    fn round_trip(&self) -> f64 {
+        let (listener, to) = self.listen();
+        let mut near = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
+        let (mut far, _) = listener.accept().expect("a connection");
+        near.set_nodelay(true).expect("no delay");
+        far.set_nodelay(true).expect("no delay");
+        let echo = thread::spawn(move || {
+            let mut byte = [0];
+            while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
+        });
+        let mut byte = [0];
+        let mut times: Vec<Duration> = (0..ROUND_TRIPS)
+            .map(|_| {
+                let start = Instant::now();
+                near.write_all(&byte).expect("to write");
+                near.read_exact(&mut byte).expect("to read");
+                start.elapsed()
+            })
+            .collect();
+        drop(near);
+        echo.join().expect("an echo");
+        quantile(&mut times, 0.5) * 1e3
+    }
+
+    /// Microseconds until a connection is there.
+    fn connect(&self) -> f64 {
+        let (listener, to) = self.listen();
+        let accepting = thread::spawn(move || {
+            for _ in 0..CONNECTIONS {
+                // The other side ends it, and by a reset.
+                let _ = listener.accept().expect("a connection").0.read(&mut [0]);
+            }
+        });
+        let mut times: Vec<Duration> = inside(&self.from, || {
+            let timed = |_| {
+                let start = Instant::now();
+                let stream = TcpStream::connect(to).expect("to connect");
+                let time = start.elapsed();
+                reset_at_close(&stream);
+                time
+            };
+            (0..CONNECTIONS).map(timed).collect()
+        });
+        accepting.join().expect("a listener");
+        quantile(&mut times, 0.5) * 1e3
+    }
+
+    fn listen(&self) -> (TcpListener, SocketAddr) {
+        let listener = inside(&self.to, || TcpListener::bind((self.address, 0))).expect("a listener");
+        let to = listener.local_addr().expect("an address");
+        (listener, to)
+    }
+}
+
+/// Reads to the end, and says how much that was.
+fn drain(mut stream: TcpStream) -> JoinHandle<usize> {
+    thread::spawn(move || {
+        let mut buffer = vec![0; CHUNK];
+        let mut bytes = 0;
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return bytes,
+                Ok(read) => bytes += read,
+            }
+        }
+    })
+}
+
+/// No connection is left behind in TIME_WAIT.
+fn reset_at_close(stream: &TcpStream) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(stream, sockopt::Linger, &at_once).expect("to say how it closes");
+}
+
+fn any(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() }
+}
+
+/// Seconds that all processors were busy since boot (proc_stat(5)): all but idle and waiting for a disk.
+fn busy() -> f64 {
+    let text = fs::read_to_string("/proc/stat").expect("the kernel's accounting");
+    let line = text.lines().next().expect("a line for all processors");
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    (ticks.iter().sum::<f64>() - ticks[3] - ticks[4]) / TICKS
+}

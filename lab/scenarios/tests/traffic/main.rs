@@ -1,0 +1,132 @@
+//! What traffic between pods costs beside traffic between their nodes, and beside the same network made by hand. Run by
+//! `cargo xtask bench`; the tables between the marks are what it keeps, and draws.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod gear;
+mod hand;
+
+use tartan_model::Family;
+use tartan_scenarios::{Lab, Place, lock};
+
+use gear::{Metric, Way};
+use hand::Hand;
+
+/// Rounds, each of which measures everything once; and those before them that do not count.
+const ROUNDS: usize = 9;
+const WARM_UP: usize = 1;
+/// By how much two medians may differ and still be called equal, unless the noise is larger.
+const EQUAL: f64 = 0.05;
+
+/// A series of measurements of one way.
+struct Series {
+    name: &'static str,
+    way: Way,
+    /// Makes the way what it is before each measurement.
+    prepare: fn(&Hand),
+    rounds: Vec<[f64; 6]>,
+}
+
+#[test]
+#[ignore = "a benchmark: cargo xtask bench"]
+fn traffic() {
+    let _lock = lock();
+    println!("BENCH-BEGIN");
+    for (family, word) in [(Family::Ipv4, "ipv4"), (Family::Ipv6, "ipv6")] {
+        compare(family, word);
+    }
+    println!("BENCH-END");
+}
+
+fn compare(family: Family, word: &str) {
+    let up = |name, paths: &str| {
+        // Who masquerades tracks connections, which is measured by itself.
+        let sets = [paths, "attachment=routed", "masquerade=false"];
+        let mut args = vec!["--nodes", "2", "--pods", "1", "--family", word];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        Lab::beside(name, &args)
+    };
+    let vxlan = up("bench-vxlan", "paths=[vxlan]");
+    let direct = up("bench-direct", "paths=[direct]");
+    let hand = Hand::plug(&vxlan, family);
+    let mut all = [
+        series("line", hand.line(), |_| ()),
+        series("line again", hand.line(), |_| ()),
+        series("VXLAN by hand", hand.pods(), Hand::overlay),
+        series("VXLAN by hand again", hand.pods(), Hand::overlay),
+        series("vxlan", pods(&vxlan), |_| ()),
+        series("routes by hand", hand.pods(), Hand::direct),
+        series("direct", pods(&direct), |_| ()),
+    ];
+    for round in 0..ROUNDS + WARM_UP {
+        // Each round begins with another, so that none is always first.
+        for at in 0..all.len() {
+            let series = &mut all[(at + round) % 7];
+            (series.prepare)(&hand);
+            let values = series.way.measure();
+            if round >= WARM_UP {
+                series.rounds.push(values);
+            }
+        }
+    }
+    print(word, &all);
+}
+
+fn series(name: &'static str, way: Way, prepare: fn(&Hand)) -> Series {
+    Series { name, way, prepare, rounds: Vec::new() }
+}
+
+/// From the pod of the first node to that of the second.
+fn pods(lab: &Lab) -> Way {
+    let [from, to] = ["p1", "p2"].map(|pod| Place::pod(lab, pod));
+    Way { from: from.netns, to: to.netns, address: to.address }
+}
+
+fn print(word: &str, all: &[Series; 7]) {
+    println!(
+        "| pod to pod, {word}, {ROUNDS} rounds | the line | VXLAN by hand | vxlan | routes by hand | direct | A/A spread |\n\
+         |---|---|---|---|---|---|---|"
+    );
+    for (at, metric) in Metric::ALL.into_iter().enumerate() {
+        let median = |name: &str| {
+            let series = all.iter().find(|series| series.name == name).expect("a series");
+            let mut values: Vec<f64> = series.rounds.iter().map(|round| round[at]).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let line = median("line");
+        let apart = |a: f64, b: f64| (a - b).abs() / a.min(b);
+        let spread = apart(line, median("line again"))
+            .max(apart(median("VXLAN by hand"), median("VXLAN by hand again")));
+        let ratio = |name: &str| format!("{:.2}", median(name) / line);
+        let beside = |name: &str, by_hand: &str| {
+            format!("{}, {}", ratio(name), verdict(metric, median(name), median(by_hand), spread))
+        };
+        println!(
+            "| {} | {} | {} | {} | {} | {} | {:.1} % |",
+            metric.name(),
+            metric.shown(line),
+            ratio("VXLAN by hand"),
+            beside("vxlan", "VXLAN by hand"),
+            ratio("routes by hand"),
+            beside("direct", "routes by hand"),
+            spread * 100.0,
+        );
+    }
+    println!();
+}
+
+/// How a figure stands beside that of the network made by hand.
+fn verdict(metric: Metric, ours: f64, by_hand: f64, spread: f64) -> String {
+    let apart = (ours - by_hand) / by_hand;
+    if apart.abs() <= EQUAL.max(2.0 * spread) {
+        return "equal".into();
+    }
+    let better = (apart > 0.0) == metric.is_rate();
+    format!("{} by {:.0} %", if better { "better" } else { "worse" }, apart.abs() * 100.0)
+}

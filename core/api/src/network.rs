@@ -1,7 +1,9 @@
 //! ClusterNetwork: one object that says what the network is, the same on every node.
 
 use serde::{Deserialize, Serialize};
-use tartan_model::{AddressError, Attachment, Cidr, Family, Mtu, NetworkName, NotServed, Path, Pool, Port, Vni};
+use tartan_model::{
+    AddressError, Attachment, Cidr, Family, Mtu, NetworkName, NotServed, Path, Pool, Port, Vni,
+};
 use thiserror::Error;
 
 /// The API version of the objects that Tartan defines.

@@ -226,7 +226,19 @@ fn any_spec() -> impl Strategy<Value = Spec> {
     (words, rest).prop_map(|(words, rest)| {
         let (preset, fabric, paths, attachment, encryption) = words;
         let (pools, vxlan, mtu, masquerade, masquerade_exempt, policy) = rest;
-        Spec { preset, pools, fabric, paths, attachment, vxlan, masquerade, masquerade_exempt, mtu, policy, encryption }
+        Spec {
+            preset,
+            pools,
+            fabric,
+            paths,
+            attachment,
+            vxlan,
+            masquerade,
+            masquerade_exempt,
+            mtu,
+            policy,
+            encryption,
+        }
     })
 }
 

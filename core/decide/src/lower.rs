@@ -122,8 +122,8 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
 
 /// As long as the way out is not known, that which the kernel has stays.
 fn lower_way_out(way_out: Option<&WayOut>) -> Vec<Row> {
-    let parts = way_out
-        .map(|out| Parts { masquerade: !out.masquerade.is_empty(), apart: !out.across.is_empty() });
+    let parts =
+        way_out.map(|out| Parts { masquerade: !out.masquerade.is_empty(), apart: !out.across.is_empty() });
     let mut rows = vec![Row::Ruleset(Ruleset { intact: true, parts })];
     let all = |pairs: &[(Cidr, Cidr)], member: fn(Cidr, Cidr) -> Member| {
         let members = pairs.iter().map(|(from, to)| member(*from, *to));

@@ -113,7 +113,8 @@ fn networks(at: usize, pools: u8, attachment: &str) -> Network {
     let mut network = network(["blue", "red"][at], &pools, 1 + at as u32, attachment);
     network.masquerade = attachment == "routed" || at == 0;
     if at == 0 {
-        network.masquerade_exempt = ["192.168.0.0/16", "10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).into();
+        network.masquerade_exempt =
+            ["192.168.0.0/16", "10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).into();
     }
     network
 }
@@ -131,7 +132,8 @@ fn has(pairs: &[(Cidr, Cidr)], from: IpAddr, to: IpAddr) -> bool {
 }
 
 fn share_nothing(pairs: &[(Cidr, Cidr)]) -> bool {
-    let meets = |one: &(Cidr, Cidr), other: &(Cidr, Cidr)| one.0.overlaps(&other.0) && one.1.overlaps(&other.1);
+    let meets =
+        |one: &(Cidr, Cidr), other: &(Cidr, Cidr)| one.0.overlaps(&other.0) && one.1.overlaps(&other.1);
     pairs.iter().enumerate().all(|(at, one)| !pairs[at + 1..].iter().any(|other| meets(one, other)))
 }
 

@@ -88,7 +88,9 @@ impl Host {
         }
         // Ranges of one set share nothing (net/netfilter/nft_set_pipapo.c, `nft_pipapo_insert`).
         let meets = |row: &Row| match row {
-            Row::Element(other) => *other != *element && other.table == element.table && overlap(element, other),
+            Row::Element(other) => {
+                *other != *element && other.table == element.table && overlap(element, other)
+            }
             _ => false,
         };
         if self.rows.iter().any(meets) {

@@ -177,7 +177,10 @@ fn bridge() -> Table {
     chains.push(base("pods", Hook::Prerouting, rules));
     // A frame for one port may go back by the port that it came by: that is how a pod reaches itself through an address
     // that was translated. One for many must not: it would meet its sender.
-    chains.push(chain("echo", vec![vec![Statement::In("ports", vec![Field::Iifname, Field::Oifname]), Statement::Drop]]));
+    chains.push(chain(
+        "echo",
+        vec![vec![Statement::In("ports", vec![Field::Iifname, Field::Oifname]), Statement::Drop]],
+    ));
     let for_many = |kind: &'static [u8]| vec![is(Field::PacketType, kind), Statement::Goto("echo")];
     chains.push(base("echoes", Hook::Forward, vec![for_many(BROADCAST), for_many(MULTICAST)]));
     let mut sets = pod_sets();
@@ -352,7 +355,8 @@ fn pod_sets() -> Vec<Set> {
 
 /// A table with what it counts, and the chains that do.
 fn table(family: TableFamily, mut sets: Vec<Set>, chains: Vec<Chain>) -> Table {
-    let counted = |reason: &Reason| Set { name: reason.set(), key: vec![KeyType::IfName], holds: Holds::Counters };
+    let counted =
+        |reason: &Reason| Set { name: reason.set(), key: vec![KeyType::IfName], holds: Holds::Counters };
     sets.extend(reasons(family).iter().map(counted));
     let denying = |reason: &Reason| {
         let (set, name) = reason.names();

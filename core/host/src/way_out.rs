@@ -93,13 +93,7 @@ pub(crate) fn apart() -> [Chain; 2] {
     let rules = vec![across("across_ipv4", IPV4, ipv4), across("across_ipv6", IPV6, ipv6)];
     [
         chain("across", rules),
-        base(
-            APART,
-            BaseKind::Filter,
-            Hook::Forward,
-            PRIORITY,
-            vec![vec![Statement::Jump("across")]],
-        ),
+        base(APART, BaseKind::Filter, Hook::Forward, PRIORITY, vec![vec![Statement::Jump("across")]]),
     ]
 }
 

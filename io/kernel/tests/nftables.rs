@@ -203,7 +203,10 @@ fn the_ruleset_is_written_read_followed_and_owned() {
     drop(kernel);
     let mut next = scratch.kernel();
     let mut host = next.read(&[]).unwrap();
-    assert_eq!(host.rows.get(&Key::Ruleset), Some(&Row::Ruleset(Ruleset { intact: false, parts: Some(Parts::default()) })));
+    assert_eq!(
+        host.rows.get(&Key::Ruleset),
+        Some(&Row::Ruleset(Ruleset { intact: false, parts: Some(Parts::default()) }))
+    );
     assert_eq!(filter_rows(&host).len(), sorted.len());
     let found = host.rows.get(&Key::Ruleset).unwrap().clone();
     let answers = next.apply(&[Step::Change { from: found, to: ruleset() }]);

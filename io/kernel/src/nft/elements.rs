@@ -33,9 +33,8 @@ pub(super) fn write(batch: &mut Batch, put: bool, elements: &[&Element]) {
 /// The same for elements of one set; gives the position of the message.
 pub(super) fn write_some(batch: &mut Batch, put: bool, elements: &[&Element]) -> Option<usize> {
     let first = elements.first()?;
-    let list = elements.iter().fold(Attributes::default(), |list, element| {
-        list.nested(LIST, keys(&element.member))
-    });
+    let list =
+        elements.iter().fold(Attributes::default(), |list, element| list.nested(LIST, keys(&element.member)));
     let attributes = Attributes::default().text(TABLE_NAME, TABLE).text(SET_NAME, first.member.set());
     let (kind, flags) = if put { (kind::NEWSETELEM, NLM_F_CREATE) } else { (kind::DELSETELEM, 0) };
     Some(batch.push(kind, first.table, flags, attributes.nested(ELEMENTS, list)))

@@ -7,11 +7,11 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tartan_host::nftables::{Holds, Table, TableFamily};
-use tartan_host::{Element, Parts, Row, Step, StepError, TABLE, parts_of, reasons, ruleset};
+use tartan_host::{Element, ForeignChain, Parts, Row, Step, StepError, TABLE, parts_of, reasons, ruleset};
 
 use super::socket::{Batch, Nftables};
 use super::wire::{self, Attributes};
-use super::{Denied, elements, kind};
+use super::{Denied, elements, foreign, kind};
 use crate::{KernelError, Refused};
 
 const OWNED: u32 = 0x2 | 0x4;
@@ -97,6 +97,14 @@ impl Ruleset {
         Ok(all)
     }
 
+    /// What others have for forwarded packets.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(crate) fn foreign(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
+        foreign::read(&mut self.nft)
+    }
+
     /// Takes steps on the ruleset and its elements, in one transaction if the kernel takes them all.
     pub(crate) fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
         if steps.iter().any(|step| matches!(step, Step::Remove { row: Row::Ruleset(_) })) {
@@ -139,7 +147,8 @@ impl Ruleset {
 
     fn chains(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
         const NAME: u16 = 3;
-        let name = |body: &[u8]| ours(body).and_then(|()| Some(wire::text(wire::find(body, NAME)?)?.to_owned()));
+        let name =
+            |body: &[u8]| ours(body).and_then(|()| Some(wire::text(wire::find(body, NAME)?)?.to_owned()));
         self.nft.dump(kind::GETCHAIN, family, &in_table(), name)
     }
 
@@ -316,7 +325,11 @@ impl Ruleset {
     /// The sets of a table that we put elements in.
     fn sets(&self, family: TableFamily) -> Vec<&'static str> {
         let tables = self.tables.iter().filter(|table| table.family == family);
-        tables.flat_map(|table| &table.sets).filter(|set| set.holds != Holds::Counters).map(|set| set.name).collect()
+        tables
+            .flat_map(|table| &table.sets)
+            .filter(|set| set.holds != Holds::Counters)
+            .map(|set| set.name)
+            .collect()
     }
 }
 

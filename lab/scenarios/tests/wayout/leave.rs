@@ -11,8 +11,7 @@ use crate::harness::{PATIENCE, apply, ask, netns, node, outside, pods, tcp_sourc
 /// As flannel's A20: pod to outside, pod to pod, node to pod, outside to pod.
 fn everybody_meets_everybody(family: &str, attachment: &str) {
     let attachment = format!("attachment={attachment}");
-    let lab =
-        Lab::up("t-out", &["--nodes", "2", "--pods", "2", "--family", family, "--set", &attachment]);
+    let lab = Lab::up("t-out", &["--nodes", "2", "--pods", "2", "--family", family, "--set", &attachment]);
     let (pods, out) = (pods(&lab), lab.netns("outside"));
     let nodes: Vec<Place> = ["n1", "n2"].map(|name| Place::node(&lab, name)).into();
     let place = |name: &str| &nodes[usize::from(name == "n2")];
@@ -34,7 +33,11 @@ fn everybody_meets_everybody(family: &str, attachment: &str) {
         // A node meets a pod as the one that its routes say, not as somebody else.
         for (name, place) in ["n1", "n2"].iter().zip(&nodes) {
             let expected = source_by_routes(&lab, name, *address);
-            assert_eq!(ask(&place.netns, *address, PATIENCE), Some((pod.clone(), expected)), "{name} to {pod}");
+            assert_eq!(
+                ask(&place.netns, *address, PATIENCE),
+                Some((pod.clone(), expected)),
+                "{name} to {pod}"
+            );
         }
     }
     routes_to_pods(&lab, &nodes);

@@ -8,6 +8,7 @@
 )]
 
 mod apart;
+mod foreign;
 mod harness;
 mod leave;
 mod services;

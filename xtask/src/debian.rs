@@ -18,6 +18,7 @@ pub(crate) const TO_TEST: &[&str] = &[
     "git",
     "iproute2",
     "nftables",
+    "iptables",
     "tcpdump",
     "strace",
     "iputils-ping",

@@ -61,6 +61,8 @@ pub(crate) struct Ring {
     pub(crate) records: Records,
     /// Whether the last record could be kept, or why not.
     pub(crate) kept: Result<(), String>,
+    /// Rules of others that do not let pods' packets pass, as they were when somebody last asked.
+    pub(crate) obstacles: Vec<String>,
     /// Records of what is so whether they can be kept or not.
     pub(crate) unkept: Vec<Record>,
     pub(crate) cluster: Cluster,
@@ -136,6 +138,7 @@ impl Ring {
             misunderstood: Vec::new(),
             records,
             kept: Ok(()),
+            obstacles: Vec::new(),
             unkept: Vec::new(),
             cluster,
             departure: None,
@@ -221,6 +224,7 @@ impl Ring {
         self.hear();
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
+            self.look_at_firewalls();
             self.look_at_records();
         }
         let adding = self.begin_adds();

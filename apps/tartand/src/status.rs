@@ -7,8 +7,8 @@ use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Fact, Phase, Refused, Scope};
-use tartan_host::{Reason, Row};
-use tartan_model::{Endpoint, IfName, NetworkName, NodeId};
+use tartan_host::{Reason, Row, obstacles};
+use tartan_model::{Cidr, Endpoint, IfName, NetworkName, NodeId};
 use tartan_store::Lease;
 
 use crate::ring::Ring;
@@ -80,6 +80,7 @@ impl Ring {
         if let Err(message) = &self.kept {
             reasons.push(format!("{message}; until it can be, no pod is added or removed"));
         }
+        reasons.extend(self.obstacles.iter().cloned());
         let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
         let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
         reasons.extend(notes.map(ToString::to_string));
@@ -93,6 +94,17 @@ impl Ring {
             }
         }
         reasons
+    }
+
+    /// Whether rules of others let pods' packets pass.
+    pub(crate) fn look_at_firewalls(&mut self) {
+        let pools = self.world.networks().flat_map(|network| &network.pools);
+        let ranges: Vec<Cidr> = pools.map(|pool| pool.cidr()).collect();
+        let found = self.loop_.kernel().foreign_chains().map(|chains| obstacles(chains, &ranges));
+        self.obstacles = match found {
+            Ok(found) => found.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![format!("cannot read whether other rules let pods' packets pass: {error}")],
+        };
     }
 
     /// What this node has not done yet of what it was told.

@@ -50,6 +50,7 @@ pub fn inside(choice: &EndpointChoice) -> Rows {
         mtu: choice.mtu,
         up: true,
         master: None,
+        translated: false,
         alias: Box::default(),
         peer: None,
     };
@@ -189,7 +190,9 @@ fn vxlan(network: &NetworkChoice, local: IpAddr) -> Link {
 }
 
 fn link(name: &IfName, kind: LinkKind, mac: Mac, mtu: Mtu, alias: String) -> Link {
-    Link { name: name.clone(), kind, mac, mtu, up: true, master: None, alias: alias.into(), peer: None }
+    let translated = kind == LinkKind::Bridge;
+    let (name, alias) = (name.clone(), alias.into());
+    Link { name, kind, mac, mtu, up: true, master: None, translated, alias, peer: None }
 }
 
 /// The gateway of a block, and the way to the block's pods. The route that the kernel makes for an address with a
@@ -265,6 +268,7 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         mtu: choice.mtu,
         up: choice.open,
         master: choice.bridge.clone().filter(|_| choice.open),
+        translated: choice.bridge.is_some() && choice.open,
         alias: alias(&format!("tartan pod {}", endpoint.pod)).into(),
         peer: peer.map(Box::new),
     };

@@ -163,6 +163,7 @@ impl Host {
         if mastered.is_err() {
             to.master = None;
         }
+        to.translated &= to.kind == LinkKind::Bridge || to.master.is_some();
         self.link_changed(&from, &to);
         self.rows.insert(Row::Link(to));
         mastered

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use tartan_model::{Family, IfName};
 
-use crate::{Host, Key, Link, LinkKind, Row, Rows, Step};
+use crate::{Host, Key, LinkKind, Row, Rows, Step};
 
 /// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
 /// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
@@ -194,7 +194,7 @@ impl<'a> Comparison<'a> {
         match row {
             _ if self.goes_with_lowered(row) => None,
             _ if !self.rests_on_replaced(row) => Some(Cow::Borrowed(row)),
-            Row::Link(port) => Some(Cow::Owned(Row::Link(Link { master: None, ..port.clone() }))),
+            Row::Link(port) => Some(Cow::Owned(Row::Link(port.released()))),
             _ => None,
         }
     }

@@ -51,7 +51,7 @@ impl Host {
 
     fn release_ports(&mut self, master: &IfName) {
         let ports = self.links().filter(|link| link.master.as_ref() == Some(master));
-        let free: Vec<Row> = ports.map(|port| Row::Link(Link { master: None, ..port.clone() })).collect();
+        let free: Vec<Row> = ports.map(|port| Row::Link(port.released())).collect();
         self.rows.extend(free);
     }
 

@@ -9,6 +9,7 @@ mod act;
 mod diff;
 mod effect;
 mod element;
+mod firewall;
 mod guard;
 mod guards;
 mod host;
@@ -19,6 +20,7 @@ mod way_out;
 
 pub use diff::{diff, diff_keys};
 pub use element::{Element, Member, Protocol};
+pub use firewall::{ForeignChain, ForeignRule, Obstacle, Test, Verdict, obstacles};
 pub use guard::{Realm, Refusal, RefusalReason, guard};
 pub use guards::{Parts, Reason, TABLE, parts_of, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};

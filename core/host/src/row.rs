@@ -136,6 +136,10 @@ pub struct Link {
     pub up: bool,
     /// The bridge that it is a port of.
     pub master: Option<IfName>,
+    /// Whether connections work whose addresses somebody translates. A bridge then has its frames pass the rules for IP
+    /// packets (`nf_call_iptables`), so that answers are translated back, and the port of one may send a frame back by
+    /// the way that it came (hairpin), so that a pod can reach itself. No other link has this.
+    pub translated: bool,
     /// The mark that makes it ours beside its name, and a word for people (`ip link` shows it): begins with `tartan`.
     pub alias: Box<str>,
     /// The other end of a veth to be made; None where it is only compared.
@@ -147,6 +151,11 @@ impl Link {
     /// Whether it could be made if it was not there: a veth only goes together with its other end.
     pub fn can_be_made(&self) -> bool {
         self.kind != LinkKind::Veth || self.peer.is_some()
+    }
+
+    /// The same once the bridge that it was a port of is gone.
+    pub(crate) fn released(&self) -> Link {
+        Link { master: None, translated: false, ..self.clone() }
     }
 
     /// Whether what the kernel has is what is wanted: all but the other end, which cannot be seen from here.
@@ -462,6 +471,10 @@ impl fmt::Display for Link {
         write!(f, " mac {} mtu {}", self.mac, self.mtu)?;
         if let Some(master) = &self.master {
             write!(f, " master {master}")?;
+        }
+        if self.translated {
+            let how = if self.kind == LinkKind::Bridge { "nf_call" } else { "hairpin" };
+            write!(f, " {how}")?;
         }
         write!(f, " {}", if self.up { "up" } else { "down" })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteProtocol, RouteType};
-use tartan_host::{Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
+use tartan_host::{ForeignChain, Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
 use tartan_model::{Family, IfName};
 
 use crate::marks::{Marks, PROTOCOL};
@@ -43,13 +43,15 @@ pub struct Kernel {
 pub(crate) struct Filter {
     pub(crate) ruleset: nft::Ruleset,
     listener: nft::Listener,
+    /// What others have for forwarded packets; None if that may have changed since.
+    foreign: Option<Vec<ForeignChain>>,
 }
 
 impl Filter {
     fn open() -> Result<Filter, KernelError> {
         // Listening begins first, so that nothing is missed.
         let listener = nft::Listener::open()?;
-        Ok(Filter { ruleset: nft::Ruleset::open()?, listener })
+        Ok(Filter { ruleset: nft::Ruleset::open()?, listener, foreign: None })
     }
 }
 
@@ -200,7 +202,9 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
         let Some(filter) = &mut self.filter else { return Ok(Vec::new()) };
-        filter.listener.drain(filter.ruleset.port());
+        if filter.listener.drain(filter.ruleset.port()).foreign {
+            filter.foreign = None;
+        }
         filter.ruleset.read()
     }
 
@@ -217,6 +221,19 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub fn denied(&mut self) -> Result<Vec<Denied>, KernelError> {
         self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())
+    }
+
+    /// The chains of others that forwarded packets pass. They are read anew only if they may have changed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn foreign_chains(&mut self) -> Result<&[ForeignChain], KernelError> {
+        self.hear();
+        let Some(filter) = &mut self.filter else { return Ok(&[]) };
+        if filter.foreign.is_none() {
+            filter.foreign = Some(filter.ruleset.foreign()?);
+        }
+        Ok(filter.foreign.as_deref().unwrap_or_default())
     }
 
     /// The kernel has notices for forwarding; other settings are watched by their files.
@@ -256,6 +273,9 @@ impl Kernel {
             let heard = filter.listener.drain(filter.ruleset.port());
             self.pending.rows.extend(heard.rows);
             self.pending.ruleset_stale |= heard.stale;
+            if heard.foreign {
+                filter.foreign = None;
+            }
         }
         other_files.iter().for_each(|key| self.watch.forget(key));
         for key in self.watch.drain().into_iter().chain(other_files) {

@@ -4,6 +4,7 @@
 
 mod elements;
 mod encode;
+mod foreign;
 mod listen;
 mod ruleset;
 mod socket;

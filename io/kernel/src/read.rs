@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -31,6 +32,7 @@ pub(crate) struct Seen {
     mac: Option<Mac>,
     pub(crate) kind: Option<LinkKind>,
     master: Option<u32>,
+    translated: bool,
     pub(crate) group: u32,
 }
 
@@ -114,6 +116,7 @@ impl Links {
             mtu: seen.mtu.try_into().ok()?,
             up: seen.up,
             master: seen.master.and_then(|index| self.name(index).cloned()),
+            translated: seen.translated,
             alias: alias.into(),
             peer: None,
         })
@@ -224,6 +227,7 @@ impl Seen {
             mac: None,
             kind: None,
             master: None,
+            translated: false,
             group: 0,
         };
         for attribute in &message.attributes {
@@ -231,7 +235,10 @@ impl Seen {
                 LinkAttribute::IfAlias(alias) => seen.alias.clone_from(alias),
                 LinkAttribute::Mtu(mtu) => seen.mtu = *mtu,
                 LinkAttribute::Address(bytes) => seen.mac = to_mac(bytes),
-                LinkAttribute::LinkInfo(infos) => seen.kind = link_kind(infos),
+                LinkAttribute::LinkInfo(infos) => {
+                    seen.kind = link_kind(infos);
+                    seen.translated = is_translated(infos);
+                }
                 LinkAttribute::Controller(index) => seen.master = Some(*index),
                 LinkAttribute::Group(group) => seen.group = *group,
                 _ => {}
@@ -263,6 +270,20 @@ fn link_kind(infos: &[LinkInfo]) -> Option<LinkKind> {
         }),
         _ => None,
     }
+}
+
+/// See [`Link::translated`]. A bridge that says nothing of it has no such setting (CONFIG_BRIDGE_NETFILTER).
+fn is_translated(infos: &[LinkInfo]) -> bool {
+    infos.iter().any(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => data.iter().all(|option| match option {
+            InfoBridge::NfCallIpTables(on) | InfoBridge::NfCallIp6Tables(on) => *on,
+            _ => true,
+        }),
+        LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+            data.iter().any(|option| matches!(option, InfoBridgePort::HairpinMode(true)))
+        }
+        _ => false,
+    })
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Option<LinkKind> {

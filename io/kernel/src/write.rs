@@ -8,7 +8,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode, InfoBridge,
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -65,11 +66,27 @@ pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>,
     finish.attributes.push(LinkAttribute::Mtu(link.mtu.into()));
     finish.attributes.extend(master.map(LinkAttribute::Controller));
     set_up(&mut finish, link.up);
-    vec![
+    let mut wishes = vec![
         want(Message::NewLink(make), CREATE),
         want(Message::SetLink(mark), 0),
         want(Message::SetLink(finish), 0),
-    ]
+    ];
+    wishes.extend(master.filter(|_| link.translated).map(|_| port(link_by_name(&link.name), true)));
+    wishes
+}
+
+/// Whether a port may send a frame back by the way that it came. A link that becomes a port may not (net/bridge/br_if.c,
+/// `new_nbp`), and what a port may is only taken of one that is one already (net/core/rtnetlink.c, `rtnl_changelink`).
+fn port(mut link: LinkMessage, hairpin: bool) -> Wish {
+    let data = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)]);
+    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(data)];
+    link.attributes.push(LinkAttribute::LinkInfo(info));
+    want(Message::NewLink(link), 0)
+}
+
+/// Whether frames of a bridge pass the rules for IP packets, whatever `net.bridge.bridge-nf-call-iptables` says.
+fn rules(on: bool) -> [InfoBridge; 2] {
+    [InfoBridge::NfCallIpTables(on), InfoBridge::NfCallIp6Tables(on)]
 }
 
 /// Every address on our links is one that we put there.
@@ -94,7 +111,8 @@ fn link_info(link: &Link, peer: Option<RawFd>) -> Vec<LinkInfo> {
     match &link.kind {
         LinkKind::Bridge => {
             let options = BridgeBooleanOptions { value: NO_LINK_LOCAL_LEARN, mask: NO_LINK_LOCAL_LEARN };
-            let data = InfoData::Bridge(vec![InfoBridge::MultiBoolOpt(options)]);
+            let options = [InfoBridge::MultiBoolOpt(options)].into_iter();
+            let data = InfoData::Bridge(options.chain(rules(link.translated)).collect());
             vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]
         }
         LinkKind::Vxlan { vni, local, port } => {
@@ -151,7 +169,20 @@ pub(crate) fn change_link(index: u32, from: &Link, to: &Link, master: Option<u32
     if from.up != to.up {
         set_up(&mut link, to.up);
     }
-    vec![want(Message::SetLink(link), 0)]
+    let mut wishes = vec![want(Message::SetLink(link), 0)];
+    if to.kind == LinkKind::Bridge && from.translated != to.translated {
+        let mut link = link_by_index(index);
+        let data = InfoData::Bridge(rules(to.translated).into());
+        let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
+        link.attributes.push(LinkAttribute::LinkInfo(info));
+        wishes.push(want(Message::NewLink(link), 0));
+    }
+    // A link that changes its bridge begins anew.
+    let had = from.translated && from.master == to.master;
+    if to.master.is_some() && had != to.translated {
+        wishes.push(port(link_by_index(index), to.translated));
+    }
+    wishes
 }
 
 /// Takes back a link that was made and could not be finished.
@@ -295,6 +326,7 @@ mod tests {
             mtu: Mtu::IPV6_MIN,
             up: true,
             master: None,
+            translated: false,
             alias: "tartan".into(),
             peer: None,
         };

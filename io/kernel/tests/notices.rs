@@ -177,11 +177,12 @@ fn a_port_that_leaves_its_bridge_is_still_there() {
     let node = Scratch::new();
     let mut kernel = node.kernel();
     let mut heard = kernel.read(&[]).unwrap();
-    let port = Link { master: Some(ifname("tartan0")), ..vxlan("tartan.1", 1, "192.0.2.1") };
+    let port =
+        Link { master: Some(ifname("tartan0")), translated: true, ..vxlan("tartan.1", 1, "192.0.2.1") };
     done(&mut kernel, &[create(Row::Link(bridge("tartan0"))), create(Row::Link(port.clone()))]);
     done(&mut kernel, &[remove(Row::Link(bridge("tartan0")))]);
     follow(&mut kernel, &mut heard);
-    assert_eq!(heard.rows.link(&port.name), Some(&Link { master: None, ..port }));
+    assert_eq!(heard.rows.link(&port.name), Some(&Link { master: None, translated: false, ..port }));
     assert_eq!(heard, kernel.read(&[]).unwrap());
 }
 

@@ -35,13 +35,14 @@ fn links() {
     let (node, pod) = (Scratch::new(), Scratch::new());
     let mut kernel = node.kernel();
     let token = kernel.adopt(pod.clone_fd());
-    let port = Link { master: Some(ifname("tartan0")), ..veth("tt0123456789ab", token, "eth0") };
+    let port =
+        Link { master: Some(ifname("tartan0")), translated: true, ..veth("tt0123456789ab", token, "eth0") };
     let made = [
         Row::Link(Link { mtu: 1500.try_into().unwrap(), ..bridge("tartan0") }),
         Row::Link(vxlan("tartan.1", 1, "192.0.2.1")),
         Row::Link(vxlan("tart6.1", 1, "2001:db8::1")),
         Row::Link(port),
-        Row::Link(Link { up: false, ..bridge("tartan1") }),
+        Row::Link(Link { up: false, translated: true, ..bridge("tartan1") }),
     ];
     there_and_back(&mut kernel, &made);
 }
@@ -91,6 +92,7 @@ fn a_link_changes_in_place() {
         up: false,
         alias: "tartan other".into(),
         master: Some(ifname("tartan0")),
+        translated: true,
         ..from.clone()
     };
     let (from, to) = (Row::Link(from), Row::Link(to));

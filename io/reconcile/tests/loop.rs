@@ -94,6 +94,7 @@ fn pod() -> Row {
         mtu: Mtu::try_from(1450).unwrap(),
         up: true,
         master: None,
+        translated: false,
         alias: "tartan pod x/y".into(),
         peer: Some(Box::new(Peer { netns: NetnsToken(1), name: name("eth0"), mac: Mac::local([2; 6]) })),
     })

@@ -37,6 +37,7 @@ pub(crate) fn link(text: &str, kind: LinkKind) -> Link {
         mtu,
         up: true,
         master: None,
+        translated: false,
         alias: "tartan test".into(),
         peer: peer.map(Box::new),
     }

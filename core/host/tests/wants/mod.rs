@@ -108,6 +108,7 @@ fn want_link(dice: &mut Dice, name: &str, kind: LinkKind, bridges: &[IfName]) ->
     let mtu = Mtu::try_from(1400 + u32::from(dice.roll(2))).unwrap();
     let alias = format!("tartan test {}", dice.roll(2));
     Link {
+        translated: (master.is_some() || kind == LinkKind::Bridge) && dice.is(),
         mac: mac(dice.roll(2)),
         mtu,
         up: dice.roll(4) < 3,

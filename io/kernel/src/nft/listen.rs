@@ -29,6 +29,8 @@ pub(crate) struct Heard {
     pub(crate) rows: Vec<Notice>,
     /// Somebody else changed tables, chains, rules or sets of ours, or something was lost.
     pub(crate) stale: bool,
+    /// So did others with tables of their own.
+    pub(crate) foreign: bool,
 }
 
 impl Listener {
@@ -47,7 +49,7 @@ impl Listener {
                 Ok(()) => Messages(&self.buffer).for_each(|message| hear(&message, port, &mut heard)),
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return heard,
                 Err(error) => {
-                    heard.stale = true;
+                    (heard.stale, heard.foreign) = (true, true);
                     // Any other error would come again, so it must not be waited out here.
                     if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE)) {
                         return heard;
@@ -65,6 +67,7 @@ impl AsFd for Listener {
 }
 
 fn hear(message: &rtnl::Message<'_>, port: u32, heard: &mut Heard) {
+    heard.foreign |= socket::is_foreign(message);
     let (Some((kind, family)), Some(body)) = (socket::head(message), socket::body(message)) else { return };
     if kind == kind::NEWGEN || !elements::is_ours(body) {
         return;

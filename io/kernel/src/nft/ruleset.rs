@@ -7,11 +7,11 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tartan_host::nftables::{Holds, Table, TableFamily};
-use tartan_host::{Element, Parts, Row, Step, StepError, TABLE, parts_of, reasons, ruleset};
+use tartan_host::{Element, ForeignChain, Parts, Row, Step, StepError, TABLE, parts_of, reasons, ruleset};
 
 use super::socket::{Batch, Nftables};
 use super::wire::{self, Attributes};
-use super::{Denied, elements, kind};
+use super::{Denied, elements, foreign, kind};
 use crate::{KernelError, Refused};
 
 const OWNED: u32 = 0x2 | 0x4;
@@ -95,6 +95,14 @@ impl Ruleset {
             }
         }
         Ok(all)
+    }
+
+    /// What others have for forwarded packets.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(crate) fn foreign(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
+        foreign::read(&mut self.nft)
     }
 
     /// Takes steps on the ruleset and its elements, in one transaction if the kernel takes them all.

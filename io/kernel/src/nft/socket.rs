@@ -10,6 +10,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use tartan_host::nftables::TableFamily;
 
 use super::wire::Attributes;
+use super::{elements, kind};
 use crate::rtnl::{self, DATAGRAM, Message, Messages, outcome};
 use crate::{KernelError, Refused};
 
@@ -135,6 +136,20 @@ impl Nftables {
         kind: u8,
         family: TableFamily,
         attributes: &Attributes,
+        read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        self.dump_number(kind, number(family), attributes, read)
+    }
+
+    /// The same for any family, by its number.
+    ///
+    /// # Errors
+    /// As [`Nftables::dump`].
+    pub(super) fn dump_number<T>(
+        &mut self,
+        kind: u8,
+        family: u8,
+        attributes: &Attributes,
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
         for _ in 0..DUMPS {
@@ -160,12 +175,12 @@ impl Nftables {
     fn try_dump<T>(
         &mut self,
         kind: u8,
-        family: TableFamily,
+        family: u8,
         attributes: &Attributes,
         read: &mut impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<Vec<T>>, KernelError> {
         let mut bytes = Vec::new();
-        self.append(&mut bytes, subsystem(kind), NLM_F_DUMP, number(family), 0, attributes);
+        self.append(&mut bytes, subsystem(kind), NLM_F_DUMP, family, 0, attributes);
         self.socket.send(&bytes, 0).map_err(KernelError::Talk)?;
         let (mut found, mut torn) = (Vec::new(), false);
         loop {
@@ -224,6 +239,16 @@ pub(super) fn head(message: &Message<'_>) -> Option<(u8, TableFamily)> {
     let family = TableFamily::ALL.into_iter().find(|family| number(*family) == message.byte(0));
     let [kind, subsystem] = message.kind.to_le_bytes();
     (u16::from(subsystem) == NFTABLES).then_some((kind, family?))
+}
+
+/// Whether a message tells of chains or rules that are not ours, of whatever family.
+pub(super) fn is_foreign(message: &Message<'_>) -> bool {
+    let [kind, subsystem] = message.kind.to_le_bytes();
+    let tells = matches!(
+        kind,
+        kind::NEWTABLE | kind::DELTABLE | kind::NEWCHAIN | kind::DELCHAIN | kind::NEWRULE | kind::DELRULE
+    );
+    u16::from(subsystem) == NFTABLES && tells && !body(message).is_some_and(elements::is_ours)
 }
 
 /// What follows `struct nfgenmsg`.

@@ -78,6 +78,7 @@ fn link(name: &str, kind: LinkKind) -> Link {
         mtu: 1450.try_into().unwrap(),
         up: true,
         master: None,
+        translated: false,
         alias: "tartan test".into(),
         peer: None,
     }

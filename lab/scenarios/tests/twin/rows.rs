@@ -124,8 +124,10 @@ pub(crate) fn link(dice: &mut Dice<'_>, pods: NetnsToken) -> Link {
     let kind = kind(dice, name.as_str());
     let other_end =
         Peer { netns: pods, name: self::name(name.as_str().trim_start_matches("tt0000")), mac: mac(99) };
+    let master = master(dice, &kind);
     Link {
-        master: master(dice, &kind),
+        translated: (master.is_some() || kind == LinkKind::Bridge) && dice.roll(4) > 0,
+        master,
         mac: mac(1 + dice.roll(2)),
         mtu: Mtu::try_from([1450, 1449, 1279][usize::from(dice.roll(5) / 2)]).unwrap(),
         up: dice.roll(4) < 3,

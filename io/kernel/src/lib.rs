@@ -5,6 +5,7 @@
 //! for notices.
 
 mod apply;
+mod echo;
 mod kernel;
 mod marks;
 mod message;
@@ -20,12 +21,14 @@ mod sys;
 mod sysctl;
 mod tables;
 mod uplink;
+mod usage;
 mod write;
 
 use std::io;
 
 use thiserror::Error;
 
+pub use echo::{EchoSockets, Heard};
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
@@ -34,6 +37,7 @@ pub use notices::Notices;
 pub use packet::PacketSocket;
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;
+pub use usage::Used;
 
 /// Gives memory that a burst has left free back to the kernel; takes about a millisecond.
 pub fn give_back_memory() {

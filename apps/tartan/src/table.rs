@@ -272,7 +272,7 @@ fn health(peer: &PeerRow) -> String {
     word.into()
 }
 
-fn yes(value: bool) -> String {
+pub(crate) fn yes(value: bool) -> String {
     if value { "yes" } else { "no" }.into()
 }
 

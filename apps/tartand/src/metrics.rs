@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tartan_api::VERSION;
+use tartan_host::TABLES;
 
 /// Seconds: from a tenth of a millisecond to some seconds.
 const TIMES: [f64; 14] =
@@ -138,7 +139,22 @@ impl Metrics {
             registry: Registry::default(),
         };
         metrics.register();
+        metrics.begin();
         metrics
+    }
+
+    /// What may happen is 0 before it does, so that its first time is seen as a growth.
+    fn begin(&self) {
+        for (verb, outcome) in ["add", "del"].into_iter().flat_map(|verb| ["ok", "error"].map(|o| (verb, o)))
+        {
+            drop(self.cni.get_or_create(&CniLabels { verb, outcome }));
+        }
+        for table in TABLES {
+            drop(self.repairs.get_or_create(&TableLabels { table }));
+        }
+        for reason in tartan_host::Reason::ALL {
+            drop(self.denied.get_or_create(&ReasonLabels { reason: reason.to_string() }));
+        }
     }
 
     fn register(&mut self) {

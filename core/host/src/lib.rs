@@ -23,6 +23,6 @@ pub use guards::{Reason, TABLE, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
     Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Ruleset,
-    Scope, Sysctl, SysctlKey,
+    Scope, Sysctl, SysctlKey, TABLES,
 };
 pub use step::{Step, StepError};

@@ -54,6 +54,9 @@ pub enum Key {
     Route(Cidr, u32),
 }
 
+/// The words for all kinds of rows.
+pub const TABLES: [&str; 8] = ["ruleset", "element", "sysctl", "link", "address", "fdb", "neighbor", "route"];
+
 impl Key {
     /// The word for its kind.
     pub const fn table(&self) -> &'static str {

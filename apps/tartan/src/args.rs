@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tartan_api::object::ObjectKind;
-use tartan_model::NetworkName;
+use tartan_model::{NetworkName, NodeName};
 use thiserror::Error;
 
 use crate::lab::Lab;
@@ -29,6 +29,7 @@ pub(crate) struct Usage(pub(crate) String);
 Examples:
   tartan status                          # is this node healthy, and why not
   tartan peers                           # how the other nodes are reached
+  tartan check connectivity              # do packets of every size come through
   tartan apply -f network.yaml           # write the cluster's configuration
   tartan --lab lab --node n2 endpoints   # ask an agent of a lab
 
@@ -152,6 +153,33 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
     },
     /// Take everything of ours off this node: links, routes, rules, tables, settings, files. Says first what it will do
     Uninstall(Uninstall),
+    /// Check this node, or the ways to the others; exit code 1 with the reason if something is wrong
+    #[command(after_help = "\
+Examples:
+  tartan check                       # what this node knows of itself
+  tartan check connectivity          # probe every other node now: both families, small and full packets
+  tartan check connectivity n2 n3    # only these")]
+    Check {
+        #[command(subcommand)]
+        what: Option<Check>,
+    },
+    /// Write what a helper needs to see into an archive, without secrets
+    #[command(after_help = "\
+Examples:
+  tartan bundle                      # tartan-bundle.tar.gz in this folder
+  tartan bundle /tmp/n1.tar.gz       # works also when the agent does not
+It holds names and addresses of nodes, pods and networks. Look at it before you give it away: tar xzOf FILE | less")]
+    Bundle {
+        /// The archive; must not be there yet
+        #[arg(default_value = "tartan-bundle.tar.gz")]
+        file: PathBuf,
+        /// The agent's configuration
+        #[arg(long, env = "TARTAN_CONFIG", default_value = "/etc/tartan/tartand.toml")]
+        config: PathBuf,
+        /// The agent's log, where it is in a file
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+    },
     /// Show the version of this program
     #[command(after_help = "Example:\n  tartan version -o json")]
     Version,
@@ -212,6 +240,17 @@ Examples:
         /// Also while pods are there: their interfaces are taken away
         #[arg(long)]
         force: bool,
+    },
+}
+
+/// What to check.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Check {
+    /// Probe the data path to the other nodes now: both families, small packets and the largest that should pass
+    Connectivity {
+        /// Only these nodes [default: all]
+        #[arg(value_name = "NODE")]
+        nodes: Vec<NodeName>,
     },
 }
 

@@ -2,9 +2,12 @@
 
 mod args;
 mod ask;
+mod bundle;
+mod check;
 mod files;
 mod lab;
 mod output;
+mod secrets;
 mod table;
 mod uninstall;
 mod verbs;

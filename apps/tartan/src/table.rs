@@ -7,8 +7,8 @@ use comfy_table::Table;
 use tartan_api::network::{ClusterNetwork, MtuChoice};
 use tartan_api::object::Object;
 use tartan_api::verb::{
-    Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerRow, Plan, RouteRow,
-    Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
+    Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan,
+    RouteRow, Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
 };
 use tartan_model::Attachment;
 
@@ -51,7 +51,7 @@ impl Rows for NodeRow {
 
 impl Rows for PeerRow {
     const HEADER: &[&str] =
-        &["NODE", "ADDRESS", "PATH", "SEALED", "MTU", "RTT", "SINCE", "BLOCKS", "BLOCKED"];
+        &["NODE", "ADDRESS", "PATH", "HEALTH", "SEALED", "MTU", "RTT", "SINCE", "BLOCKS", "BLOCKED"];
     const PLURAL: &str = "peers";
     fn cells(&self) -> Vec<String> {
         let blocked = self.blocked.iter().map(|blocked| format!("{}: {}", blocked.path, blocked.reason));
@@ -59,6 +59,7 @@ impl Rows for PeerRow {
             self.node.to_string(),
             some(self.address),
             some(self.path),
+            health(self),
             yes(self.sealed),
             some(self.mtu),
             some(self.rtt_ms.map(|rtt| format!("{rtt:.2} ms"))),
@@ -270,6 +271,7 @@ pub(crate) fn status(status: &Status) -> String {
         row("health", if status.healthy { "healthy" } else { "not healthy" }),
     ];
     rows.extend(status.reasons.iter().map(|reason| row("", reason)));
+    rows.extend(status.warnings.iter().map(|warning| row("warning", warning)));
     let connected = if status.store.connected { "connected" } else { "not connected" };
     rows.push(row("agent", format!("{}, since {}", status.version, status.since)));
     rows.push(row("store", format!("{}, {connected}", status.store.kind)));
@@ -331,7 +333,18 @@ fn denied(by_reason: &BTreeMap<String, u64>) -> String {
     list(&reasons)
 }
 
-fn yes(value: bool) -> String {
+fn health(peer: &PeerRow) -> String {
+    let word = match peer.health {
+        PeerHealth::Works => "works",
+        PeerHealth::Unknown => "-",
+        PeerHealth::LargePacketsLost => "large packets lost",
+        PeerHealth::OneWay => "one way",
+        PeerHealth::Dead => "dead",
+    };
+    word.into()
+}
+
+pub(crate) fn yes(value: bool) -> String {
     if value { "yes" } else { "no" }.into()
 }
 

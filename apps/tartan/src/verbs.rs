@@ -1,5 +1,6 @@
 //! What each verb asks and shows.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
 use tartan_model::NetworkName;
 
-use crate::args::{Cli, NodeVerb, Output, Shared, Usage, Verb};
+use crate::args::{Check, Cli, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
+use crate::bundle::Place;
 use crate::output::{json, print};
 use crate::table::{self, Rows};
-use crate::{files, lab, uninstall};
+use crate::{bundle, check, files, lab, uninstall};
 
 /// How often `denied -f` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -65,11 +67,46 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let left: Left = agent(&shared)?.ask(&Request::Leave(leave))?;
             show(&shared, &left, || table::left(&left))?;
         }
+        Verb::Check { what: None } => {
+            let (findings, code) = check::node(&agent(&shared)?)?;
+            show(&shared, &findings, || table::render(&findings))?;
+            return Ok(code);
+        }
+        Verb::Check { what: Some(Check::Connectivity { nodes }) } => {
+            let (rows, code) = check::connectivity(&agent(&shared)?, nodes)?;
+            show(&shared, &rows, || table::render(&rows))?;
+            return Ok(code);
+        }
+        Verb::Bundle { file, config, log } => bundle(&shared, &file, config, log)?,
         Verb::Version => {
             show(&shared, &json!({"version": VERSION}), || format!("tartan {VERSION}\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn bundle(shared: &Shared, file: &Path, config: PathBuf, log: Option<PathBuf>) -> Result<()> {
+    let agent = agent(shared)?;
+    // A lab's agent has its files beside its socket, and a namespace of its own.
+    let place = match (&shared.lab, &shared.node, agent.socket.parent().map(Path::to_path_buf)) {
+        (Some(lab), Some(node), Some(folder)) => Place {
+            config: folder.join("tartand.toml"),
+            log: log.or_else(|| Some(folder.join("tartand.log"))),
+            netns: Some(format!("/run/netns/tartan-{lab}_{node}").into()),
+            agent,
+        },
+        _ => Place { agent, config, log, netns: None },
+    };
+    let parts = bundle::gather(&place);
+    bundle::write(&parts, file)?;
+    let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+    show(shared, &json!({"file": file, "parts": names}), || {
+        let list: String = names.iter().map(|name| format!("  {name}\n")).collect();
+        format!(
+            "{} holds\n{list}Secrets are left out; names and addresses are not. Look at it before you give it away.\n",
+            file.display()
+        )
+    })
 }
 
 fn agent(shared: &Shared) -> Result<Agent> {

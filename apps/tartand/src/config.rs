@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 use serde::Deserialize;
+use tartan_http::{Listen, NotLocal};
 use tartan_kernel::UplinkChoice;
 use tartan_model::{Cidr, NodeName};
 
@@ -51,6 +52,12 @@ struct Flags {
     /// What is logged: error, warn, info, debug or trace [default: info]
     #[arg(long, env = "TARTAN_LOG", value_name = "LEVEL")]
     log: Option<String>,
+    /// Where metrics, /healthz and /readyz are served: unix:/PATH, 127.0.0.1:PORT or [::1]:PORT [default: nowhere]
+    #[arg(long, env = "TARTAN_METRICS_LISTEN", value_name = "PLACE")]
+    metrics_listen: Option<Listen>,
+    /// Whether the ways to other nodes are probed, by ICMP echo between the nodes' own overlay addresses [default: true]
+    #[arg(long, env = "TARTAN_PROBES", value_name = "BOOL", action = clap::ArgAction::Set)]
+    probes: Option<bool>,
     /// Take the node's name and blocks over from another node that still holds them
     #[arg(long)]
     take_over: bool,
@@ -67,6 +74,8 @@ struct File {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     log: Option<String>,
+    metrics_listen: Option<MetricsListen>,
+    probes: Option<bool>,
 }
 
 /// What the agent goes by.
@@ -79,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) log: String,
+    pub(crate) metrics_listen: Option<Listen>,
+    pub(crate) probes: bool,
     pub(crate) take_over: bool,
 }
 
@@ -137,6 +148,8 @@ impl Config {
             state_dir: flags.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/tartan".into()),
             run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/tartan".into()),
             log,
+            metrics_listen: flags.metrics_listen.or(file.metrics_listen.map(|listen| listen.0)),
+            probes: flags.probes.or(file.probes).unwrap_or(true),
             take_over: flags.take_over,
         })
     }
@@ -228,5 +241,17 @@ impl TryFrom<String> for Interface {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
+    }
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct MetricsListen(Listen);
+
+impl TryFrom<String> for MetricsListen {
+    type Error = NotLocal;
+    fn try_from(text: String) -> Result<Self, NotLocal> {
+        text.parse().map(MetricsListen)
     }
 }

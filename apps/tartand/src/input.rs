@@ -2,15 +2,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, sync_channel};
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tartan_api::network::Network;
-use tartan_api::rpc::{Answer, Request};
+use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Claim, Fact};
+use tartan_model::NodeName;
 use tartan_rpc::Client;
 use tartan_store::Lease;
+
+use crate::serve::failure;
 
 /// One thing for the ring to do.
 pub(crate) enum Input {
@@ -41,8 +45,11 @@ pub(crate) struct Ask {
 impl Ask {
     /// Whether its answer tells what the kernel has.
     pub(crate) fn is_about_the_kernel(&self) -> bool {
-        let Question::Request { request, .. } = &self.question else { return false };
-        matches!(request, Request::Status | Request::Plan { .. })
+        match &self.question {
+            Question::Request { request, .. } => matches!(request, Request::Status | Request::Plan { .. }),
+            Question::Readiness(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -52,6 +59,14 @@ pub(crate) enum Question {
     Request { request: Request, netns: Option<OwnedFd>, client: Client, leases: Option<Vec<Lease>> },
     /// Whether these networks could be served, together with those there are.
     Check(Vec<Network>),
+    /// Whether the ring turns at all.
+    Alive,
+    /// Why this node is not ready; with the leases, if the store told them.
+    Readiness(Option<Vec<Lease>>),
+    /// Brings the metrics up to date.
+    Gauges(Option<Vec<Lease>>),
+    /// The ways to these peers, or to all.
+    Lanes(Vec<NodeName>),
 }
 
 /// Where other threads put what they have for the ring.
@@ -72,6 +87,23 @@ impl Inbox {
     pub(crate) fn put(&self, input: Input) -> bool {
         // The bell only fails to ring when it has rung 2^64 times unheard.
         self.sender.send(input).is_ok() && self.bell.write(1).is_ok()
+    }
+
+    /// The ring's answer to a question.
+    pub(crate) fn ask(&self, question: Question, patience: Duration) -> Answer {
+        let (reply, answer) = sync_channel(1);
+        let stopping = || failure(FailureCode::Stopping, "the agent is stopping; try again when it is back");
+        if !self.put(Input::Ask(Ask { question, reply })) {
+            return stopping();
+        }
+        match answer.recv_timeout(patience) {
+            Ok(answer) => answer,
+            // The ring ends between its turns: what it has taken, it has answered or not begun.
+            Err(RecvTimeoutError::Disconnected) => stopping(),
+            Err(RecvTimeoutError::Timeout) => {
+                failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log")
+            }
+        }
     }
 
     /// Readable when something is in.

@@ -4,19 +4,26 @@ mod adding;
 mod check;
 mod cluster;
 mod config;
+mod counted;
 mod departure;
 mod entry;
+mod gauges;
+mod health;
 mod identity;
 mod input;
 mod keep;
+mod metrics;
 mod pods;
+mod probing;
 mod records;
 mod remove;
 mod repair;
 mod ring;
 mod serve;
 mod status;
+mod survey;
 mod wait;
+mod watchers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,11 +37,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::counted::Counted;
 use crate::identity::{Identity, Lock};
 use crate::input::Inbox;
+use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::ring::Ring;
 use crate::serve::Service;
+use crate::watchers::Watchers;
 
 /// The exit code where the configuration or the place is wrong, and where the store cannot be reached.
 const WRONG: u8 = 2;
@@ -66,9 +76,10 @@ fn run(config: Config) -> anyhow::Result<()> {
     let signals = ring::block_signals()?;
     let _lock = Lock::take(&config)?;
     let identity = Identity::load_or_make(&config)?;
-    let store = Arc::new(Sqlite::open(config.store.path())?);
+    let metrics = Arc::new(Metrics::new());
+    let store = Arc::new(Counted::new(Sqlite::open(config.store.path())?, metrics.clone()));
     // A connection of its own, so that a write that waits for another agent does not hold up what comes in.
-    let watched: Arc<dyn Store> = Arc::new(Sqlite::open(config.store.path())?);
+    let watched: Arc<dyn Store> = Arc::new(Counted::new(Sqlite::open(config.store.path())?, metrics.clone()));
     identity.register(store.as_ref(), config.take_over)?;
     let records = Records::open(&config.state_dir)?;
     let mut kernel =
@@ -79,8 +90,24 @@ fn run(config: Config) -> anyhow::Result<()> {
     let inbox = Inbox::new(sender)?;
     let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
-    let mut ring = Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver)?;
-    let server = server.serve(Arc::new(Service::new(identity.id, inbox, store.clone())))?;
+    let mut ring = Ring::new(
+        &config,
+        &identity,
+        records,
+        kernel,
+        cluster,
+        inbox.clone(),
+        receiver,
+        metrics.clone(),
+        store.kind(),
+    )?;
+    let watchers = Watchers { inbox: inbox.clone(), store: store.clone(), metrics: metrics.clone() };
+    let service = Service::new(identity.id, inbox, store.clone(), metrics);
+    let server = server.serve(Arc::new(service))?;
+    let _watched = match &config.metrics_listen {
+        Some(listen) => Some(tartan_http::serve(listen, Arc::new(watchers))?),
+        None => None,
+    };
     info!("node {} ({}) serves {}", identity.name, identity.id, config.socket().display());
     let outcome = ring.run(&signals);
     // The kernel keeps forwarding; only the name is given back, when nobody renews it any more.

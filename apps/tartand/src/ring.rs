@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,9 +29,12 @@ use crate::cluster::{Cluster, Write};
 use crate::config::Config;
 use crate::departure::Departure;
 use crate::entry::Heard;
+use crate::gauges::Denials;
 use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
+use crate::metrics::Metrics;
 use crate::pods::Deleting;
+use crate::probing::Probing;
 use crate::records::Records;
 use crate::repair::Broken;
 use crate::serve::{failure, ok};
@@ -97,8 +101,21 @@ pub(crate) struct Ring {
     pub(crate) sweep_at: Option<Instant>,
     pub(crate) retry_at: Option<Instant>,
     read_at: Instant,
+    /// Probes of the ways to peers.
+    pub(crate) probing: Probing,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) denials: Denials,
+    /// Which store, as its driver calls it.
+    pub(crate) store_kind: &'static str,
     /// Everything was told or read, which takes much more memory than knowing it.
     swollen: bool,
+}
+
+/// What ended a sleep.
+struct Woken {
+    stop: bool,
+    /// There is more to do than to send and hear probes.
+    turn: bool,
 }
 
 /// What came in at once and is answered when the kernel has settled.
@@ -126,6 +143,8 @@ impl Ring {
         cluster: Cluster,
         inbox: Inbox,
         inputs: Receiver<Input>,
+        metrics: Arc<Metrics>,
+        store_kind: &'static str,
     ) -> anyhow::Result<Ring> {
         let mut ring = Ring {
             world: World::new(identity.id, identity.name.clone()),
@@ -161,6 +180,10 @@ impl Ring {
             sweep_at: None,
             retry_at: None,
             read_at: Instant::now() + READ_ANEW,
+            probing: Probing::new(config.probes),
+            metrics,
+            denials: Denials::new(),
+            store_kind,
             swollen: false,
         };
         for fact in ring.records.facts()? {
@@ -175,12 +198,19 @@ impl Ring {
     /// Runs until a signal ends it, or the node has left.
     pub(crate) fn run(&mut self, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            if self.wait(signals)? {
+            let woken = self.wait(signals)?;
+            if woken.stop {
                 info!("stopping; what is in the kernel stays");
                 return Ok(());
             }
+            self.probe();
+            if !woken.turn {
+                continue;
+            }
             self.inbox.hush();
+            let start = Instant::now();
             self.turn();
+            self.metrics.turns.observe(start.elapsed().as_secs_f64());
             if self.left_cluster {
                 info!("this node has left the cluster; started again, it joins anew");
                 return Ok(());
@@ -191,27 +221,29 @@ impl Ring {
         }
     }
 
-    /// Sleeps until something comes in or is due; true when a signal says to stop.
-    fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<bool> {
+    /// Sleeps until something comes in or is due.
+    fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<Woken> {
         let wait_at = self.waits.values().min().copied();
         let add_at = self.waiting.iter().map(|waiting| waiting.until).min();
         let due = [self.sweep_at, self.retry_at, wait_at, add_at, self.loop_.due(), self.departs_by()];
-        let due = due.into_iter().flatten().fold(self.read_at, Instant::min);
-        let left = due.saturating_duration_since(Instant::now());
+        let turn_at = due.into_iter().flatten().fold(self.read_at, Instant::min);
+        let wake_at = self.probing.due().map_or(turn_at, |at| at.min(turn_at));
+        let left = wake_at.saturating_duration_since(Instant::now());
         // Rounded up, so as not to wake just before.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        let mut fds = [
-            PollFd::new(self.inbox.bell(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ]
-        .to_vec();
-        let kernel = self.loop_.kernel_ref().notices_fds();
-        fds.extend(kernel.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let mut fds = vec![signals.as_fd(), self.inbox.bell()];
+        fds.extend(self.loop_.kernel_ref().notices_fds());
+        let of_turns = fds.len();
+        // An answer to a probe is heard without a whole turn.
+        fds.extend(self.probing.fds());
+        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait"),
         }
-        Ok(fds.get(1).is_some_and(|fd| fd.any() == Some(true)))
+        let mut ready = fds.iter().take(of_turns).map(|fd| fd.any() == Some(true));
+        let stop = ready.next() == Some(true);
+        Ok(Woken { stop, turn: ready.any(|ready| ready) || Instant::now() >= turn_at })
     }
 
     /// One turn: everything that is in, once round.
@@ -393,17 +425,32 @@ impl Ring {
             }
             self.want(&scope, &decision, None);
             self.note_way(&scope, &decision);
+            self.note_lanes(&scope, &decision);
             self.write_to_store(decision.claims, decision.returns, decision.publish);
             self.notes.remove(&scope);
             if !decision.notes.is_empty() {
                 self.notes.insert(scope, decision.notes);
             }
         }
+        self.note_sizes();
     }
 
     pub(crate) fn want(&mut self, scope: &Scope, decision: &Decision, netns: Option<NetnsToken>) {
         let rows = decision.choice.as_ref().map(|choice| lower(choice, netns)).unwrap_or_default();
         self.loop_.want(scope, rows);
+    }
+
+    /// The time of day so long ago, as people are shown it.
+    pub(crate) fn clock(&self, ago: Duration) -> String {
+        let then = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+        let text = humantime::format_rfc3339_seconds(then).to_string();
+        // Without the date, which is today's or tells itself by how long ago it was.
+        text.get(11..19).unwrap_or_default().into()
+    }
+
+    /// When the agent started, in seconds since the epoch.
+    pub(crate) fn started_at(&self) -> f64 {
+        self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
     }
 
     fn note_way(&mut self, scope: &Scope, decision: &Decision) {
@@ -466,6 +513,13 @@ impl Ring {
                 }
                 None => ok(&()),
             },
+            Question::Alive => ok(&()),
+            Question::Readiness(leases) => ok(&self.unreadiness(leases.as_deref())),
+            Question::Gauges(leases) => {
+                self.gauge(leases.as_deref());
+                ok(&())
+            }
+            Question::Lanes(peers) => self.lanes(&peers),
             Question::Request { request: Request::Denied, .. } => {
                 self.denied().map_or_else(Answer::Error, |rows| ok(&rows))
             }

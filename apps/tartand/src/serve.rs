@@ -3,8 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tartan_api::network::{ClusterNetwork, Network};
@@ -17,7 +16,8 @@ use tartan_store::{Durability, Expect, Store, StoreError};
 
 use crate::cluster::told;
 use crate::entry::NETWORKS;
-use crate::input::{Ask, Inbox, Input, Question};
+use crate::input::{Inbox, Question};
+use crate::metrics::{CniLabels, Metrics};
 use crate::remove::Removal;
 
 /// How long the ring may take; the plugin gives up after 30 s.
@@ -29,6 +29,7 @@ pub(crate) struct Service {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) waits: AtomicU64,
     inbox: Inbox,
+    metrics: Arc<Metrics>,
 }
 
 impl Handler for Service {
@@ -36,6 +37,7 @@ impl Handler for Service {
         let outcome = match request {
             Request::Apply { objects } => self.apply(&objects),
             Request::Wait => self.wait(),
+            Request::Probe { peers } => self.survey(peers),
             Request::Get { kind, name } => self.get(kind, name.as_deref()),
             Request::Delete { kind, name } => self.delete(kind, &name),
             Request::Leave(Leave { node: Some(node), force, without_store }) => {
@@ -48,6 +50,9 @@ impl Handler for Service {
                     Ok(left) => Ok(ok(&left)),
                 }
             }
+            request @ (Request::Add(_) | Request::Del(_)) => {
+                return self.serve_runtime(request, netns, client);
+            }
             request => return self.ask_request(request, netns, client),
         };
         outcome.unwrap_or_else(Answer::Error)
@@ -55,8 +60,19 @@ impl Handler for Service {
 }
 
 impl Service {
-    pub(crate) fn new(id: NodeId, inbox: Inbox, store: Arc<dyn Store>) -> Service {
-        Service { id, store, waits: AtomicU64::new(0), inbox }
+    pub(crate) fn new(id: NodeId, inbox: Inbox, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Service {
+        Service { id, store, waits: AtomicU64::new(0), inbox, metrics }
+    }
+
+    /// ADD and DEL are measured.
+    fn serve_runtime(&self, request: Request, netns: Option<OwnedFd>, client: Client) -> Answer {
+        let verb = if matches!(request, Request::Add(_)) { "add" } else { "del" };
+        let start = Instant::now();
+        let answer = self.ask_request(request, netns, client);
+        let outcome = if matches!(answer, Answer::Ok(_)) { "ok" } else { "error" };
+        let took = start.elapsed().as_secs_f64();
+        self.metrics.cni.get_or_create(&CniLabels { verb, outcome }).observe(took);
+        answer
     }
 
     fn ask_request(&self, request: Request, netns: Option<OwnedFd>, client: Client) -> Answer {
@@ -66,20 +82,8 @@ impl Service {
         self.ask(Question::Request { request, netns, client, leases })
     }
 
-    fn ask(&self, question: Question) -> Answer {
-        let (reply, answer) = sync_channel(1);
-        let stopping = || failure(FailureCode::Stopping, "the agent is stopping; try again when it is back");
-        if !self.inbox.put(Input::Ask(Ask { question, reply })) {
-            return stopping();
-        }
-        match answer.recv_timeout(PATIENCE) {
-            Ok(answer) => answer,
-            // The ring ends between its turns: what it has taken, it has answered or not begun.
-            Err(RecvTimeoutError::Disconnected) => stopping(),
-            Err(RecvTimeoutError::Timeout) => {
-                failure(FailureCode::TryAgain, "the agent is busy; try again, and look at its log")
-            }
-        }
+    pub(crate) fn ask(&self, question: Question) -> Answer {
+        self.inbox.ask(question, PATIENCE)
     }
 
     fn apply(&self, objects: &[Object]) -> Result<Answer, Failure> {

@@ -8,7 +8,8 @@ use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Fact, Phase, Refused, Scope};
 use tartan_host::{Reason, Row, obstacles};
-use tartan_model::{Cidr, Endpoint, IfName, NetworkName, NodeId};
+use tartan_model::{Cidr, Endpoint, IfName, NetworkName, Node, NodeId};
+use tartan_probe::Health;
 use tartan_store::Lease;
 
 use crate::ring::Ring;
@@ -19,7 +20,7 @@ impl Ring {
         match request {
             Request::Status => ok(&self.status(leases)),
             Request::Nodes => ok(&self.world.report_nodes(|id| is_alive(leases, id))),
-            Request::Peers => ok(&self.world.report_peers(|id| self.since(id))),
+            Request::Peers => ok(&self.world.report_peers(|id| self.since(id), |peer| self.probed(peer))),
             Request::Ipam => ok(&self.world.report_ipam()),
             Request::Routes => ok(&self.world.report_routes(|row| self.is_installed(row))),
             Request::Plan { objects } => self.plan(&objects),
@@ -55,14 +56,18 @@ impl Ring {
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {
-        let reasons = self.reasons();
+        let reasons = self.reasons(leases);
         Status {
             node: self.world.name().clone(),
             id: self.world.this(),
             version: VERSION.into(),
             healthy: reasons.is_empty(),
             reasons,
-            store: StoreStatus { kind: "sqlite".into(), connected: self.store.is_ok() && leases.is_some() },
+            warnings: self.warnings(),
+            store: StoreStatus {
+                kind: self.store_kind.into(),
+                connected: self.store.is_ok() && leases.is_some(),
+            },
             fabric: self.fabric(),
             uplink: self.world.report_uplink(),
             peers: self.count_peers(leases),
@@ -75,11 +80,8 @@ impl Ring {
     }
 
     /// Why this node is not healthy. That there is no way to some peer is not its doing; that shows with the peers.
-    fn reasons(&self) -> Vec<String> {
-        let mut reasons = self.unfinished();
-        if let Err(message) = &self.kept {
-            reasons.push(format!("{message}; until it can be, no pod is added or removed"));
-        }
+    pub(crate) fn reasons(&self, leases: Option<&[Lease]>) -> Vec<String> {
+        let mut reasons = self.own_unreadiness(leases);
         reasons.extend(self.obstacles.iter().cloned());
         let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
         let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
@@ -105,6 +107,24 @@ impl Ring {
             Ok(found) => found.iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("cannot read whether other rules let pods' packets pass: {error}")],
         };
+    }
+
+    /// Why no pod should be sent here: as [`Ring::reasons`], without what concerns single pods or only wants a look.
+    pub(crate) fn unreadiness(&self, leases: Option<&[Lease]>) -> Vec<String> {
+        let mut reasons = self.own_unreadiness(leases);
+        if leases.is_none() && self.store.is_ok() {
+            reasons.push("the store: it does not answer".into());
+        }
+        reasons
+    }
+
+    fn own_unreadiness(&self, leases: Option<&[Lease]>) -> Vec<String> {
+        let mut reasons = self.unfinished();
+        if let Err(message) = &self.kept {
+            reasons.push(format!("{message}; until it can be, no pod is added or removed"));
+        }
+        reasons.extend(self.loneliness(leases));
+        reasons
     }
 
     /// What this node has not done yet of what it was told.
@@ -145,7 +165,12 @@ impl Ring {
     }
 
     fn count_peers(&self, leases: Option<&[Lease]>) -> PeerCount {
-        let up = self.world.peers().filter(|peer| is_alive(leases, &peer.id) && self.is_reached(&peer.id));
+        let lives = |peer: &&Node| match self.probing.engine.health(&peer.id) {
+            Health::Works | Health::LargeLost => true,
+            Health::Unknown => is_alive(leases, &peer.id),
+            Health::OneWay | Health::Dead => false,
+        };
+        let up = self.world.peers().filter(lives).filter(|peer| self.is_reached(&peer.id));
         PeerCount { up: up.count(), total: self.world.peers().count() }
     }
 
@@ -201,7 +226,7 @@ impl Ring {
     }
 }
 
-fn is_alive(leases: Option<&[Lease]>, id: &NodeId) -> bool {
+pub(crate) fn is_alive(leases: Option<&[Lease]>, id: &NodeId) -> bool {
     let id = id.to_string();
     leases.unwrap_or_default().iter().any(|lease| lease.holder == id && lease.expires_in.is_some())
 }

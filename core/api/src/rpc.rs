@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::cni::{Add, Check, Del, Gc};
 use crate::object::{Object, ObjectKind};
-use tartan_model::NetworkName;
+use tartan_model::{NetworkName, NodeName};
 
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/tartan/tartand.sock";
@@ -39,6 +39,11 @@ pub enum Request {
     Endpoints,
     /// Answered by a list of [`crate::verb::DeniedRow`].
     Denied,
+    /// Probes every way to the peers, now. Answered by a list of [`crate::verb::CheckRow`].
+    Probe {
+        /// Only these peers; all if there is none.
+        peers: Vec<NodeName>,
+    },
     /// Answered by a list of [`crate::verb::IpamRow`].
     Ipam,
     /// Answered by a list of [`crate::verb::RouteRow`].

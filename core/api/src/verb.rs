@@ -23,6 +23,9 @@ pub struct Status {
     pub healthy: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// What a person should know although this node is healthy, as of a peer that does not answer.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The store.
     pub store: StoreStatus,
     /// The fabrics of its networks; `none` without a network.
@@ -66,7 +69,8 @@ pub struct UplinkStatus {
 /// How many peers there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCount {
-    /// Peers that are alive and whose rows are all in the kernel.
+    /// Peers whose rows are all in the kernel and that are not known to be dead: they answer, or were not asked yet and
+    /// their agents live.
     pub up: usize,
     /// All peers.
     pub total: usize,
@@ -117,12 +121,60 @@ pub struct PeerRow {
     pub mtu: Option<Mtu>,
     /// Round trip in milliseconds; none while not measured.
     pub rtt_ms: Option<f64>,
+    /// What probes tell of the ways to it: of the worst, if there are several.
+    #[serde(default)]
+    pub health: PeerHealth,
+    /// What is wrong with them, in words.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Since when the path is in use.
     pub since: Option<String>,
     /// Why not a better path, or no path.
     pub blocked: Vec<Blocked>,
     /// Its blocks.
     pub blocks: Vec<Cidr>,
+}
+
+/// What probes tell of the way to a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerHealth {
+    /// It answers.
+    Works,
+    /// It was not asked yet, or there is nothing to ask.
+    #[default]
+    Unknown,
+    /// It answers small packets only.
+    LargePacketsLost,
+    /// It does not answer, while what it sends arrives.
+    OneWay,
+    /// It does not answer.
+    Dead,
+}
+
+/// A row of `tartan check connectivity`: one way to a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckRow {
+    /// The peer.
+    pub node: NodeName,
+    /// The network.
+    pub network: NetworkName,
+    /// How its packets go.
+    pub path: Path,
+    /// This node's own address.
+    pub local: std::net::IpAddr,
+    /// The peer's, which its kernel answers at.
+    pub remote: std::net::IpAddr,
+    /// The largest packet in bytes that should pass.
+    pub mtu: Mtu,
+    /// Round trip of a small packet in milliseconds.
+    pub small_ms: Option<f64>,
+    /// Round trip of a packet of `mtu` bytes in milliseconds.
+    pub full_ms: Option<f64>,
+    /// Whether both passed.
+    pub ok: bool,
+    /// What is wrong.
+    pub reason: Option<String>,
 }
 
 /// A path that is not in use.

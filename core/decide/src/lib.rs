@@ -7,6 +7,7 @@ mod choice;
 mod conflict;
 mod decide;
 mod fact;
+mod lanes;
 mod learn;
 mod lower;
 mod report;
@@ -20,6 +21,7 @@ pub use choice::{
 pub use conflict::{Conflict, MOST_POOLS};
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
-pub use report::added;
+pub use report::{Probed, added};
+pub use tartan_ipam::capacity;
 pub use way_out::WayOut;
 pub use world::{Attached, Phase, Scope, World};

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use tartan_api::cni::{Added, AddedIp, AddedRoute, Interface};
 use tartan_api::verb::{
-    Blocked, DeniedRow, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerRow, RouteRow, UplinkStatus,
+    Blocked, DeniedRow, EndpointRow, IpamRow, NetworkStatus, NodeRow, PeerHealth, PeerRow, RouteRow,
+    UplinkStatus,
 };
 use tartan_host::{Route, RouteKind, Row, Rows};
 use tartan_model::{
@@ -13,6 +14,17 @@ use tartan_model::{
 
 use crate::lower::{gateway, host_mac, pod_address, routes_of};
 use crate::{Choice, EndpointChoice, Note, Scope, World};
+
+/// What probes tell of a peer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Probed {
+    /// Whether it answers.
+    pub health: PeerHealth,
+    /// How soon, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// What is wrong, in words.
+    pub reason: Option<String>,
+}
 
 impl World {
     /// `tartan nodes`; `alive` tells whose lease is renewed.
@@ -28,10 +40,18 @@ impl World {
         sorted(self.nodes().map(row).collect(), |row: &NodeRow| row.name.clone())
     }
 
-    /// `tartan peers`; `since` tells since when a peer's path is in use.
-    pub fn report_peers(&self, since: impl Fn(&NodeId) -> Option<String>) -> Vec<PeerRow> {
+    /// `tartan peers`; `since` tells since when a peer's path is in use, `probed` what probes tell of it.
+    pub fn report_peers(
+        &self,
+        since: impl Fn(&NodeId) -> Option<String>,
+        probed: impl Fn(&Node) -> Probed,
+    ) -> Vec<PeerRow> {
         let own = self.own_node();
-        let rows = self.peers().map(|peer| self.report_peer(own.as_ref(), peer, since(&peer.id)));
+        let rows = self.peers().map(|peer| {
+            let Probed { health, rtt_ms, reason } = probed(peer);
+            let row = self.report_peer(own.as_ref(), peer, since(&peer.id));
+            PeerRow { health, rtt_ms, reason, ..row }
+        });
         sorted(rows.collect(), |row: &PeerRow| row.node.clone())
     }
 
@@ -54,6 +74,8 @@ impl World {
             sealed: false,
             mtu,
             rtt_ms: None,
+            health: PeerHealth::default(),
+            reason: None,
             since: since.filter(|_| underlay.is_some()),
             blocked: notes.collect(),
             blocks: self.all_blocks_of(&peer.id),

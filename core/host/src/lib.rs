@@ -26,6 +26,6 @@ pub use guards::{Parts, Reason, TABLE, parts_of, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
     Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Ruleset,
-    Scope, Sysctl, SysctlKey,
+    Scope, Sysctl, SysctlKey, TABLES,
 };
 pub use step::{Step, StepError};

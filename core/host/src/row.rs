@@ -54,6 +54,25 @@ pub enum Key {
     Route(Cidr, u32),
 }
 
+/// The words for all kinds of rows.
+pub const TABLES: [&str; 8] = ["ruleset", "element", "sysctl", "link", "address", "fdb", "neighbor", "route"];
+
+impl Key {
+    /// The word for its kind.
+    pub const fn table(&self) -> &'static str {
+        match self {
+            Key::Ruleset => "ruleset",
+            Key::Element(_) => "element",
+            Key::Sysctl(_) => "sysctl",
+            Key::Link(_) => "link",
+            Key::Address(..) => "address",
+            Key::Fdb(..) => "fdb",
+            Key::Neighbor(..) => "neighbor",
+            Key::Route(..) => "route",
+        }
+    }
+}
+
 /// The constant part of our nftables ([`crate::ruleset`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ruleset {

@@ -5,6 +5,7 @@
 //! for notices.
 
 mod apply;
+mod echo;
 mod kernel;
 mod marks;
 mod message;
@@ -21,12 +22,14 @@ mod sys;
 pub mod sysctl;
 mod tables;
 mod uplink;
+mod usage;
 mod write;
 
 use std::io;
 
 use thiserror::Error;
 
+pub use echo::{EchoSockets, Heard};
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
@@ -36,6 +39,7 @@ pub use packet::PacketSocket;
 pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use uplink::UplinkChoice;
+pub use usage::Used;
 
 /// Gives memory that a burst has left free back to the kernel; takes about a millisecond.
 pub fn give_back_memory() {

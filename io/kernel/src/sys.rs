@@ -17,6 +17,28 @@ pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<
     if bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has a socket take only what a filter lets through (socket(7), SO_ATTACH_FILTER).
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_ptr().cast_mut() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the kernel only reads the program and the steps it points to, of which we say the number, and both live
+    // until the call returns.
+    let set = unsafe {
+        let program = (&raw const program).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, size)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets an option of a socket that is a number.
+pub(crate) fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel only reads the number, of which we say the size, and the descriptor is open.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Gives memory that the allocator holds and nobody uses back to the kernel (malloc_trim(3)).
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]

@@ -10,4 +10,4 @@ mod reconciler;
 mod wants;
 
 pub use dataplane::Dataplane;
-pub use reconciler::{Reconciler, Sweep, Unsettled};
+pub use reconciler::{Reconciler, Sweep, Tally, Unsettled};

@@ -35,6 +35,19 @@ pub struct Unsettled {
     pub reason: Option<String>,
 }
 
+/// What was done since the beginning, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Objects put right after somebody else changed them, by table.
+    pub repairs: BTreeMap<&'static str, u64>,
+    /// Steps and readings that failed.
+    pub errors: u64,
+    /// Notices that came.
+    pub notices: u64,
+    /// Times that notices were lost.
+    pub lost: u64,
+}
+
 /// What is wanted, what there is, and the way from one to the other. `S` is what rows belong to.
 pub struct Reconciler<S, K> {
     kernel: K,
@@ -59,6 +72,9 @@ pub struct Reconciler<S, K> {
     underlay: Pace,
     /// Notices were lost: anything may be other than the mirror says.
     everything: Pace,
+    /// Keys that changed without us since they were last compared.
+    told: BTreeSet<Key>,
+    tally: Tally,
 }
 
 impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
@@ -78,6 +94,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             ruleset: Pace::with_burst(4),
             underlay: Pace::with_burst(4),
             everything: Pace::with_burst(1),
+            told: BTreeSet::new(),
+            tally: Tally::default(),
         }
         .in_doubt()
     }
@@ -114,6 +132,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// as one of them does.
     pub fn want(&mut self, scope: &S, rows: Vec<Row>) {
         let changed = self.wants.replace(scope, rows);
+        for key in &changed {
+            self.told.remove(key);
+        }
         for key in changed.iter().filter(|key| self.wants.rows().get(key).is_none()) {
             self.failed.remove(key);
         }
@@ -142,8 +163,17 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 return Ok(());
             }
             self.take(&steps);
+            // What is told from now on is our own doing.
+            self.told.clear();
         }
-        self.hear()
+        let heard = self.hear();
+        self.told.clear();
+        heard
+    }
+
+    /// What was done since the beginning.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Takes in what the kernel told since the last call; reads it anew where that is not enough, but not more often
@@ -153,17 +183,23 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// When the kernel could not be read.
     pub fn hear(&mut self) -> Result<(), KernelError> {
         let notices = self.kernel.notices();
+        self.tally.notices += notices.rows.len() as u64;
+        self.tally.lost += u64::from(notices.lost);
         self.routes.doubt_if(notices.routes_stale);
         self.ruleset.doubt_if(notices.ruleset_stale);
         self.underlay.doubt_if(notices.underlay);
         self.everything.doubt_if(notices.lost);
         let now = Instant::now();
         if self.everything.take(now) {
-            return self.read_anew().inspect_err(|_| self.everything.failed(now));
+            return self.read_anew().inspect_err(|_| {
+                self.tally.errors += 1;
+                self.everything.failed(now);
+            });
         }
         for notice in notices.rows {
             let key = notice.key();
             if self.mirror.learn(notice) {
+                self.told.insert(key.clone());
                 self.note_change(key);
             }
         }
@@ -173,6 +209,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 Ok(found) => self.take_table(found, |row| matches!(row, Row::Route(_))),
                 Err(error) => {
                     warn!("cannot read the routes, trying again: {error}");
+                    self.tally.errors += 1;
                     self.routes.failed(now);
                 }
             }
@@ -182,6 +219,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 Ok(found) => self.take_table(found, |row| matches!(row, Row::Ruleset(_) | Row::Element(_))),
                 Err(error) => {
                     warn!("cannot read our nftables, trying again: {error}");
+                    self.tally.errors += 1;
                     self.ruleset.failed(now);
                 }
             }
@@ -299,6 +337,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         let (leftover, keys): (BTreeSet<Key>, BTreeSet<Key>) =
             dirty.into_iter().partition(|key| sweep == Sweep::Later && self.is_leftover(key));
         let orphans: Vec<Key> = keys.iter().filter(|key| self.is_orphan(key)).cloned().collect();
+        // They are made anew by who owns them.
+        let lost = orphans.iter().filter(|key| self.told.contains(key)).count();
+        if lost > 0 {
+            *self.tally.repairs.entry("link").or_default() += lost as u64;
+        }
         self.orphans.extend(orphans);
         let mut steps = diff_keys(self.wants.rows(), &self.mirror, &keys);
         if !self.may_remove {
@@ -349,6 +392,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 self.fail(step, error.to_string());
                 self.doubt_settings(step);
             } else {
+                if self.told.contains(&key) {
+                    *self.tally.repairs.entry(key.table()).or_default() += 1;
+                }
                 // A step may be taken without effect; whether it had one is seen in the next round.
                 self.dirty.insert(key);
             }
@@ -367,6 +413,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Says so once, and not again as long as the reason is the same.
     fn fail(&mut self, step: &Step, reason: String) {
         let key = step.key();
+        self.tally.errors += 1;
         if self.said.get(&key) == Some(&reason) {
             debug!("failed again: {step}: {reason}");
         } else {
@@ -412,9 +459,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         let old: Vec<Row> = self.mirror.rows.iter().filter(|row| is_of_table(row)).cloned().collect();
         for row in old.iter().filter(|row| found.get(&row.key()).is_none()) {
             self.mirror.rows.remove(&row.key());
+            self.told.insert(row.key());
             self.note_change(row.key());
         }
         for row in found.iter().filter(|row| self.mirror.rows.get(&row.key()) != Some(row)) {
+            self.told.insert(row.key());
             self.dirty.insert(row.key());
         }
         self.mirror.rows.extend(found.iter().cloned());

@@ -14,4 +14,4 @@ mod wire;
 
 pub use client::call;
 pub use error::RpcError;
-pub use server::{Client, DRAIN, Handler, MAX_CONNECTIONS, REQUEST_TIMEOUT, Server, Serving};
+pub use server::{Client, DRAIN, Handler, MAX_CONNECTIONS, REQUEST_TIMEOUT, Server, Serving, SocketName};

@@ -78,7 +78,7 @@ pub struct Serving {
 
 /// The socket's name in the file system, taken away when dropped.
 #[derive(Debug)]
-struct SocketName {
+pub struct SocketName {
     path: PathBuf,
     /// Device and inode: whoever has the name later keeps it.
     file: (u64, u64),
@@ -100,6 +100,11 @@ impl Server {
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         bind_beside(path, &folder.join(hidden))
+    }
+
+    /// The bound socket, for a protocol other than ours, and its name, to be kept as long as it is served.
+    pub fn into_parts(self) -> (UnixListener, SocketName) {
+        (self.listener, self.name)
     }
 
     /// Serves until the answer is dropped or shut down.

@@ -126,7 +126,8 @@ fn answer(request: &Request, healthy: bool) -> Value {
     match request {
         Request::Status => json!({
             "node": "n1", "id": "0123456789abcdef0123456789abcdef", "version": "0.1.0", "healthy": healthy,
-            "reasons": if healthy { vec![] } else { vec!["2 rows are not in the kernel", "the store is away"] }, "store": {"kind": "sqlite", "connected": true}, "fabric": "overlay",
+            "reasons": if healthy { vec![] } else { vec!["2 rows are not in the kernel", "the store is away"] },
+            "warnings": ["peer n3: no answer through vxlan"], "store": {"kind": "sqlite", "connected": true}, "fabric": "overlay",
             "uplink": {"interface": "eth0", "mtu": 1500, "addresses": ["192.0.2.1/24"]},
             "peers": {"up": 1, "total": 2}, "endpoints": 2, "policies": 0,
             "networks": [
@@ -142,11 +143,22 @@ fn answer(request: &Request, healthy: bool) -> Value {
              "alive": false, "this": false, "blocks": []},
         ]),
         Request::Peers => json!([
-            {"node": "n2", "address": "192.0.2.2", "path": "vxlan", "sealed": false, "mtu": 1450, "rtt_ms": 0.4321,
+            {"node": "n2", "address": "192.0.2.2", "path": "vxlan", "sealed": false, "mtu": 1450, "rtt_ms": 0.4321, "health": "works",
              "since": "2026-11-23T23:00:00Z", "blocked": [], "blocks": ["10.244.2.0/24", "fd00:10:244:2::/64"]},
             {"node": "n3", "address": null, "path": null, "sealed": false, "mtu": null, "rtt_ms": null, "since": null,
              "blocked": [{"path": "vxlan", "reason": "its lease is over"}], "blocks": []},
         ]),
+        Request::Probe { peers } => {
+            let row = |node: &str, ok: bool| {
+                json!({"node": node, "network": "default", "path": "vxlan", "local": "10.244.1.0",
+                "remote": "10.244.2.0", "mtu": 1450, "small_ms": 0.25, "full_ms": ok.then_some(0.5), "ok": ok,
+                "reason": (!ok).then_some("large packets are lost: 1450 bytes get no answer, small ones do")})
+            };
+            let all = [row("n2", true), row("n3", false)];
+            let is_wanted =
+                |row: &&Value| peers.is_empty() || peers.iter().any(|name| row["node"] == name.as_str());
+            all.iter().filter(is_wanted).cloned().collect()
+        }
         Request::Endpoints => json!([
             {"pod": "default/p1", "network": "default", "addresses": ["10.244.1.2", "fd00:10:244:1::2"],
              "mac": "02:00:00:00:00:02", "attachment": "bridge", "link": "tt0123456789ab",

@@ -1,6 +1,7 @@
 //! The command line as people and scripts start it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at what it did not expect")]
 
+mod check;
 mod harness;
 
 use std::os::unix::process::CommandExt;
@@ -23,6 +24,7 @@ fn status_as_text() {
     insta::assert_snapshot!(shown(&["status"]), @r#"
         node         n1 (0123456789abcdef0123456789abcdef)
         health       healthy
+        warning      peer n3: no answer through vxlan
         agent        0.1.0, since 2026-11-23T22:59:32Z
         store        sqlite, connected
         fabric       overlay
@@ -45,6 +47,9 @@ fn status_as_json() {
           "version": "0.1.0",
           "healthy": true,
           "reasons": [],
+          "warnings": [
+            "peer n3: no answer through vxlan"
+          ],
           "store": {
             "kind": "sqlite",
             "connected": true
@@ -110,9 +115,9 @@ fn nodes_as_a_table() {
 #[test]
 fn peers_as_a_table() {
     insta::assert_snapshot!(shown(&["peers"]), @r#"
-        NODE   ADDRESS     PATH    SEALED   MTU    RTT       SINCE                  BLOCKS                             BLOCKED
-        n2     192.0.2.2   vxlan   no       1450   0.43 ms   2026-11-23T23:00:00Z   10.244.2.0/24,fd00:10:244:2::/64   -
-        n3     -           -       no       -      -         -                      -                                  vxlan: its lease is over
+        NODE   ADDRESS     PATH    HEALTH   SEALED   MTU    RTT       SINCE                  BLOCKS                             BLOCKED
+        n2     192.0.2.2   vxlan   works    no       1450   0.43 ms   2026-11-23T23:00:00Z   10.244.2.0/24,fd00:10:244:2::/64   -
+        n3     -           -       -        no       -      -         -                      -                                  vxlan: its lease is over
         "#);
 }
 
@@ -127,6 +132,8 @@ fn peers_as_json() {
             "sealed": false,
             "mtu": 1450,
             "rtt_ms": 0.4321,
+            "health": "works",
+            "reason": null,
             "since": "2026-11-23T23:00:00Z",
             "blocked": [],
             "blocks": [
@@ -141,6 +148,8 @@ fn peers_as_json() {
             "sealed": false,
             "mtu": null,
             "rtt_ms": null,
+            "health": "unknown",
+            "reason": null,
             "since": null,
             "blocked": [
               {
@@ -427,6 +436,8 @@ fn every_help_has_an_example() {
         "apply",
         "get",
         "delete",
+        "check",
+        "bundle",
         "version",
     ] {
         let ran = tartan(&[verb, "--help"]);
@@ -449,6 +460,9 @@ fn every_help_has_an_example() {
           apply      Write objects to the store; nothing is written if any file has an error
           get        Show objects of the store
           delete     Take an object out of the store
+          check      Check this node, or the ways to the others; exit code 1 with the reason if something is
+                     wrong
+          bundle     Write what a helper needs to see into an archive, without secrets
           version    Show the version of this program
           lab        Build a whole cluster on this machine, in network namespaces
           help       Print this message or the help of the given subcommand(s)
@@ -482,6 +496,7 @@ fn every_help_has_an_example() {
         Examples:
           tartan status                          # is this node healthy, and why not
           tartan peers                           # how the other nodes are reached
+          tartan check connectivity              # do packets of every size come through
           tartan apply -f network.yaml           # write the cluster's configuration
           tartan --lab lab --node n2 endpoints   # ask an agent of a lab
 

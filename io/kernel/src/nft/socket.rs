@@ -166,7 +166,7 @@ impl Nftables {
     /// When the kernel cannot be read.
     pub fn tables(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
         const NAME: u16 = 1;
-        self.dump(super::kind::GETTABLE, family, &Attributes::default(), |body| {
+        self.dump(kind::GETTABLE, family, &Attributes::default(), |body| {
             let name = super::wire::find(body, NAME)?;
             Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
         })

@@ -1,0 +1,115 @@
+//! `tartan check`: whether this node, or the ways to its peers, are as they should be.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+use tartan_api::rpc::Request;
+use tartan_api::verb::{CheckRow, NetworkStatus, Status};
+use tartan_model::NodeName;
+
+use crate::ask::Agent;
+use crate::table::{self, Rows};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub(crate) struct Finding {
+    what: String,
+    ok: bool,
+    detail: String,
+}
+
+impl Rows for Finding {
+    const HEADER: &[&str] = &["CHECK", "OK", "DETAIL"];
+    const PLURAL: &str = "checks";
+    fn cells(&self) -> Vec<String> {
+        vec![self.what.clone(), table::yes(self.ok), self.detail.clone()]
+    }
+}
+
+impl Rows for CheckRow {
+    const HEADER: &[&str] =
+        &["NODE", "NETWORK", "PATH", "FROM", "TO", "SMALL", "MTU", "FULL", "OK", "REASON"];
+    const PLURAL: &str = "ways to other nodes";
+    fn cells(&self) -> Vec<String> {
+        let time = |ms: Option<f64>| ms.map_or_else(|| "-".into(), |ms| format!("{ms:.2} ms"));
+        vec![
+            self.node.to_string(),
+            self.network.to_string(),
+            self.path.to_string(),
+            self.local.to_string(),
+            self.remote.to_string(),
+            time(self.small_ms),
+            self.mtu.to_string(),
+            time(self.full_ms),
+            table::yes(self.ok),
+            self.reason.clone().unwrap_or_else(|| "-".into()),
+        ]
+    }
+}
+
+/// What is known of this node.
+///
+/// # Errors
+/// When the agent does not answer.
+pub(crate) fn node(agent: &Agent) -> Result<(Vec<Finding>, ExitCode)> {
+    let findings = findings(&agent.ask(&Request::Status)?);
+    let code = code(findings.iter().all(|finding| finding.ok));
+    Ok((findings, code))
+}
+
+/// What probes find of the ways to these peers, or to all.
+///
+/// # Errors
+/// When the agent does not answer, or there is no such peer.
+pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<CheckRow>, ExitCode)> {
+    let named = peers.clone();
+    let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
+    // A peer without a way is not among the rows.
+    let wanted: Vec<NodeName> = if named.is_empty() { alive(agent)? } else { named };
+    let missing: Vec<&NodeName> =
+        wanted.iter().filter(|name| !rows.iter().any(|row| row.node == **name)).collect();
+    for name in &missing {
+        eprintln!("error: there is no way to node {name} to probe; see why: tartan peers");
+    }
+    let code = code(missing.is_empty() && rows.iter().all(|row| row.ok));
+    Ok((rows, code))
+}
+
+/// The other nodes with blocks whose agents live: there should be a way to each.
+fn alive(agent: &Agent) -> Result<Vec<NodeName>> {
+    let nodes: Vec<tartan_api::verb::NodeRow> = agent.ask(&Request::Nodes)?;
+    let others = nodes.into_iter().filter(|node| node.alive && !node.this && !node.blocks.is_empty());
+    Ok(others.map(|node| node.name).collect())
+}
+
+fn code(ok: bool) -> ExitCode {
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn findings(status: &Status) -> Vec<Finding> {
+    let finding = |what: &str, ok, detail: String| Finding { what: what.into(), ok, detail };
+    let mut findings = vec![finding("agent", true, format!("{}, since {}", status.version, status.since))];
+    let connected = status.store.connected;
+    let word = if connected { "connected" } else { "not connected" };
+    findings.push(finding("store", connected, format!("{}, {word}", status.store.kind)));
+    let uplink = status.uplink.as_ref().map(|uplink| format!("{}, MTU {}", uplink.interface, uplink.mtu));
+    findings.push(finding("uplink", uplink.is_some(), uplink.unwrap_or_else(|| "none was found".into())));
+    findings.extend(status.networks.iter().map(network));
+    let peers = status.peers;
+    // Of a peer that is away the warnings tell; all of them away is a reason.
+    findings.push(finding("peers", true, format!("{} of {} up", peers.up, peers.total)));
+    findings.extend(status.warnings.iter().map(|warning| finding("warning", true, warning.clone())));
+    findings.extend(status.reasons.iter().map(|reason| finding("health", false, reason.clone())));
+    if status.reasons.is_empty() {
+        findings.push(finding("health", status.healthy, "everything wanted is in the kernel".into()));
+    }
+    findings
+}
+
+fn network(network: &NetworkStatus) -> Finding {
+    let blocks: Vec<String> = network.blocks.iter().map(ToString::to_string).collect();
+    let held = !blocks.is_empty();
+    let detail = if held { format!("blocks {}", blocks.join(",")) } else { "no block held".into() };
+    Finding { what: format!("network {}", network.name), ok: held, detail }
+}

@@ -8,12 +8,15 @@ mod entry;
 mod identity;
 mod input;
 mod keep;
+mod listen;
+mod memory;
 mod pods;
 mod records;
 mod repair;
 mod ring;
 mod serve;
 mod status;
+mod store;
 mod wait;
 
 use std::process::ExitCode;
@@ -22,17 +25,17 @@ use std::sync::mpsc;
 
 use anyhow::Context;
 use tartan_kernel::{Kernel, Marks};
-use tartan_store::{Sqlite, Store};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Name};
 use crate::config::Config;
 use crate::identity::{Identity, Lock};
 use crate::input::Inbox;
 use crate::records::Records;
 use crate::ring::Ring;
 use crate::serve::Service;
+use crate::store::Stores;
 
 /// The exit code where the configuration or the place is wrong, and where the store cannot be reached.
 const WRONG: u8 = 2;
@@ -64,10 +67,15 @@ fn run(config: Config) -> anyhow::Result<()> {
     let signals = ring::block_signals()?;
     let _lock = Lock::take(&config)?;
     let identity = Identity::load_or_make(&config)?;
-    let store = Arc::new(Sqlite::open(config.store.path())?);
-    // A connection of its own, so that a write that waits for another agent does not hold up what comes in.
-    let watched: Arc<dyn Store> = Arc::new(Sqlite::open(config.store.path())?);
-    identity.register(store.as_ref(), config.take_over)?;
+    let Stores { store, watched } = config.store.open(&config.etcd)?;
+    let name = match identity.register(store.as_ref(), config.take_over) {
+        Ok(()) => Name::Held,
+        Err(error) if config.store.is_waited_for(&error) => {
+            warn!("waiting for the store; what is in the kernel stays: {error:#}");
+            Name::Wanted { force: config.take_over }
+        }
+        Err(error) => return Err(error),
+    };
     let records = Records::open(&config.state_dir)?;
     let mut kernel =
         Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
@@ -75,7 +83,7 @@ fn run(config: Config) -> anyhow::Result<()> {
 
     let (sender, receiver) = mpsc::channel();
     let inbox = Inbox::new(sender)?;
-    let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
+    let cluster = Cluster::start(&identity, name, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
     let mut ring = Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver)?;
     let server = server.serve(Arc::new(Service::new(identity.id, inbox, store.clone())))?;

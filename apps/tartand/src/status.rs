@@ -62,7 +62,7 @@ impl Ring {
             version: VERSION.into(),
             healthy: reasons.is_empty(),
             reasons,
-            store: StoreStatus { kind: "sqlite".into(), connected: self.store.is_ok() && leases.is_some() },
+            store: StoreStatus { kind: self.store_kind.into(), connected: self.store.is_ok() && leases.is_some() },
             fabric: self.fabric(),
             uplink: self.world.report_uplink(),
             peers: self.count_peers(leases),
@@ -77,6 +77,7 @@ impl Ring {
     /// Why this node is not healthy. That there is no way to some peer is not its doing; that shows with the peers.
     fn reasons(&self) -> Vec<String> {
         let mut reasons = self.unfinished();
+        reasons.extend(self.remembered.clone());
         if let Err(message) = &self.kept {
             reasons.push(format!("{message}; until it can be, no pod is added or removed"));
         }

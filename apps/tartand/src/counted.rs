@@ -9,14 +9,15 @@ use tartan_store::{Change, Durability, Entry, Expect, Lease, Listing, Revision, 
 use crate::metrics::{Metrics, StoreLabels};
 
 /// A store, and where its operations are counted.
-pub(crate) struct Counted<S> {
-    store: S,
+pub(crate) struct Counted {
+    store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
 }
 
-impl<S> Counted<S> {
-    pub(crate) fn new(store: S, metrics: Arc<Metrics>) -> Counted<S> {
-        Counted { store, metrics }
+impl Counted {
+    /// The same store, counted.
+    pub(crate) fn over(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Arc<dyn Store> {
+        Arc::new(Counted { store, metrics })
     }
 
     fn count<T>(&self, operation: &'static str, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
@@ -35,7 +36,7 @@ fn see(metrics: &Metrics, revision: Revision) {
     metrics.store_revision.set(i64::try_from(revision.0).unwrap_or(i64::MAX));
 }
 
-impl<S: Store> Store for Counted<S> {
+impl Store for Counted {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }

@@ -455,7 +455,7 @@ fn every_help_has_an_example() {
 
         Options:
           -o, --output <FORMAT>
-                  How to show the answer; yaml is for `get` only
+                  How to show the answer; yaml is for `get` and `import` only
 
                   Possible values:
                   - table: For people

@@ -145,18 +145,20 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         name: String,
     },
     /// Make objects of the configuration of another network; they are printed, to be applied
+    #[command(after_help = "Example:\n  tartan import flannel net-conf.json")]
     Import {
         /// Whose configuration it is
         #[command(subcommand)]
         verb: ImportVerb,
     },
     /// Take nodes out of the cluster
+    #[command(after_help = "Example:\n  tartan node leave")]
     Node {
         /// What to do with the node
         #[command(subcommand)]
         verb: NodeVerb,
     },
-    /// Take everything of ours off this node: links, routes, rules, tables, settings, files. Says first what it will do
+    /// Take everything of ours off this node; says first what it will do
     Uninstall(Uninstall),
     /// Show the version of this program
     #[command(after_help = "Example:\n  tartan version -o json")]

@@ -45,7 +45,7 @@ pub(crate) struct Cli {
 /// Flags that go with every verb, before or behind it.
 #[derive(Debug, Args)]
 pub(crate) struct Shared {
-    /// How to show the answer; yaml is for `get` only
+    /// How to show the answer; yaml is for `get` and `import` only
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) output: Output,
     /// The agent's socket [env: TARTAN_SOCKET] [default: /run/tartan/tartand.sock]
@@ -145,13 +145,21 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         #[arg(value_name = "[NAMESPACE/]NAME")]
         name: String,
     },
+    /// Make objects of the configuration of another network; they are printed, to be applied
+    #[command(after_help = "Example:\n  tartan import flannel net-conf.json")]
+    Import {
+        /// Whose configuration it is
+        #[command(subcommand)]
+        verb: ImportVerb,
+    },
     /// Take nodes out of the cluster
+    #[command(after_help = "Example:\n  tartan node leave")]
     Node {
         /// What to do with the node
         #[command(subcommand)]
         verb: NodeVerb,
     },
-    /// Take everything of ours off this node: links, routes, rules, tables, settings, files. Says first what it will do
+    /// Take everything of ours off this node; says first what it will do
     Uninstall(Uninstall),
     /// Check this node, or the ways to the others; exit code 1 with the reason if something is wrong
     #[command(after_help = "\
@@ -185,6 +193,26 @@ It holds names and addresses of nodes, pods and networks. Look at it before you 
     Version,
     /// Build a whole cluster on this machine, in network namespaces
     Lab(Lab),
+}
+
+/// What can be imported.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportVerb {
+    /// Flannel's net-conf.json, or what its etcd has under /coreos.com/network/config
+    #[command(after_help = "\
+Examples:
+  tartan import flannel net-conf.json | tartan apply -f -
+  kubectl -n kube-flannel get configmap kube-flannel-cfg -o jsonpath='{.data.net-conf\\.json}' | tartan import flannel
+  etcdctl get --print-value-only /coreos.com/network/config | tartan import flannel
+Keys that mean something else here, or nothing, are named on the standard error. docs/moving-from/flannel.md tells the rest.")]
+    Flannel {
+        /// A file, or - for standard input
+        #[arg(value_name = "FILE|-", default_value = "-")]
+        file: PathBuf,
+        /// The name of the network
+        #[arg(long, default_value = "default")]
+        name: NetworkName,
+    },
 }
 
 /// How to leave a node as it was.

@@ -9,8 +9,14 @@ use thiserror::Error;
 
 /// What is wrong with the input, a line for each file.
 #[derive(Debug, Error)]
-#[error("{}\nnothing was sent to the agent; correct this and try again", .0.join("\n"))]
-pub(crate) struct BadInput(Vec<String>);
+pub(crate) enum BadInput {
+    /// Of objects that were to be sent.
+    #[error("{}\nnothing was sent to the agent; correct this and try again", .0.join("\n"))]
+    Objects(Vec<String>),
+    /// Of one file that is only read.
+    #[error("{0}")]
+    File(String),
+}
 
 /// Every object in these files; of folders in their files, by name, not in folders within.
 ///
@@ -24,7 +30,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Object>, BadInput> {
             Err(reason) => wrong.push(reason),
         }
     }
-    if wrong.is_empty() { Ok(objects) } else { Err(BadInput(wrong)) }
+    if wrong.is_empty() { Ok(objects) } else { Err(BadInput::Objects(wrong)) }
 }
 
 fn parse(path: &Path) -> Result<Vec<Object>, String> {
@@ -57,7 +63,7 @@ fn in_folder(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// A file's name for messages, and its text: a byte more than the limit at most, so that the parser sees the excess.
-fn text(path: &Path) -> Result<(String, String), String> {
+pub(crate) fn text(path: &Path) -> Result<(String, String), String> {
     let limit = MAX_TEXT as u64 + 1;
     let mut bytes = Vec::new();
     let (name, read) = if path == Path::new("-") {

@@ -9,12 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tartan_api::VERSION;
+use tartan_api::flannel;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
 use tartan_model::NetworkName;
 
-use crate::args::{Check, Cli, NodeVerb, Output, Shared, Usage, Verb};
+use crate::args::{Check, Cli, ImportVerb, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
 use crate::bundle::Place;
 use crate::output::{json, print};
@@ -30,8 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// With what is wrong, where, and what to do.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { shared, verb } = cli;
-    if shared.output == Output::Yaml && !matches!(verb, Verb::Get { .. }) {
-        return Err(Usage("-o yaml is for `tartan get` only: use -o json".into()).into());
+    if shared.output == Output::Yaml && !matches!(verb, Verb::Get { .. } | Verb::Import { .. }) {
+        return Err(Usage("-o yaml is for `tartan get` and `tartan import` only: use -o json".into()).into());
     }
     match verb {
         Verb::Lab(verb) => return lab::run(verb, shared.output),
@@ -62,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             show(&shared, &applied, || table::applied(&applied))?;
         }
         Verb::Uninstall(args) => return uninstall::run(&shared, &args),
+        Verb::Import { verb: ImportVerb::Flannel { file, name } } => import_flannel(&shared, &file, &name)?,
         Verb::Node { verb: NodeVerb::Leave { name, force } } => {
             let leave = Leave { node: name, force, without_store: false };
             let left: Left = agent(&shared)?.ask(&Request::Leave(leave))?;
@@ -174,6 +176,19 @@ fn get(shared: &Shared, kind: ObjectKind, name: Option<String>) -> Result<()> {
 fn yaml(objects: &[Object]) -> Result<String> {
     let documents = objects.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(documents.join("---\n"))
+}
+
+fn import_flannel(shared: &Shared, file: &Path, network: &NetworkName) -> Result<()> {
+    let (name, text) = files::text(file).map_err(files::BadInput::File)?;
+    let imported = flannel::import(&text, network)
+        .map_err(|error| files::BadInput::File(flannel::within(&name, error.at(), &error)))?;
+    for word in &imported.words {
+        eprintln!("{}", flannel::within(&name, word.at, word));
+    }
+    match shared.output {
+        Output::Json => print(&json(&imported.network)?),
+        Output::Table | Output::Yaml => print(&serde_saphyr::to_string(&imported.network)?),
+    }
 }
 
 /// The name of an object of a kind that lives in no namespace.

@@ -2,6 +2,7 @@
 //! agent's socket, and the JSON of every verb. Field names here are a promise.
 
 pub mod cni;
+pub mod flannel;
 pub mod network;
 pub mod object;
 pub mod prev;

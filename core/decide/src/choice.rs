@@ -143,6 +143,7 @@ impl Note {
                 | Note::MixedAttachments { .. }
                 | Note::SmallUnderlay { .. }
                 | Note::ReservedElsewhere { .. }
+                | Note::BlockTakenOver { .. }
         )
     }
 }
@@ -220,6 +221,18 @@ pub enum Note {
         path: Path,
         /// Why.
         reason: String,
+    },
+    /// The block of a pod's address is another node's.
+    #[error(
+        "pod {pod} has an address of block {block}, which node {owner} owns by now: others do not reach it, and its address may be another pod's; delete and add it"
+    )]
+    BlockTakenOver {
+        /// The pod.
+        pod: PodName,
+        /// The block.
+        block: Cidr,
+        /// Its owner.
+        owner: NodeId,
     },
     /// A pod's network is gone or not served.
     #[error("pod {pod} is shut: its network {network} is gone or not served")]

@@ -172,9 +172,8 @@ impl World {
 
     /// Blocks that are reserved for this node, and that another one still has.
     fn reserved_elsewhere(&self, network: &Network) -> impl Iterator<Item = Note> {
-        let reserved = network.pools.iter().flat_map(Pool::reservations);
-        let own = reserved.filter(|(_, node)| **node == self.name);
-        let held = own.filter_map(|(block, _)| {
+        let own = network.pools.iter().flat_map(|pool| pool.reserved_for(&self.name));
+        let held = own.filter_map(|block| {
             let owner = self.blocks.get(&network.name)?.get(block).filter(|owner| **owner != self.this)?;
             let holder =
                 self.nodes.get(owner).map_or_else(|| owner.to_string(), |node| node.name.to_string());
@@ -275,11 +274,20 @@ impl World {
         if served.is_none() {
             notes.push(Note::NetworkGone { pod: endpoint.pod.clone(), network: endpoint.network.clone() });
         }
+        notes.extend(self.taken_over(endpoint));
         let mtu = served.and_then(|network| self.pod_mtu(network));
         // A link that is shut carries nothing of any size.
         let choice =
             self.endpoint_choice(endpoint.clone(), mtu.unwrap_or(Mtu::IPV6_MIN), mtu.is_some() && !leaving);
         Decision { choice: Some(Choice::Endpoint(choice)), notes, ..Decision::default() }
+    }
+
+    /// Another node has the block of a pod's address: this one was taken out of the cluster while its pods lived on.
+    fn taken_over(&self, endpoint: &Endpoint) -> Option<Note> {
+        let held = self.blocks.get(&endpoint.network)?;
+        let mut owners = endpoint.blocks.iter().filter_map(|block| Some((block, held.get(block)?)));
+        let (block, owner) = owners.find(|(_, owner)| **owner != self.this)?;
+        Some(Note::BlockTakenOver { pod: endpoint.pod.clone(), block: *block, owner: *owner })
     }
 
     fn endpoint_choice(&self, endpoint: Endpoint, mtu: Mtu, open: bool) -> EndpointChoice {

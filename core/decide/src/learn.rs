@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Pool, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
 
 use crate::{Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -76,7 +76,7 @@ impl World {
         let mut learned = dirty([if id == self.this { Scope::Node } else { Scope::Peer(id) }]);
         // Whoever has what is reserved for this node is told by name.
         let reserving = self.networks.values().filter(|network| {
-            network.pools.iter().flat_map(Pool::reservations).any(|(_, node)| *node == self.name)
+            network.pools.iter().any(|pool| pool.reserved_for(&self.name).next().is_some())
         });
         learned.dirty.extend(reserving.map(|network| Scope::Network(network.name.clone())));
         learned
@@ -132,6 +132,11 @@ impl World {
         let covers = |spec: &Network| spec.pools.iter().any(|pool| pool.cidr().covers(&block));
         if !self.networks.get(&network).is_some_and(covers) {
             scopes.insert(Scope::Node);
+        }
+        if self.used(&network, &block).is_some_and(|used| used > 0) {
+            let has_it = |attached: &&Attached| attached.endpoint.blocks.contains(&block);
+            let pods = self.endpoints.values().filter(has_it);
+            scopes.extend(pods.map(|attached| Scope::Endpoint(attached.endpoint.key.clone())));
         }
         // This node's source address in every route may be another now, and a block of one network may make room for,
         // or stand in the way of, that of another.

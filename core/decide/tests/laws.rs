@@ -250,7 +250,7 @@ proptest! {
                 // The store does not keep a network from taking what another's pods still have.
                 let disputed = |address: &IpAddr, of: &NetworkName| world.networks().any(|other| {
                     other.name != *of && other.pools.iter().any(|pool| pool.cidr().contains(*address))
-                });
+                }) || world.blocks().any(|(name, block, _)| name != of && block.contains(*address));
                 // Nor somebody from taking a block away, until it is claimed again.
                 let held = |address: &IpAddr, of: &NetworkName| {
                     let pools = world.network(of).into_iter().flat_map(|network| &network.pools).map(|pool| pool.cidr());

@@ -10,7 +10,7 @@ pub fn reserved_block<'a>(
     node: &NodeName,
     taken: impl Iterator<Item = &'a Cidr> + Clone,
 ) -> Option<Cidr> {
-    let mut own = pool.reservations().filter(|(_, reserved)| *reserved == node).map(|(block, _)| *block);
+    let mut own = pool.reserved_for(node).copied();
     own.find(|block| !taken.clone().any(|range| range.overlaps(block)))
 }
 

@@ -1,6 +1,6 @@
 //! Pools: the ranges that pods get addresses from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
@@ -96,6 +96,9 @@ pub struct Pool {
     last_block: Option<Cidr>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "as_list")]
     reservations: BTreeMap<Cidr, NodeName>,
+    /// The same the other way round: thousands of nodes may have one each, and are looked for one by one.
+    #[serde(skip)]
+    reserved_for: BTreeMap<NodeName, BTreeSet<Cidr>>,
 }
 
 impl Pool {
@@ -114,8 +117,8 @@ impl Pool {
         };
         let block_size = block_size.unwrap_or_else(|| usual.max(cidr.length() + 2).min(max));
         if (cidr.length()..=max).contains(&block_size) {
-            let reservations = BTreeMap::new();
-            Ok(Pool { cidr, block_size, first_block: None, last_block: None, reservations })
+            let (reservations, reserved_for) = (BTreeMap::new(), BTreeMap::new());
+            Ok(Pool { cidr, block_size, first_block: None, last_block: None, reservations, reserved_for })
         } else {
             Err(PoolError::BlockSize { cidr, block_size, min: cidr.length(), max })
         }
@@ -151,6 +154,7 @@ impl Pool {
             if let Some(one) = self.reservations.insert(block, node.clone()) {
                 return Err(PoolError::ReservedTwice { block, one, other: node });
             }
+            self.reserved_for.entry(node).or_default().insert(block);
         }
         Ok(self)
     }
@@ -204,6 +208,11 @@ impl Pool {
     /// The reserved blocks, in order, each with its node.
     pub fn reservations(&self) -> impl Iterator<Item = (&Cidr, &NodeName)> {
         self.reservations.iter()
+    }
+
+    /// The blocks that are reserved for a node, in order.
+    pub fn reserved_for(&self, node: &NodeName) -> impl Iterator<Item = &Cidr> {
+        self.reserved_for.get(node).into_iter().flatten()
     }
 
     /// The node that a block is reserved for.

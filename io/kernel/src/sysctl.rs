@@ -211,3 +211,34 @@ fn from_netns(error: &NetnsError) -> Refused {
         NetnsError::NotANamespace { .. } | NetnsError::Name { .. } => Refused::from_errno(libc::EINVAL),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_of_a_network_namespace_are_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sysctls.json");
+        assert_eq!(saved(&file).unwrap(), []);
+        for key in [
+            "kernel/core_pattern",
+            "net/../kernel/core_pattern",
+            "../etc/passwd",
+            "/net/x",
+            "net//x",
+            "net/./x",
+            "",
+        ] {
+            fs::write(&file, serde_json::json!({key: "1"}).to_string()).unwrap();
+            assert!(saved(&file).is_err(), "{key}");
+            assert!(give_back(&Saved { key: key.into(), old: "1".into(), now: None }).is_err(), "{key}");
+        }
+        fs::write(&file, r#"{"net/ipv4/ip_forward": "0", "net/ipv4/conf/gone-1/forwarding": "1"}"#).unwrap();
+        let found = saved(&file).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().any(|saved| saved.key.contains("gone-1") && saved.now.is_none()));
+        fs::write(&file, "[1]").unwrap();
+        assert!(saved(&file).is_err());
+    }
+}

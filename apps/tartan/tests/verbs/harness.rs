@@ -13,6 +13,7 @@ use tartan_rpc::{Client, Handler, Server, Serving};
 use tempfile::TempDir;
 
 /// What came of a run.
+#[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: String,

@@ -423,6 +423,31 @@ fn the_version_needs_no_agent() {
 }
 
 #[test]
+fn flannels_configuration_is_imported_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net-conf.json");
+    let name = file.to_str().unwrap();
+    let put = |text: &str| std::fs::write(&file, text).unwrap();
+    put("{\"Network\": \"10.9.0.0/16\",\n \"Backend\": {\"Type\": \"vxlan\", \"GBP\": true}}");
+    let ran = tartan(&["import", "flannel", name, "--name", "blue"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{name}:2:31: Backend.GBP: left out")), "{}", ran.stderr);
+    let again = tartan_api::object::parse("it", &ran.stdout).unwrap();
+    assert_eq!(again[0].name(), "blue");
+    let json = tartan(&["import", "flannel", name, "--name", "blue", "-o", "json"]);
+    assert_eq!(tartan_api::object::parse("it", &json.stdout).unwrap(), again);
+    put("{\"Network\": \"10.9.0.0/16\",\n \"Backend\": {\"Type\": \"wireguard\"}}");
+    let ran = tartan(&["import", "flannel", name]);
+    assert!(ran.code == 2 && ran.stdout.is_empty(), "{ran:?}");
+    assert!(
+        ran.stderr.starts_with(&format!("error: {name}:2:14: Backend.Type \"wireguard\"")),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(tartan(&["import", "flannel", "/nonexistent"]).code, 2);
+}
+
+#[test]
 fn every_help_has_an_example() {
     for verb in [
         "status",
@@ -438,9 +463,14 @@ fn every_help_has_an_example() {
         "delete",
         "check",
         "bundle",
+        "import",
+        "import flannel",
+        "node",
+        "node leave",
+        "uninstall",
         "version",
     ] {
-        let ran = tartan(&[verb, "--help"]);
+        let ran = tartan(&[&verb.split(' ').collect::<Vec<_>>(), ["--help"].as_slice()].concat());
         assert!(ran.code == 0 && ran.stdout.contains(&format!("  tartan {verb}")), "{}", ran.stdout);
     }
     insta::assert_snapshot!(tartan(&["--help"]).stdout, @r#"
@@ -463,13 +493,16 @@ fn every_help_has_an_example() {
           check      Check this node, or the ways to the others; exit code 1 with the reason if something is
                      wrong
           bundle     Write what a helper needs to see into an archive, without secrets
+          import     Make objects of the configuration of another network; they are printed, to be applied
+          node       Take nodes out of the cluster
+          uninstall  Take everything of ours off this node; says first what it will do
           version    Show the version of this program
           lab        Build a whole cluster on this machine, in network namespaces
           help       Print this message or the help of the given subcommand(s)
 
         Options:
           -o, --output <FORMAT>
-                  How to show the answer; yaml is for `get` only
+                  How to show the answer; yaml is for `get` and `import` only
 
                   Possible values:
                   - table: For people

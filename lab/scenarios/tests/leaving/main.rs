@@ -30,7 +30,7 @@ fn traces(lab: &Lab, node: &str, marks: &[&str]) -> Vec<String> {
 }
 
 /// The first address of a block.
-fn first(block: &String) -> &str {
+fn first(block: &str) -> &str {
     block.split('/').next().expect("an address")
 }
 
@@ -60,7 +60,7 @@ fn a_node_that_leaves_is_forgotten_at_once() {
     let lab = Lab::up("t-leave", &["--nodes", "3", "--pods", "1", "--family", "dual"]);
     let given = blocks(&lab, "n2", "n1");
     let marks: Vec<&str> =
-        ["172.30.0.1 ", "172.30.0.1/"].into_iter().chain(given.iter().map(first)).collect();
+        ["172.30.0.1 ", "172.30.0.1/"].into_iter().chain(given.iter().map(|block| first(block))).collect();
     let refused = lab.verb("n1", &["node", "leave"]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("default/p1") && refused.stderr.contains("--force"), "{refused:?}");

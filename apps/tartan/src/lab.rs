@@ -41,6 +41,7 @@ enum Verb {
     #[command(after_help = "\
 Examples:
   tartan lab up --nodes 5 --pods 1 --family dual
+  tartan lab up --store etcd --etcd-members 3
   tartan lab up --set attachment=routed --set vxlan.port=4789
   tartan lab up --name small --set 'pools=[{cidr: 10.9.0.0/16, blockSize: 28}]'")]
     Up(Up),
@@ -91,6 +92,14 @@ Examples:
     /// Break the wire between nodes or end agents, and heal it again
     #[command(subcommand, after_help = fault::EXAMPLES)]
     Fault(FaultVerb),
+    /// Stop, start or wipe the lab's etcd
+    #[command(subcommand, after_help = "\
+Examples:
+  tartan lab up --store etcd
+  tartan lab store stop
+  tartan lab store start
+  tartan lab store wipe")]
+    Store(StoreVerb),
     /// The responder of a pod
     #[command(hide = true)]
     Respond {
@@ -120,6 +129,9 @@ struct Up {
     /// Where the cluster's state is
     #[arg(long, value_enum, default_value_t = Store::Sqlite)]
     store: Store,
+    /// How many members etcd has, 1 to 5; for `--store etcd`
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    etcd_members: u32,
     /// Sets a path under `spec` of the ClusterNetwork; the value is YAML
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -144,6 +156,20 @@ enum OneFamily {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Store {
     Sqlite,
+    Etcd,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum StoreVerb {
+    /// End etcd; what it has stays
+    #[command(after_help = "Example: tartan lab store stop")]
+    Stop,
+    /// Start etcd, and wait until it answers
+    #[command(after_help = "Example: tartan lab store start")]
+    Start,
+    /// Take away all that etcd has; if it runs, it is started anew, empty
+    #[command(after_help = "Example: tartan lab store wipe")]
+    Wipe,
 }
 
 #[derive(Debug, Subcommand)]

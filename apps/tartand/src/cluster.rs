@@ -1,27 +1,25 @@
 //! The store's side of the ring: one thread listens to it, another writes to it and keeps the node's name.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 use tartan_decide::{Claim, Fact};
-use tartan_model::{Cidr, NetworkName, Node, NodeId};
-use tartan_store::{Change, Durability, Entry, Expect, Revision, Store, StoreError};
-use tracing::{error, warn};
+use tartan_model::{Cidr, NetworkName, Node};
+use tartan_store::{Durability, Expect, Store, StoreError};
+use tracing::{error, info, warn};
 
-use crate::entry::{EntryKey, HEARD, Heard, Owner, WAITS};
-use crate::identity::{Identity, LEASE};
+use crate::entry::{EntryKey, HEARD, Heard, Owner};
+use crate::identity::{Identity, LEASE, NameHeld};
 use crate::input::{Inbox, Input};
+use crate::listen::Listener;
+use crate::memory::{Memory, PutBack, owner};
 
 /// How long to wait after the store failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A wake-up is lost when its writer is killed between its commit and the call; what it wrote is seen by then.
-const LOOK: u16 = 30_000;
 
 /// Something to write to the store.
 pub(crate) enum Write {
@@ -31,10 +29,22 @@ pub(crate) enum Write {
     Return(NetworkName, Cidr),
     /// Publish this node.
     Publish(Node),
+    /// Put back what the store has lost.
+    PutBack(Vec<PutBack>),
     /// Answer a wait.
     Heard(String, Heard),
     /// Take this node out. Nothing is written after it, unless it fails.
     Leave,
+    /// Write nothing more.
+    Stop,
+}
+
+/// How far this node is with its name.
+pub(crate) enum Name {
+    /// It is held.
+    Held,
+    /// The store could not be reached yet; whether it is then to be taken from a living holder.
+    Wanted { force: bool },
 }
 
 /// The way to the writing thread.
@@ -47,30 +57,47 @@ impl Cluster {
     /// Starts both threads.
     pub(crate) fn start(
         identity: &Identity,
+        name: Name,
         store: Arc<dyn Store>,
         watched: Arc<dyn Store>,
         inbox: Inbox,
     ) -> anyhow::Result<Cluster> {
         let (writes, commands) = channel();
-        let writer = Writer {
+        let (tell, registered) = channel();
+        let mut writer = Writer {
             identity: identity.clone(),
             store,
             inbox: inbox.clone(),
+            wanted: None,
+            tell: Some(tell),
+            published: None,
             waiting: VecDeque::new(),
-            renew_at: Instant::now() + LEASE / 3,
+            renew_at: Instant::now(),
             gone: false,
         };
+        match name {
+            Name::Held => writer.registered(),
+            Name::Wanted { force } => writer.wanted = Some(force),
+        }
         let named = |name: &str| thread::Builder::new().name(name.into());
         let writer =
             named("store-write").spawn(move || writer.run(&commands)).context("cannot start a thread")?;
-        let listener = Listener { store: watched, inbox, known: BTreeSet::new(), unread: BTreeMap::new() };
+        let listener = Listener {
+            store: watched,
+            inbox,
+            registered,
+            writes: writes.clone(),
+            memory: Memory::new(identity.id),
+            unread: BTreeMap::new(),
+        };
         named("store-watch").spawn(move || listener.run()).context("cannot start a thread")?;
         Ok(Cluster { writes, writer })
     }
 
     /// Ends the writing thread: from now on nothing of this node changes in the store.
     pub(crate) fn stop(self) {
-        drop(self.writes);
+        // Nobody hears it only if it has ended.
+        let _ = self.writes.send(Write::Stop);
         if self.writer.join().is_err() {
             error!("the thread that writes to the store has panicked");
         }
@@ -84,110 +111,17 @@ impl Cluster {
     }
 }
 
-/// The thread that turns the store's changes into facts.
-struct Listener {
-    store: Arc<dyn Store>,
-    inbox: Inbox,
-    /// Keys that were told as facts: what is not listed any more after a gap is gone. Those of other kinds, of which there
-    /// may be many, are passed over.
-    known: BTreeSet<Box<str>>,
-    /// Networks that are not understood, by key: a newer release's, or spoilt.
-    unread: BTreeMap<String, String>,
-}
-
-impl Listener {
-    fn run(mut self) {
-        loop {
-            let error = match self.follow() {
-                Ok(()) => return,
-                Err(error) => error,
-            };
-            if !matches!(error, StoreError::Compacted) {
-                let error = told(&error);
-                warn!("the store: {error}");
-                if !self.inbox.put(Input::Store(Err(error))) {
-                    return;
-                }
-                thread::sleep(PAUSE);
-            }
-        }
-    }
-
-    /// Lists everything, then tells every change; returns when the ring has ended.
-    fn follow(&mut self) -> Result<(), StoreError> {
-        let listing = self.store.list("")?;
-        let mut watch = self.store.watch("", listing.revision)?;
-        if !self.tell_listing(listing.entries) {
-            return Ok(());
-        }
-        loop {
-            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-            // An interrupted wait looks once too often, which is harmless.
-            let _ = poll(&mut fds, PollTimeout::from(LOOK));
-            let changes = watch.changes()?;
-            let unread = self.unread.clone();
-            if !changes.into_iter().all(|change| self.tell_change(change))
-                || (unread != self.unread && !self.tell_whether_all())
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    fn tell_listing(&mut self, entries: Vec<Entry>) -> bool {
-        let mut gone = std::mem::take(&mut self.known);
-        // Who waited before this gap has given up, or will.
-        let mut entries = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
-        let told = entries.all(|entry| {
-            gone.remove(entry.key.as_str());
-            self.tell_change(Change::Put(entry))
-        });
-        let delete = |key: Box<str>| Change::Delete { key: key.into(), revision: Revision(0) };
-        told && gone.into_iter().all(|key| self.tell_change(delete(key)))
-            && self.inbox.put(Input::Store(Ok(())))
-            && self.tell_whether_all()
-    }
-
-    /// Who does not understand a network does not know all that is wanted, and must not remove what may belong to it.
-    fn tell_whether_all(&self) -> bool {
-        self.inbox.put(Input::Misunderstood(self.unread.values().cloned().collect()))
-            && (!self.unread.is_empty() || self.inbox.put(Input::Fact(Fact::InSync)))
-    }
-
-    fn tell_change(&mut self, change: Change) -> bool {
-        let (key, value) = match &change {
-            Change::Put(entry) => (&entry.key, Some(entry.value.as_slice())),
-            Change::Delete { key, .. } => (key, None),
-        };
-        if let (Some(wait), Some(_)) = (key.strip_prefix(WAITS), value) {
-            return self.inbox.put(Input::Wait(wait.into()));
-        }
-        let Some(parsed) = EntryKey::parse(key) else { return true };
-        match value {
-            Some(_) => self.known.insert(key.as_str().into()),
-            None => self.known.remove(key.as_str()),
-        };
-        let is_network = matches!(parsed, EntryKey::Network(_));
-        self.unread.remove(key);
-        match parsed.fact(value) {
-            Ok(fact) => self.inbox.put(Input::Fact(fact)),
-            Err(error) => {
-                // What was known of it before stays known: a spoilt entry takes nothing away.
-                warn!("{error}");
-                if is_network {
-                    self.unread.insert(key.clone(), error.to_string());
-                }
-                true
-            }
-        }
-    }
-}
-
 /// The thread that writes.
 struct Writer {
     identity: Identity,
     store: Arc<dyn Store>,
     inbox: Inbox,
+    /// The name is not held yet; whether it is to be taken from a living holder.
+    wanted: Option<bool>,
+    /// Tells the listening thread that it is.
+    tell: Option<Sender<()>>,
+    /// This node, as it was published last.
+    published: Option<Node>,
     /// What the store did not take yet.
     waiting: VecDeque<Write>,
     renew_at: Instant,
@@ -199,17 +133,51 @@ impl Writer {
     fn run(mut self, commands: &Receiver<Write>) {
         loop {
             let pause = if self.waiting.is_empty() { LEASE } else { PAUSE };
-            let wait = self.renew_at.saturating_duration_since(Instant::now()).min(pause);
+            // A node that is gone has nothing to renew.
+            let due = if self.gone { LEASE } else { self.renew_at.saturating_duration_since(Instant::now()) };
+            let wait = due.min(pause);
             match commands.recv_timeout(wait) {
+                Ok(Write::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(write) => self.queue(write),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
             }
-            if !self.gone {
+            if self.gone {
+                continue;
+            }
+            if let Some(force) = self.wanted {
+                self.register_in_time(force);
+            } else {
                 self.renew_in_time();
                 self.write_next();
             }
         }
+    }
+
+    /// The name is held: from now on it is renewed, and the store listened to.
+    fn registered(&mut self) {
+        self.wanted = None;
+        self.renew_at = Instant::now() + LEASE / 3;
+        // Nobody hears it only if the ring has ended.
+        let _ = self.tell.take().map(|tell| tell.send(()));
+    }
+
+    /// Tries again to take the name.
+    fn register_in_time(&mut self, force: bool) {
+        if Instant::now() < self.renew_at {
+            return;
+        }
+        self.renew_at = Instant::now() + PAUSE;
+        let error = match self.identity.register(self.store.as_ref(), force) {
+            Ok(()) => {
+                info!("the store is there, and the node's name is held");
+                return self.registered();
+            }
+            Err(error) => error,
+        };
+        warn!("{error:#}");
+        let held = error.is::<NameHeld>();
+        let text = format!("{error:#}");
+        self.inbox.put(if held { Input::NameLost(text) } else { Input::Store(Err(text)) });
     }
 
     /// The name before any write: a store that makes each wait must not cost it.
@@ -226,7 +194,8 @@ impl Writer {
             // What was to be written of this node is of no use any more.
             self.waiting.clear();
         }
-        if matches!(write, Write::Publish(_)) {
+        if let Write::Publish(node) = &write {
+            self.published = Some(node.clone());
             self.waiting.retain(|waiting| !matches!(waiting, Write::Publish(_)));
         }
         self.waiting.push_back(write);
@@ -260,7 +229,8 @@ impl Writer {
                 Ok(())
             }
             Write::Publish(node) => self.publish(node),
-            Write::Leave => Ok(()),
+            Write::PutBack(entries) => self.put_back(entries),
+            Write::Leave | Write::Stop => Ok(()),
             Write::Heard(wait, heard) => {
                 let key = format!("{HEARD}{wait}/{}", self.identity.id);
                 self.store.put(&key, &encode(heard), Expect::Any, Durability::Crash).map(drop)
@@ -309,7 +279,7 @@ impl Writer {
     fn give_back(&self, network: &NetworkName, block: Cidr) -> Result<(), StoreError> {
         let key = EntryKey::Block(network.clone(), block).to_string();
         let Some(entry) = self.store.get(&key)? else { return Ok(()) };
-        match owner(&entry) {
+        match owner(&entry.value) {
             Some(id) if id == self.identity.id => {
                 match self.store.delete(&key, Expect::Revision(entry.revision)) {
                     Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
@@ -329,6 +299,28 @@ impl Writer {
         // The same again would wake every node for nothing.
         if self.store.get(&key)?.is_none_or(|entry| entry.value != text) {
             self.store.put(&key, &text, Expect::Any, Durability::Crash)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what nobody else has put there meanwhile; of this node what it is by now.
+    fn put_back(&self, entries: &[PutBack]) -> Result<(), StoreError> {
+        self.renew();
+        if !self.holds_name()? {
+            return Ok(());
+        }
+        let own = EntryKey::Node(self.identity.id).to_string();
+        for PutBack { key, value, expect } in entries {
+            if *key == own
+                && let Some(node) = &self.published
+            {
+                self.publish(node)?;
+                continue;
+            }
+            match self.store.put(key, value, *expect, Durability::Power) {
+                Ok(_) | Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -367,10 +359,6 @@ pub(crate) fn told(error: &StoreError) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn owner(entry: &Entry) -> Option<NodeId> {
-    serde_json::from_slice::<Owner>(&entry.value).ok().map(|owner| owner.node)
-}
-
 /// Our own types become JSON without fail: their keys are texts.
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
@@ -388,8 +376,17 @@ mod tests {
         let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
         let inbox = Inbox::new(channel().0).unwrap();
         let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
-        let mut writer =
-            Writer { identity, store: store.clone(), inbox, waiting, renew_at: Instant::now(), gone: false };
+        let mut writer = Writer {
+            identity,
+            store: store.clone(),
+            inbox,
+            wanted: None,
+            tell: None,
+            published: None,
+            waiting,
+            renew_at: Instant::now(),
+            gone: false,
+        };
         writer.write_next();
         assert!(writer.waiting.is_empty());
         assert_eq!(store.leases().unwrap().len(), 1);

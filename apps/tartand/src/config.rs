@@ -1,6 +1,5 @@
 //! The node's configuration: a file, over it the environment, over that flags.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +12,7 @@ use tartan_kernel::UplinkChoice;
 use tartan_model::{Cidr, NodeName};
 
 use crate::WRONG;
+use crate::store::{EtcdKeys, StoreUrl};
 
 /// The configuration file that is read when none is named.
 const USUAL_FILE: &str = "/etc/tartan/tartand.toml";
@@ -37,6 +37,8 @@ struct Flags {
     /// Where the cluster's state is [default: sqlite:///var/lib/tartan/tartan.db]
     #[arg(long, env = "TARTAN_STORE", value_name = "URL")]
     store: Option<StoreUrl>,
+    #[command(flatten)]
+    etcd: EtcdKeys,
     /// The interface to the other nodes: its name, or a range that its address is in [default: that of the default route]
     #[arg(long, env = "TARTAN_INTERFACE", value_name = "NAME|CIDR")]
     interface: Option<Interface>,
@@ -69,6 +71,11 @@ struct Flags {
 struct File {
     node_name: Option<NodeName>,
     store: Option<StoreUrl>,
+    etcd_ca: Option<PathBuf>,
+    etcd_cert: Option<PathBuf>,
+    etcd_key: Option<PathBuf>,
+    etcd_user: Option<String>,
+    etcd_password_file: Option<PathBuf>,
     interface: Option<Interface>,
     address: Option<IpAddr>,
     state_dir: Option<PathBuf>,
@@ -83,6 +90,7 @@ struct File {
 pub(crate) struct Config {
     pub(crate) node_name: NodeName,
     pub(crate) store: StoreUrl,
+    pub(crate) etcd: EtcdKeys,
     pub(crate) interface: UplinkChoice,
     pub(crate) address: Option<IpAddr>,
     pub(crate) state_dir: PathBuf,
@@ -140,9 +148,20 @@ impl Config {
         if !["error", "warn", "info", "debug", "trace"].contains(&log.as_str()) {
             return Err(format!("log = {log:?} is no level; use error, warn, info, debug or trace"));
         }
+        let etcd = flags.etcd.or(EtcdKeys {
+            etcd_ca: file.etcd_ca,
+            etcd_cert: file.etcd_cert,
+            etcd_key: file.etcd_key,
+            etcd_user: file.etcd_user,
+            etcd_password_file: file.etcd_password_file,
+        });
+        let store = flags.store.or(file.store);
+        let store = store.unwrap_or_else(|| StoreUrl::Sqlite("/var/lib/tartan/tartan.db".into()));
+        etcd.check(&store)?;
         Ok(Config {
             node_name,
-            store: flags.store.or(file.store).unwrap_or_else(|| StoreUrl("/var/lib/tartan/tartan.db".into())),
+            store,
+            etcd,
             interface: flags.interface.or(file.interface).map_or(UplinkChoice::DefaultRoute, |i| i.0),
             address: flags.address.or(file.address),
             state_dir: flags.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/tartan".into()),
@@ -184,41 +203,6 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 fn host_name() -> Result<NodeName, String> {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     name.to_ascii_lowercase().parse().map_err(|error| format!("the host name: {error}; set node_name"))
-}
-
-/// The store's URL: `sqlite:///PATH`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct StoreUrl(PathBuf);
-
-impl StoreUrl {
-    /// The database file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl FromStr for StoreUrl {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("sqlite://") {
-            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(StoreUrl(path.into())),
-            _ => Err(format!("{text:?} is no store that this release serves; write sqlite:///PATH")),
-        }
-    }
-}
-
-impl TryFrom<String> for StoreUrl {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sqlite://{}", self.0.display())
-    }
 }
 
 /// How the uplink is named.

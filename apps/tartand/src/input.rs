@@ -28,6 +28,8 @@ pub(crate) enum Input {
     NameLost(String),
     /// The store answers, or does not and why.
     Store(Result<(), String>),
+    /// What is known from memory only, as the store has lost it; in words.
+    Kept(Option<String>),
     /// The networks that the store has and that are not understood, and why not: all of them.
     Misunderstood(Vec<String>),
     /// This node is out of the store: the keys of the blocks that are free again, or why it is not.

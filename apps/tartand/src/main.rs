@@ -12,6 +12,8 @@ mod health;
 mod identity;
 mod input;
 mod keep;
+mod listen;
+mod memory;
 mod metrics;
 mod pods;
 mod probing;
@@ -21,6 +23,7 @@ mod repair;
 mod ring;
 mod serve;
 mod status;
+mod store;
 mod survey;
 mod wait;
 mod watchers;
@@ -31,19 +34,18 @@ use std::sync::mpsc;
 
 use anyhow::Context;
 use tartan_kernel::{Kernel, Marks};
-use tartan_store::{Sqlite, Store};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Name};
 use crate::config::Config;
-use crate::counted::Counted;
 use crate::identity::{Identity, Lock};
 use crate::input::Inbox;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::ring::Ring;
 use crate::serve::Service;
+use crate::store::Stores;
 use crate::watchers::Watchers;
 
 /// The exit code where the configuration or the place is wrong, and where the store cannot be reached.
@@ -77,10 +79,15 @@ fn run(config: Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config)?;
     let identity = Identity::load_or_make(&config)?;
     let metrics = Arc::new(Metrics::new());
-    let store = Arc::new(Counted::new(Sqlite::open(config.store.path())?, metrics.clone()));
-    // A connection of its own, so that a write that waits for another agent does not hold up what comes in.
-    let watched: Arc<dyn Store> = Arc::new(Counted::new(Sqlite::open(config.store.path())?, metrics.clone()));
-    identity.register(store.as_ref(), config.take_over)?;
+    let Stores { store, watched } = config.store.open(&config.etcd, &metrics)?;
+    let name = match identity.register(store.as_ref(), config.take_over) {
+        Ok(()) => Name::Held,
+        Err(error) if config.store.is_waited_for(&error) => {
+            warn!("waiting for the store; what is in the kernel stays: {error:#}");
+            Name::Wanted { force: config.take_over }
+        }
+        Err(error) => return Err(error),
+    };
     let records = Records::open(&config.state_dir)?;
     let mut kernel =
         Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
@@ -88,7 +95,7 @@ fn run(config: Config) -> anyhow::Result<()> {
 
     let (sender, receiver) = mpsc::channel();
     let inbox = Inbox::new(sender)?;
-    let cluster = Cluster::start(&identity, store.clone(), watched, inbox.clone())?;
+    let cluster = Cluster::start(&identity, name, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
     let mut ring = Ring::new(
         &config,

@@ -56,6 +56,8 @@ pub(crate) struct Ring {
     pub(crate) loop_: Reconciler<Scope, Kernel>,
     pub(crate) notes: BTreeMap<Scope, Vec<Note>>,
     pub(crate) store: Result<(), String>,
+    /// What the store has lost and is known from memory only, in words.
+    pub(crate) remembered: Option<String>,
     pub(crate) last_error: Option<String>,
     pub(crate) started: SystemTime,
     /// The address by which each peer is reached, if it is, and since when.
@@ -151,6 +153,7 @@ impl Ring {
             loop_: Reconciler::new(kernel, Realm::Node),
             notes: BTreeMap::new(),
             store: Err("not heard of yet".into()),
+            remembered: None,
             last_error: None,
             started: SystemTime::now(),
             ways: BTreeMap::new(),
@@ -299,6 +302,12 @@ impl Ring {
                         self.last_error = Some(format!("the store: {error}"));
                     }
                     self.store = state;
+                }
+                Input::Kept(remembered) => {
+                    if let Some(remembered) = &remembered {
+                        self.last_error = Some(remembered.clone());
+                    }
+                    self.remembered = remembered;
                 }
                 Input::Misunderstood(networks) => self.misunderstood = networks,
                 Input::NameLost(reason) => self.name_lost = Some(reason),

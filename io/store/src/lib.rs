@@ -143,6 +143,18 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// The revision of the whole store at that moment, where a watch goes on.
     pub revision: Revision,
+    /// Whether it goes on from what the same instance listed before.
+    pub history: History,
+}
+
+/// Which sequence of changes a listing belongs to. Two listings of one instance with the same history: the later one has
+/// everything that happened since the earlier. With another, the store was wiped, replaced or put back to an earlier state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// Which store it is; one that was wiped is another, one that was put back to an earlier state the same.
+    pub store: String,
+    /// How often this instance saw it become another or go back.
+    pub epoch: u64,
 }
 
 /// What must be under a key for a write to happen.

@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use crate::database::{Database, Fault, from_column, to_column};
 use crate::watch::{Range, SqliteWatch, append, store_revision};
 use crate::{
-    Clock, Durability, Entry, Expect, Lease, Listing, OpenError, Revision, Store, StoreError, Watch,
+    Clock, Durability, Entry, Expect, History, Lease, Listing, OpenError, Revision, Store, StoreError, Watch,
     boot_clock, check_key, check_prefix, check_value, lease, open, wake,
 };
 
@@ -112,7 +112,8 @@ impl Store for Sqlite {
                 "SELECT key, value, revision FROM entry WHERE key >= ?1 AND key < ?2 ORDER BY key",
             )?;
             let entries = statement.query_map([&range.from, &range.to], entry)?.collect::<Result<_, _>>()?;
-            Ok(Listing { entries, revision })
+            // A file that was replaced is not read at all.
+            Ok(Listing { entries, revision, history: History::default() })
         })
     }
 

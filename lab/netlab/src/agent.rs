@@ -20,6 +20,7 @@ use crate::error::Unreachable;
 use crate::names::{LabName, LabNode};
 use crate::process;
 use crate::programs::{Programs, spawn_in};
+use crate::store;
 use crate::wire::{self, INTERFACE};
 
 /// How long an agent may take to end after SIGTERM.
@@ -37,16 +38,14 @@ const LOG_BYTES: u64 = 16 << 10;
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn configure(lab: &LabName, node: &LabNode) -> Result<()> {
+pub fn configure(lab: &LabName, node: &LabNode, store: &str) -> Result<()> {
     let files = lab.files(node);
-    let store = lab.directory().join("store");
-    for folder in [&store, files.directory()] {
+    for folder in [&store::folder(lab), files.directory()] {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let text = format!(
-        "node_name = {:?}\nstore = \"sqlite://{}\"\nstate_dir = {:?}\nrun_dir = {:?}\ninterface = {INTERFACE:?}\n",
+        "node_name = {:?}\nstore = {store:?}\nstate_dir = {:?}\nrun_dir = {:?}\ninterface = {INTERFACE:?}\n",
         node.as_str(),
-        store.join("tartan.db").display(),
         files.state(),
         files.directory(),
     );

@@ -24,5 +24,6 @@ pub mod respond;
 mod shared;
 pub mod state;
 pub mod status;
+pub mod store;
 pub mod up;
 pub mod wire;

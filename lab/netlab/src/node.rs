@@ -19,7 +19,8 @@ pub fn add(lab: &LabName, name: &LabNode, programs: &Programs) -> Result<()> {
     require_root()?;
     let node = claim(lab, name)?;
     let state = state::load(lab)?;
-    let made = up::prepare(lab, &node, state.underlay, programs)
+    let url = state.store.url(lab, state.underlay)?;
+    let made = up::prepare(lab, &node, state.underlay, &url, programs)
         .and_then(|()| agent::start(lab, name, programs))
         .with_context(|| format!("node {name}"))
         .and_then(|()| wait_for_all(&state));

@@ -15,6 +15,7 @@ use tartan_model::{ContainerId, Family, NetworkName, PodName};
 use crate::error::Usage;
 use crate::fault::Fault;
 use crate::names::{LabName, LabNode};
+use crate::store::LabStore;
 
 /// The most nodes of a lab: a bridge has at most 1023 ports.
 pub const MAX_NODES: u32 = 500;
@@ -35,6 +36,9 @@ pub struct State {
     pub families: Vec<Family>,
     /// The family that its nodes talk in.
     pub underlay: Family,
+    /// Where its state is.
+    #[serde(default)]
+    pub store: LabStore,
     /// What `--set` changed, as it was written.
     pub settings: Vec<String>,
     /// The number of the next node; numbers are not used twice, as other nodes may remember an address.

@@ -21,6 +21,7 @@ use crate::pod::{self, NewPod};
 use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::state::{self, MAX_NODES, MAX_PODS, NodeState, State};
+use crate::store::LabStore;
 use crate::{agent, cni, network, parallel, wire};
 
 /// How many pods are made at once.
@@ -46,6 +47,8 @@ pub struct Options {
     pub nodes: u32,
     /// How many pods a node; [`MAX_PODS`] in all at most.
     pub pods: u32,
+    /// Where its state is.
+    pub store: LabStore,
     /// What differs from the preset, as `key=value`.
     pub settings: Vec<String>,
     /// Whether a lab that fails is left as it is.
@@ -88,6 +91,7 @@ fn check(options: &Options) -> Result<Object> {
             "--pods {pods}: that is for each node, and a lab has at most {MAX_PODS} in all"
         )));
     }
+    options.store.check()?;
     network::build(&options.preset, &options.families, &options.settings)
 }
 
@@ -136,12 +140,13 @@ impl Building<'_> {
     }
 
     fn make_nodes(&self, nodes: &[NodeState]) -> Result<()> {
-        let Options { lab, preset, families, underlay, settings, .. } = self.options;
+        let Options { lab, preset, families, underlay, store, settings, .. } = self.options;
         state::create(&State {
             name: lab.clone(),
             preset: preset.clone(),
             families: families.clone(),
             underlay: *underlay,
+            store: *store,
             settings: settings.clone(),
             next_index: self.options.nodes,
             nodes: nodes.to_vec(),
@@ -150,9 +155,11 @@ impl Building<'_> {
         })?;
         self.progress.step(nodes.len(), &format!("making the wire and {} nodes", nodes.len()));
         wire::create(lab, *underlay)?;
+        store.start(lab, *underlay)?;
+        let url = store.url(lab, *underlay)?;
         for node in nodes {
             self.interruption.check()?;
-            prepare(lab, node, *underlay, self.programs).with_context(|| format!("node {}", node.name))?;
+            prepare(lab, node, *underlay, &url, self.programs).with_context(|| format!("node {}", node.name))?;
             self.progress.tick();
         }
         Ok(())
@@ -211,10 +218,16 @@ impl Building<'_> {
 }
 
 /// Makes a node's namespace and files; its agent is not started.
-pub(crate) fn prepare(lab: &LabName, node: &NodeState, underlay: Family, programs: &Programs) -> Result<()> {
+pub(crate) fn prepare(
+    lab: &LabName,
+    node: &NodeState,
+    underlay: Family,
+    store: &str,
+    programs: &Programs,
+) -> Result<()> {
     let address = wire::node_address(underlay, node.index)?;
     wire::plug(lab, node.name.as_str(), node.index, address)?;
-    agent::configure(lab, &node.name)?;
+    agent::configure(lab, &node.name, store)?;
     cni::configure(lab, &node.name, programs)
 }
 

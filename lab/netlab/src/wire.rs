@@ -144,7 +144,7 @@ fn network(underlay: Family) -> Result<Cidr> {
 }
 
 /// The last address but one of the nodes' network: far from those of the nodes.
-fn router(underlay: Family) -> Result<InterfaceAddress> {
+pub(crate) fn router(underlay: Family) -> Result<InterfaceAddress> {
     let network = network(underlay)?;
     interface_address(network, network.size() - 2)
 }

@@ -13,11 +13,12 @@ use tartan_netlab::matrix::{self, Question};
 use tartan_netlab::names::LabName;
 use tartan_netlab::pod::{self, NewPod};
 use tartan_netlab::programs::Programs;
+use tartan_netlab::store::{self, LabStore};
 use tartan_netlab::{fault, node, respond, status, up};
 
 use super::fault::FaultVerb;
 use super::show::Show;
-use super::{Lab, MatrixFlags, NodeVerb, PodVerb, Up, Verb};
+use super::{Lab, MatrixFlags, NodeVerb, PodVerb, Store, StoreVerb, Up, Verb};
 use crate::args::Output;
 
 /// The answer is no.
@@ -50,6 +51,7 @@ fn dispatch(Lab { name: lab, verb }: Lab, show: Show) -> Result<ExitCode> {
         }
         Verb::Matrix(flags) => return ask_all(&lab, flags, show),
         Verb::Fault(verb) => change_faults(&lab, verb, show)?,
+        Verb::Store(verb) => change_store(&lab, verb, show)?,
         Verb::Respond { pod } => respond::run(pod)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -63,6 +65,10 @@ fn bring_up(lab: &LabName, flags: Up, show: Show) -> Result<()> {
         underlay: flags.underlay.map_or(flags.family.underlay(), Into::into),
         nodes: flags.nodes,
         pods: flags.pods,
+        store: match flags.store {
+            Store::Sqlite => LabStore::Sqlite,
+            Store::Etcd => LabStore::Etcd(flags.etcd_members),
+        },
         settings: flags.settings,
         keep: flags.keep,
     };
@@ -135,6 +141,19 @@ fn ask_all(lab: &LabName, flags: MatrixFlags, show: Show) -> Result<ExitCode> {
     let matrix = matrix::of_lab(lab, &question)?;
     show.matrix(&matrix)?;
     Ok(if matrix.is_full() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+}
+
+fn change_store(lab: &LabName, verb: StoreVerb, show: Show) -> Result<()> {
+    match verb {
+        StoreVerb::Stop => store::stop(lab)?,
+        StoreVerb::Start => store::start(lab)?,
+        StoreVerb::Wipe => store::wipe(lab)?,
+    }
+    show.store(match verb {
+        StoreVerb::Stop => "stopped",
+        StoreVerb::Start => "started",
+        StoreVerb::Wipe => "wiped",
+    })
 }
 
 fn change_faults(lab: &LabName, verb: FaultVerb, show: Show) -> Result<()> {

@@ -71,6 +71,10 @@ impl Show {
         })
     }
 
+    pub(super) fn store(self, done: &str) -> Result<()> {
+        self.print(&json!({"store": done}), || format!("the lab's etcd is {done}"))
+    }
+
     pub(super) fn node_added(self, node: &NodeRow) -> Result<()> {
         self.print(node, || format!("node {} is up at {}", node.name, node.address))
     }

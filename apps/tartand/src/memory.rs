@@ -1,0 +1,298 @@
+//! What the store told, and what of it still holds when the store is not what it was: wiped, replaced, or put back to an
+//! earlier state. Then nothing is forgotten. What this node owns it puts back, and the networks, which all share, with it;
+//! what others own stays known until they put it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tartan_model::NodeId;
+use tartan_store::{Change, Entry, Expect, History, Listing, Revision};
+
+use crate::entry::{BLOCKS, EntryKey, NETWORKS, NODES, Owner, WAITS};
+
+/// How long others have to put back what they own over older states of it; then the store is believed again.
+const OVERWRITING: Duration = Duration::from_secs(60);
+
+/// Something to be put back, unless somebody was quicker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PutBack {
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) expect: Expect,
+}
+
+/// What a listing comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) put_back: Vec<PutBack>,
+    /// The store is not what it was.
+    pub(crate) other: bool,
+}
+
+/// Entries that were told as facts; those of other kinds, of which there may be many, are passed over.
+pub(crate) struct Memory {
+    me: NodeId,
+    known: BTreeMap<Box<str>, Known>,
+    history: Option<History>,
+    /// Those that the store has not, or has in an older state, of that revision.
+    kept: BTreeMap<Box<str>, Option<Revision>>,
+    /// When the store became another.
+    since: Option<Instant>,
+}
+
+struct Known {
+    revision: Revision,
+    /// Of what this node may have to put back.
+    value: Option<Box<[u8]>>,
+}
+
+impl Memory {
+    pub(crate) fn new(me: NodeId) -> Memory {
+        Memory { me, known: BTreeMap::new(), history: None, kept: BTreeMap::new(), since: None }
+    }
+
+    /// Takes in everything that the store has.
+    pub(crate) fn list(&mut self, listing: Listing, now: Instant) -> Taken {
+        let before = self.history.replace(listing.history.clone());
+        let other = before.as_ref().is_some_and(|before| *before != listing.history);
+        let same_store = before.is_some_and(|before| before.store == listing.history.store);
+        // Who waited before this gap has given up, or will.
+        let entries = listing.entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
+        let mut taken = Taken { other, ..Taken::default() };
+        let mut missing: BTreeSet<Box<str>> = self.known.keys().cloned().collect();
+        if other {
+            self.since = Some(now);
+        }
+        for entry in entries {
+            missing.remove(entry.key.as_str());
+            if self.is_older(&entry, other, same_store) {
+                self.keep(&entry.key, Some(entry.revision), &mut taken);
+            } else {
+                taken.changes.push(Change::Put(entry));
+            }
+        }
+        for key in missing {
+            if other || self.kept.get(&key) == Some(&None) {
+                self.keep(&key, None, &mut taken);
+            } else {
+                taken.changes.push(Change::Delete { key: key.into(), revision: Revision(0) });
+            }
+        }
+        taken
+    }
+
+    /// Notes a change that is told; false if it is of a kind that is passed over.
+    pub(crate) fn note(&mut self, change: &Change) -> bool {
+        let key = change.key();
+        let Some(parsed) = EntryKey::parse(key) else { return false };
+        self.kept.remove(key);
+        match change {
+            Change::Put(entry) => {
+                let value = self.is_ours(&parsed, &entry.value).then(|| entry.value.as_slice().into());
+                self.known.insert(key.into(), Known { revision: entry.revision, value });
+            }
+            Change::Delete { .. } => drop(self.known.remove(key)),
+        }
+        true
+    }
+
+    /// Whether it is time to believe the store in what nobody has overwritten; then list anew.
+    pub(crate) fn believe(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) < OVERWRITING) {
+            return false;
+        }
+        self.since = None;
+        let before = self.kept.len();
+        self.kept.retain(|_, older| older.is_none());
+        self.kept.len() < before
+    }
+
+    /// What is known from memory only, in words.
+    pub(crate) fn kept(&self) -> Option<String> {
+        let count = |prefix: &str| self.kept.keys().filter(|key| key.starts_with(prefix)).count();
+        let counts = [(count(NETWORKS), "network"), (count(NODES), "node"), (count(BLOCKS), "block")];
+        let counted = counts.iter().filter(|(count, _)| *count > 0);
+        let counted: Vec<String> =
+            counted.map(|(count, word)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" })).collect();
+        (!counted.is_empty()).then(|| {
+            format!(
+                "the store was wiped, replaced or put back to an earlier state: {} known from memory only, until their \
+                 owners put them back; no traffic is dropped. An owner that will not come back is forgotten when this \
+                 agent is restarted",
+                counted.join(", ")
+            )
+        })
+    }
+
+    /// Whether what is known of an entry is newer than what the store has.
+    fn is_older(&self, entry: &Entry, other: bool, same_store: bool) -> bool {
+        let key = entry.key.as_str();
+        if !other {
+            return self.kept.get(key) == Some(&Some(entry.revision));
+        }
+        let Some(known) = self.known.get(key) else { return false };
+        if same_store && entry.revision < known.revision {
+            return true;
+        }
+        // Of another store no revision compares. What is this node's it knows best, unless a node that came since, and
+        // could not know, has taken it.
+        if known.value.as_deref().is_none_or(|value| value == entry.value) {
+            return false;
+        }
+        match EntryKey::parse(key) {
+            Some(EntryKey::Node(_)) => true,
+            Some(EntryKey::Block(..)) => owner(&entry.value)
+                .is_none_or(|owner| self.known.contains_key(EntryKey::Node(owner).to_string().as_str())),
+            _ => false,
+        }
+    }
+
+    fn keep(&mut self, key: &str, found: Option<Revision>, taken: &mut Taken) {
+        let Some(known) = self.known.get(key) else { return };
+        if taken.other
+            && let Some(value) = &known.value
+        {
+            let expect = found.map_or(Expect::Absent, Expect::Revision);
+            taken.put_back.push(PutBack { key: key.into(), value: value.to_vec(), expect });
+        }
+        self.kept.insert(key.into(), found);
+    }
+
+    fn is_ours(&self, key: &EntryKey, value: &[u8]) -> bool {
+        match key {
+            EntryKey::Network(_) => true,
+            EntryKey::Node(id) => *id == self.me,
+            EntryKey::Block(..) => owner(value) == Some(self.me),
+        }
+    }
+}
+
+pub(crate) fn owner(value: &[u8]) -> Option<NodeId> {
+    serde_json::from_slice::<Owner>(value).ok().map(|owner| owner.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId::from_bytes([1; 16]);
+    const PEER: NodeId = NodeId::from_bytes([2; 16]);
+    const NEW: NodeId = NodeId::from_bytes([3; 16]);
+    const BLOCK: &str = "block/default/10.244.0.0-24";
+    const OTHERS: &str = "block/default/10.244.1.0-24";
+
+    fn own(owner: NodeId) -> Vec<u8> {
+        serde_json::to_vec(&Owner { node: owner }).unwrap()
+    }
+
+    fn node(id: NodeId) -> String {
+        EntryKey::Node(id).to_string()
+    }
+
+    fn entry(key: &str, value: &[u8], revision: u64) -> Entry {
+        Entry { key: key.into(), value: value.into(), revision: Revision(revision) }
+    }
+
+    fn listing(store: &str, epoch: u64, entries: Vec<Entry>) -> Listing {
+        Listing { entries, revision: Revision(99), history: History { store: store.into(), epoch } }
+    }
+
+    fn before() -> Vec<Entry> {
+        vec![
+            entry("network/default", b"net", 10),
+            entry(&node(ME), b"me", 11),
+            entry(&node(PEER), b"peer", 12),
+            entry(BLOCK, &own(ME), 13),
+            entry(OTHERS, &own(PEER), 14),
+        ]
+    }
+
+    /// Lists, and notes what is told.
+    fn take(memory: &mut Memory, listing: Listing) -> Taken {
+        let taken = memory.list(listing, Instant::now());
+        for change in &taken.changes {
+            memory.note(change);
+        }
+        taken
+    }
+
+    fn agent() -> Memory {
+        let mut memory = Memory::new(ME);
+        let taken = take(&mut memory, listing("a", 0, before()));
+        assert_eq!((taken.changes.len(), taken.put_back.len(), taken.other), (5, 0, false));
+        memory
+    }
+
+    fn put_back(taken: &Taken) -> Vec<(&str, Expect)> {
+        let mut all: Vec<_> = taken.put_back.iter().map(|back| (back.key.as_str(), back.expect)).collect();
+        all.sort_by_key(|(key, _)| *key);
+        all
+    }
+
+    #[test]
+    fn what_is_gone_from_the_same_history_is_gone() {
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("a", 0, before()[..2].to_vec()));
+        assert_eq!(taken.changes.len(), 5);
+        assert_eq!(memory.kept(), None);
+    }
+
+    #[test]
+    fn of_a_wiped_store_nothing_is_forgotten_and_what_is_ours_is_put_back() {
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("b", 1, vec![]));
+        assert_eq!(taken.changes, []);
+        let me = node(ME);
+        let mut wanted = vec![(BLOCK, Expect::Absent), ("network/default", Expect::Absent), (&me, Expect::Absent)];
+        wanted.sort_by_key(|(key, _)| *key);
+        assert_eq!(put_back(&taken), wanted);
+        let told = memory.kept().unwrap();
+        assert!(told.contains("1 network, 2 nodes, 2 blocks"), "{told}");
+        // The list of the same store again, as after another gap, takes nothing away either.
+        assert_eq!(take(&mut memory, listing("b", 1, vec![])), Taken::default());
+        // Everybody has put back.
+        let again: Vec<Entry> =
+            before().into_iter().map(|old| Entry { revision: Revision(old.revision.0 - 8), ..old }).collect();
+        for entry in again {
+            memory.note(&Change::Put(entry));
+        }
+        assert_eq!(memory.kept(), None);
+        assert_eq!(take(&mut memory, listing("b", 1, vec![])).changes.len(), 5, "now they would be gone");
+    }
+
+    #[test]
+    fn of_an_earlier_state_what_is_known_to_be_newer_holds_and_ours_goes_over_it() {
+        let mut memory = agent();
+        let older = vec![
+            entry("network/default", b"old net", 3),
+            entry(&node(ME), b"me", 11),
+            entry(&node(PEER), b"old peer", 4),
+            entry(BLOCK, &own(PEER), 5),
+            entry("block/default/10.244.9.0-24", &own(PEER), 6),
+        ];
+        let taken = take(&mut memory, listing("a", 1, older.clone()));
+        let told: Vec<&str> = taken.changes.iter().map(Change::key).collect();
+        assert_eq!(told, [node(ME).as_str(), "block/default/10.244.9.0-24"]);
+        assert_eq!(
+            put_back(&taken),
+            [(BLOCK, Expect::Revision(Revision(5))), ("network/default", Expect::Revision(Revision(3)))]
+        );
+        // Nobody else put anything back: after a while the store is believed, but what it lacks stays known.
+        assert!(!memory.believe(Instant::now()));
+        assert!(memory.believe(Instant::now() + OVERWRITING));
+        let told = take(&mut memory, listing("a", 1, older)).changes;
+        assert!(told.iter().any(|change| change.key() == node(PEER)));
+        assert!(memory.kept().unwrap().contains(" 1 block known"));
+    }
+
+    #[test]
+    fn a_block_that_a_node_of_before_seems_to_have_is_ours_and_one_of_a_new_node_is_its() {
+        for (other, ours) in [(PEER, true), (NEW, false)] {
+            let mut memory = agent();
+            let taken = take(&mut memory, listing("b", 1, vec![entry(BLOCK, &own(other), 2)]));
+            let over = taken.put_back.iter().any(|back| back.key == BLOCK);
+            assert_eq!((over, taken.changes.is_empty()), (ours, ours));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! An etcd of its own for each test: one member or three, on ports that were free.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tartan_store::{Durability, Expect, Revision, Store, Watch};
+use tartan_store_etcd::{Etcd, EtcdFiles, EtcdUrl};
+
+/// How long servers may take to come up, and calls to succeed again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A cluster of etcd.
+pub(crate) struct Cluster {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) members: Vec<Member>,
+    /// Flags of every member beside the usual ones.
+    flags: Vec<String>,
+    tls: bool,
+}
+
+/// One server.
+pub(crate) struct Member {
+    name: String,
+    pub(crate) port: u16,
+    peer: u16,
+    child: Option<Child>,
+}
+
+impl Cluster {
+    /// A cluster without secrets that runs.
+    pub(crate) fn start(members: usize) -> Cluster {
+        let mut cluster = Cluster::new(members, &[], false);
+        cluster.start_all();
+        cluster.open().list("").unwrap();
+        cluster
+    }
+
+    /// One with flags of its own that is not started yet.
+    pub(crate) fn new(members: usize, flags: &[String], tls: bool) -> Cluster {
+        let member = |number: usize| {
+            Member { name: format!("m{number}"), port: free_port(), peer: free_port(), child: None }
+        };
+        Cluster {
+            folder: tempfile::tempdir().unwrap(),
+            members: (0..members).map(member).collect(),
+            flags: flags.to_vec(),
+            tls,
+        }
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for number in 0..self.members.len() {
+            self.start_one(number);
+        }
+        for member in &self.members {
+            wait_until("etcd listens", || TcpStream::connect(("127.0.0.1", member.port)).is_ok());
+        }
+    }
+
+    pub(crate) fn start_one(&mut self, number: usize) {
+        let peers: Vec<String> = self.members.iter().map(Member::peer_url).collect();
+        let scheme = if self.tls { "https" } else { "http" };
+        let data = self.data(number);
+        let log = File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
+        let member = &mut self.members[number];
+        let client = format!("{scheme}://127.0.0.1:{}", member.port);
+        let peer = format!("http://127.0.0.1:{}", member.peer);
+        // The server dies with the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "etcd", "--name", &member.name, "--data-dir"]).arg(&data);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &peers.join(",")]);
+        command.args(["--unsafe-no-fsync", "--heartbeat-interval", "50", "--election-timeout", "500"]);
+        command.args(&self.flags).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.process_group(0);
+        member.child = Some(command.spawn().expect("etcd is installed (Debian: etcd-server)"));
+    }
+
+    /// Where a member keeps its data.
+    pub(crate) fn data(&self, number: usize) -> PathBuf {
+        self.folder.path().join(&self.members[number].name)
+    }
+
+    pub(crate) fn signal(&self, number: usize, signal: Signal) {
+        let child = self.members[number].child.as_ref().unwrap();
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+    }
+
+    /// Kills a member, if it runs.
+    pub(crate) fn stop(&mut self, number: usize) {
+        if let Some(mut child) = self.members[number].child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Kills all and takes away what they kept.
+    pub(crate) fn wipe(&mut self) {
+        for number in 0..self.members.len() {
+            self.stop(number);
+            fs::remove_dir_all(self.data(number)).unwrap();
+        }
+    }
+
+    pub(crate) fn url(&self) -> EtcdUrl {
+        let hosts: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        format!("etcd://{}", hosts.join(",")).parse().unwrap()
+    }
+
+    /// One more client, as another agent would be.
+    pub(crate) fn open(&self) -> Etcd {
+        self.open_by(&EtcdFiles::default())
+    }
+
+    pub(crate) fn open_by(&self, files: &EtcdFiles) -> Etcd {
+        Etcd::open(self.url(), files).unwrap()
+    }
+
+    /// Runs etcdctl, which must succeed, and gives its output.
+    pub(crate) fn ctl(&self, args: &[&str]) -> String {
+        etcdctl(&format!("http://127.0.0.1:{}", self.members[0].port), args)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for number in 0..self.members.len() {
+            self.stop(number);
+        }
+    }
+}
+
+impl Member {
+    fn peer_url(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer)
+    }
+}
+
+pub(crate) fn etcdctl(endpoint: &str, args: &[&str]) -> String {
+    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(args).output();
+    let output = output.expect("etcdctl is installed (Debian: etcd-client)");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Writes whatever is there.
+pub(crate) fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
+    store.put(key, value.as_bytes(), Expect::Any, Durability::Crash).unwrap()
+}
+
+/// Whether the watch's descriptor is readable within `timeout`.
+pub(crate) fn woken(watch: &dyn Watch, timeout: Duration) -> bool {
+    let mut descriptors = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+    poll(&mut descriptors, PollTimeout::try_from(timeout).unwrap()).unwrap() == 1
+}
+
+/// Looks until it holds; fails if that takes too long.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}

@@ -43,6 +43,7 @@ impl Listener {
         if self.registered.recv().is_err() {
             return;
         }
+        let mut last = String::new();
         loop {
             let error = match self.follow() {
                 Ok(()) => return,
@@ -50,7 +51,11 @@ impl Listener {
             };
             if !matches!(error, StoreError::Compacted) {
                 let error = told(&error);
-                warn!("the store: {error}");
+                // An outage may be long: each new reason once.
+                if last != error {
+                    warn!("the store: {error}");
+                    last.clone_from(&error);
+                }
                 if !self.inbox.put(Input::Store(Err(error))) {
                     return;
                 }

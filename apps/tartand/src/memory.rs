@@ -117,9 +117,9 @@ impl Memory {
             counted.map(|(count, word)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" })).collect();
         (!counted.is_empty()).then(|| {
             format!(
-                "the store was wiped, replaced or put back to an earlier state: {} known from memory only, until their \
-                 owners put them back; no traffic is dropped. An owner that will not come back is forgotten when this \
-                 agent is restarted",
+                "the store was wiped, replaced or put back to an earlier state; from memory only, until the owner puts it \
+                 back: {}. No traffic is dropped; an owner that will not come back is forgotten when this agent is \
+                 restarted",
                 counted.join(", ")
             )
         })
@@ -248,7 +248,7 @@ mod tests {
         wanted.sort_by_key(|(key, _)| *key);
         assert_eq!(put_back(&taken), wanted);
         let told = memory.kept().unwrap();
-        assert!(told.contains("1 network, 2 nodes, 2 blocks"), "{told}");
+        assert!(told.contains(": 1 network, 2 nodes, 2 blocks."), "{told}");
         // The list of the same store again, as after another gap, takes nothing away either.
         assert_eq!(take(&mut memory, listing("b", 1, vec![])), Taken::default());
         // Everybody has put back.
@@ -283,7 +283,7 @@ mod tests {
         assert!(memory.believe(Instant::now() + OVERWRITING));
         let told = take(&mut memory, listing("a", 1, older)).changes;
         assert!(told.iter().any(|change| change.key() == node(PEER)));
-        assert!(memory.kept().unwrap().contains(" 1 block known"));
+        assert!(memory.kept().unwrap().contains(": 1 block."));
     }
 
     #[test]

@@ -56,7 +56,11 @@ impl Fault {
             | Code::Cancelled
             | Code::Unknown
             | Code::Internal
-            | Code::Aborted => Fault::Broken { endpoint, reason: explained(&chain(status)) },
+            | Code::Aborted => {
+                let behind = status.source().map(chain).filter(|behind| !behind.contains(text));
+                let reason = behind.map_or_else(|| text.to_owned(), |behind| format!("{text}: {behind}"));
+                Fault::Broken { endpoint, reason: explained(&reason) }
+            }
             Code::PermissionDenied => {
                 let reason = format!("{text}; grant the user of etcd_user readwrite on our prefix");
                 Fault::Refused { endpoint, reason }

@@ -93,12 +93,15 @@ Examples:
     #[command(subcommand, after_help = fault::EXAMPLES)]
     Fault(FaultVerb),
     /// Stop, start or wipe the lab's etcd
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   tartan lab up --store etcd
   tartan lab store stop
   tartan lab store start
-  tartan lab store wipe")]
+  tartan lab store wipe"
+    )]
     Store(StoreVerb),
     /// The responder of a pod
     #[command(hide = true)]

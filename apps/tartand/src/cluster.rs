@@ -366,6 +366,8 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use tartan_model::NodeId;
+
     use super::*;
 
     #[test]

@@ -113,8 +113,9 @@ impl Memory {
         let count = |prefix: &str| self.kept.keys().filter(|key| key.starts_with(prefix)).count();
         let counts = [(count(NETWORKS), "network"), (count(NODES), "node"), (count(BLOCKS), "block")];
         let counted = counts.iter().filter(|(count, _)| *count > 0);
-        let counted: Vec<String> =
-            counted.map(|(count, word)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" })).collect();
+        let counted: Vec<String> = counted
+            .map(|(count, word)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" }))
+            .collect();
         (!counted.is_empty()).then(|| {
             format!(
                 "the store was wiped, replaced or put back to an earlier state; from memory only, until the owner puts it \
@@ -244,7 +245,8 @@ mod tests {
         let taken = take(&mut memory, listing("b", 1, vec![]));
         assert_eq!(taken.changes, []);
         let me = node(ME);
-        let mut wanted = vec![(BLOCK, Expect::Absent), ("network/default", Expect::Absent), (&me, Expect::Absent)];
+        let mut wanted =
+            vec![(BLOCK, Expect::Absent), ("network/default", Expect::Absent), (&me, Expect::Absent)];
         wanted.sort_by_key(|(key, _)| *key);
         assert_eq!(put_back(&taken), wanted);
         let told = memory.kept().unwrap();

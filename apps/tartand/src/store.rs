@@ -101,9 +101,9 @@ impl EtcdKeys {
             || self.etcd_user.is_some()
             || self.etcd_password_file.is_some();
         match store {
-            StoreUrl::Sqlite(_) if any => {
-                Err(format!("store = \"{store}\" has no use for the keys etcd_…; leave them out, or name an etcd"))
-            }
+            StoreUrl::Sqlite(_) if any => Err(format!(
+                "store = \"{store}\" has no use for the keys etcd_…; leave them out, or name an etcd"
+            )),
             _ => Ok(()),
         }
     }
@@ -123,7 +123,10 @@ impl FromStr for StoreUrl {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("etcd:") {
-            return text.parse().map(StoreUrl::Etcd).map_err(|error: tartan_store_etcd::ConfigError| error.to_string());
+            return text
+                .parse()
+                .map(StoreUrl::Etcd)
+                .map_err(|error: tartan_store_etcd::ConfigError| error.to_string());
         }
         match text.strip_prefix("sqlite://") {
             Some(path) if path.starts_with('/') && path.len() > 1 => Ok(StoreUrl::Sqlite(path.into())),

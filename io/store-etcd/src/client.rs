@@ -1,14 +1,15 @@
 //! One connection to one of the endpoints, calls with a deadline over it, and what was seen of the store's history.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::client::Grpc;
-use http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
@@ -36,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) url: EtcdUrl,
     endpoints: Vec<Endpoint>,
     login: Option<(String, String)>,
+    /// None without TLS; else whether we have a certificate.
+    certificate: Option<bool>,
     line: Mutex<Line>,
     seen: Lock<Seen>,
     /// Tells the watches that the store's history is another.
@@ -96,6 +99,7 @@ impl Client {
         Ok(Client {
             url,
             endpoints,
+            certificate: secrets.ca.as_ref().map(|_| secrets.identity.is_some()),
             login: secrets.login,
             line: Mutex::default(),
             seen: Lock::default(),
@@ -136,7 +140,9 @@ impl Client {
             };
             match outcome {
                 Ok(answer) => return Ok(Called { answer, repeated }),
-                Err(fault) if !fault.may_pass() || left == 0 || Instant::now() >= deadline => return Err(fault),
+                Err(fault) if !fault.may_pass() || left == 0 || Instant::now() >= deadline => {
+                    return Err(fault);
+                }
                 Err(_) => {
                     repeated |= was_open;
                     left -= 1;
@@ -199,13 +205,20 @@ impl Client {
         };
         let late = |patience| Fault::Late { endpoint: host.clone(), patience };
         let channel = timeout(CONNECT, endpoint.connect()).await.map_err(|_| late(CONNECT))?;
-        let channel = channel.map_err(|error| Fault::of_connection(host, &error))?;
+        let channel = channel.map_err(|error| match Fault::of_connection(host, &error) {
+            // All that is told of a connection that came about and was ended.
+            fault @ Fault::Broken { .. } if error.source().is_none_or(|cause| cause.source().is_none()) => {
+                fault.broken_off(self.certificate)
+            }
+            fault => fault,
+        })?;
         let mut open = Open { channel, endpoint: host.clone(), token: None };
         let welcome = async {
             self.log_in(&mut open).await?;
             self.check_format(&open).await
         };
-        timeout(ATTEMPT, welcome).await.map_err(|_| late(ATTEMPT))??;
+        let welcomed = timeout(ATTEMPT, welcome).await.map_err(|_| late(ATTEMPT))?;
+        welcomed.map_err(|fault| fault.broken_off(self.certificate))?;
         Ok(open)
     }
 
@@ -302,16 +315,19 @@ fn endpoint(url: &EtcdUrl, host: &str, secrets: &Secrets) -> Result<Endpoint, Co
     if let Some((cert, key)) = &secrets.identity {
         tls = tls.identity(Identity::from_pem(cert, key));
     }
-    endpoint
-        .tls_config(tls)
-        .map_err(|_| ConfigError::Incomplete("etcd_ca, etcd_cert or etcd_key holds no certificate or key that can be used"))
+    endpoint.tls_config(tls).map_err(|_| {
+        ConfigError::Incomplete("etcd_ca, etcd_cert or etcd_key holds no certificate or key that can be used")
+    })
 }
 
 /// Every certificate of a bundle once.
 fn certificates(bundle: &[u8]) -> Vec<Certificate> {
     const END: &str = "-----END CERTIFICATE-----";
     let text = String::from_utf8_lossy(bundle);
-    let parts: BTreeSet<String> =
-        text.split_inclusive(END).filter(|part| part.contains(END)).map(|part| part.trim().to_owned()).collect();
+    let parts: BTreeSet<String> = text
+        .split_inclusive(END)
+        .filter(|part| part.contains(END))
+        .map(|part| part.trim().to_owned())
+        .collect();
     parts.into_iter().map(Certificate::from_pem).collect()
 }

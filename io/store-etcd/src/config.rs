@@ -81,7 +81,10 @@ pub(crate) struct Secrets {
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.login.as_ref().map(|(user, _)| user);
-        f.debug_struct("Secrets").field("tls", &self.ca.is_some()).field("user", &user).finish_non_exhaustive()
+        f.debug_struct("Secrets")
+            .field("tls", &self.ca.is_some())
+            .field("user", &user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,8 +98,10 @@ impl std::str::FromStr for EtcdUrl {
             return Err(wrong("a user goes into etcd_user, a password into etcd_password_file"));
         }
         let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let endpoints: Vec<String> =
-            hosts.split(',').map(|host| endpoint(host).ok_or_else(|| wrong("a host is badly written"))).collect::<Result<_, _>>()?;
+        let endpoints: Vec<String> = hosts
+            .split(',')
+            .map(|host| endpoint(host).ok_or_else(|| wrong("a host is badly written")))
+            .collect::<Result<_, _>>()?;
         if endpoints.len() > MAX_ENDPOINTS {
             return Err(wrong("it has more than 16 hosts"));
         }
@@ -144,7 +149,9 @@ impl EtcdFiles {
                 Some((pem("etcd_cert", cert, "CERTIFICATE")?, pem("etcd_key", key, "PRIVATE KEY")?))
             }
             (None, None) => None,
-            _ => return Err(ConfigError::Incomplete("etcd_cert and etcd_key go together; set both, or none")),
+            _ => {
+                return Err(ConfigError::Incomplete("etcd_cert and etcd_key go together; set both, or none"));
+            }
         };
         if identity.is_some() && ca.is_none() {
             return Err(ConfigError::Incomplete(
@@ -177,8 +184,11 @@ fn pem(key: &'static str, path: &Path, kind: &str) -> Result<Vec<u8>, ConfigErro
 
 fn password(path: &Path) -> Result<String, ConfigError> {
     let key = "etcd_password_file";
-    let text = String::from_utf8(read(key, path)?)
-        .map_err(|_| ConfigError::Wrong { key, path: path.into(), reason: "is no text".into() })?;
+    let text = String::from_utf8(read(key, path)?).map_err(|_| ConfigError::Wrong {
+        key,
+        path: path.into(),
+        reason: "is no text".into(),
+    })?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         return Err(ConfigError::Wrong { key, path: path.into(), reason: "is empty".into() });
@@ -207,14 +217,28 @@ mod tests {
 
     #[test]
     fn hosts_have_the_usual_port_and_may_be_addresses() {
-        assert_eq!(url("etcd://a,b:1,[::1],[::1]:2,10.0.0.1"), r#"["a:2379", "b:1", "[::1]:2379", "[::1]:2", "10.0.0.1:2379"] /tartan/"#);
+        assert_eq!(
+            url("etcd://a,b:1,[::1],[::1]:2,10.0.0.1"),
+            r#"["a:2379", "b:1", "[::1]:2379", "[::1]:2", "10.0.0.1:2379"] /tartan/"#
+        );
         assert_eq!(url("etcd://a/x/y/"), r#"["a:2379"] /x/y/"#);
         assert_eq!("etcd://a:1,b/x".parse::<EtcdUrl>().unwrap().to_string(), "etcd://a:1,b:2379/x");
     }
 
     #[test]
     fn what_is_no_url_is_told() {
-        for bad in ["", "http://a", "etcd://", "etcd://a,,b", "etcd://a:0", "etcd://a:x", "etcd://::1", "etcd://a b", "etcd://[::1", "etcd://a/\u{e4}"] {
+        for bad in [
+            "",
+            "http://a",
+            "etcd://",
+            "etcd://a,,b",
+            "etcd://a:0",
+            "etcd://a:x",
+            "etcd://::1",
+            "etcd://a b",
+            "etcd://[::1",
+            "etcd://a/\u{e4}",
+        ] {
             assert!(url(bad).contains("is no etcd URL"), "{bad}: {}", url(bad));
         }
         assert!(url("etcd://root:pw@a").contains("etcd_password_file"));

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use serde::{Deserialize, Serialize};
 use tartan_store::{Lease, StoreError};
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
-use http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use crate::client::{ATTEMPT, Client, end_of};
@@ -152,18 +152,17 @@ async fn hold(
     }
     let text = serde_json::to_vec(&mine).unwrap_or_default();
     let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
-    let granted: LeaseResponse =
-        client.call("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl: seconds }, deadline).await?.answer;
+    let granted: LeaseResponse = client
+        .call("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl: seconds }, deadline)
+        .await?
+        .answer;
     let (held, alive) = (client.url.holder(name), client.url.alive(name));
     let mut success = vec![put(&alive, &text, granted.id)];
     if !found.is(holder) || !same_term {
         success.push(put(&held, &text, 0));
     }
     let txn = TxnRequest {
-        compare: vec![
-            last_changed(&held, found.holder_revision),
-            last_changed(&alive, found.alive_revision),
-        ],
+        compare: vec![last_changed(&held, found.holder_revision), last_changed(&alive, found.alive_revision)],
         success,
         failure: vec![],
     };

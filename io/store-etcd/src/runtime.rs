@@ -18,7 +18,8 @@ pub(crate) struct Runtime {
 impl Runtime {
     pub(crate) fn start() -> io::Result<Runtime> {
         // Names are looked up on a thread beside it, which ends soon after.
-        let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(2).build()?;
+        let runtime =
+            Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(2).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let run = move || {
@@ -31,7 +32,10 @@ impl Runtime {
     }
 
     /// Has the thread do something, and waits for it; None if the thread has ended.
-    pub(crate) fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    pub(crate) fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         let (done, outcome) = sync_channel(1);
         self.handle.spawn(async move {
             // Nobody waits for it only if the caller is gone.

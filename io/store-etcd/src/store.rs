@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tartan_store::{
-    Durability, Entry, Expect, KEY_MAX, Lease, Listing, Revision, Store, StoreError, Watch, check_key, check_prefix,
-    check_value,
+    Durability, Entry, Expect, KEY_MAX, Lease, Listing, Revision, Store, StoreError, Watch, check_key,
+    check_prefix, check_value,
 };
 use tokio::time::Instant;
 
 use crate::client::{Called, Client, end_of};
 use crate::config::{ConfigError, EtcdFiles, EtcdUrl};
 use crate::fault::Fault;
-use crate::history::{FORMAT, Marker, marker_of};
+use crate::history::{FORMAT, Marker, Seen, marker_of};
+use crate::lease;
 use crate::runtime::Runtime;
 use crate::watch::EtcdWatch;
 use crate::wire::{
-    KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response, TxnRequest, TxnResponse, delete, last_changed,
-    put, range,
+    KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response, TxnRequest, TxnResponse, delete,
+    last_changed, put, range,
 };
-use crate::lease;
 
 /// How long a call may take, whatever the servers do.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
@@ -55,8 +55,9 @@ impl Etcd {
     /// [`ConfigError`] when no server can be reached like this.
     pub fn open(url: EtcdUrl, files: &EtcdFiles) -> Result<Etcd, ConfigError> {
         let client = Arc::new(Client::new(url, files.read()?)?);
-        let runtime = Runtime::start()
-            .map_err(|_| ConfigError::Incomplete("cannot start a thread for etcd; see to memory and limits"))?;
+        let runtime = Runtime::start().map_err(|_| {
+            ConfigError::Incomplete("cannot start a thread for etcd; see to memory and limits")
+        })?;
         Ok(Etcd { client, runtime: Arc::new(runtime) })
     }
 
@@ -96,10 +97,8 @@ impl Store for Etcd {
 
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         check_key(key)?;
-        let txn = TxnRequest {
-            success: vec![range(&self.client.url.entry(key), b"")],
-            ..TxnRequest::default()
-        };
+        let txn =
+            TxnRequest { success: vec![range(&self.client.url.entry(key), b"")], ..TxnRequest::default() };
         let called = self.wait(|client| async move { client.txn(txn, Instant::now() + DEADLINE).await })?;
         let found = called.answer.ranges().flat_map(|range| range.kvs).next();
         Ok(found.and_then(|found| entry(&self.client.url, found)))
@@ -138,9 +137,10 @@ impl Store for Etcd {
         check_key(key)?;
         match self.change(key, expect, delete(&self.client.url.entry(key)))? {
             Changed::Done(answer) => {
-                let gone = answer.responses.iter().any(
-                    |op| matches!(&op.response, Some(Response::Delete(deleted)) if deleted.deleted > 0),
-                );
+                let gone = answer
+                    .responses
+                    .iter()
+                    .any(|op| matches!(&op.response, Some(Response::Delete(deleted)) if deleted.deleted > 0));
                 Ok(gone.then(|| unsigned(answer.revision())))
             }
             Changed::Not { found: None, repeated: true, revision } => Ok(Some(revision)),
@@ -192,6 +192,7 @@ async fn list(client: Arc<Client>, prefix: Vec<u8>) -> Result<Listing, Fault> {
         let mut ranges = answer.ranges();
         let marker = ranges.next().and_then(|range| range.kvs.into_iter().next());
         let Some(marker) = marker.as_ref().map(marker_of).transpose()? else {
+            client.note(Seen::miss);
             mark(&client).await?;
             continue;
         };
@@ -203,7 +204,8 @@ async fn list(client: Arc<Client>, prefix: Vec<u8>) -> Result<Listing, Fault> {
             let next = found.kvs.last().filter(|_| found.more).map(|last| [&last.key, &b"\0"[..]].concat());
             entries.extend(found.kvs.into_iter().filter_map(|found| entry(&client.url, found)));
             let Some(next) = next else { break };
-            let txn = TxnRequest { success: vec![page(&next, &end_of(&prefix), at)], ..TxnRequest::default() };
+            let txn =
+                TxnRequest { success: vec![page(&next, &end_of(&prefix), at)], ..TxnRequest::default() };
             found = one_range(client.txn(txn, Instant::now() + PAGE_DEADLINE).await?.answer);
         }
         return Ok(Listing { entries, revision: unsigned(at), history });
@@ -218,7 +220,8 @@ async fn mark(client: &Client) -> Result<(), Fault> {
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut chance));
     read.map_err(|error| spoilt(format!("cannot read /dev/urandom: {error}")))?;
     let id = chance.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = serde_json::to_vec(&Marker { format: FORMAT, id }).map_err(|error| spoilt(error.to_string()))?;
+    let text =
+        serde_json::to_vec(&Marker { format: FORMAT, id }).map_err(|error| spoilt(error.to_string()))?;
     let txn = TxnRequest {
         compare: vec![last_changed(&key, 0)],
         success: vec![put(&key, &text, 0)],

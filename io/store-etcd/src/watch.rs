@@ -5,17 +5,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tartan_store::{Change, Entry, Revision, StoreError, Watch};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::Stream;
-use http::uri::PathAndQuery;
 use tonic::{Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::client::{ATTEMPT, Client, end_of};
 use crate::fault::Fault;
+use crate::history::{Seen, marker_of};
 use crate::runtime::Runtime;
 use crate::store::{DEADLINE, key_of, signed, unavailable, unsigned};
 use crate::wire::{Event, TxnRequest, WatchCreate, WatchRequest, WatchResponse, range};
@@ -206,7 +207,9 @@ impl Follower {
                     None => continue,
                     Some(reason) => Fault::Broken { endpoint: open.endpoint.clone(), reason },
                 },
-                Ok(None) => Fault::Broken { endpoint: open.endpoint.clone(), reason: "it ended the watch".into() },
+                Ok(None) => {
+                    Fault::Broken { endpoint: open.endpoint.clone(), reason: "it ended the watch".into() }
+                }
                 Err(status) => Fault::of_status(&open.endpoint, &status),
             };
             return Err(self.leave(broken(fault)).await);
@@ -226,7 +229,13 @@ impl Follower {
         let key = self.client.url.marker();
         let txn = TxnRequest { success: vec![range(&key, b"")], ..TxnRequest::default() };
         let answer = self.client.txn(txn, Instant::now() + DEADLINE).await?.answer;
-        if self.client.seen().epoch != self.epoch || answer.revision() < self.last {
+        let revision = answer.revision();
+        let marker = answer.ranges().flat_map(|range| range.kvs).next();
+        match marker.as_ref().map(marker_of).transpose()? {
+            Some(marker) => self.client.note(|seen| seen.find(&marker.id)),
+            None => self.client.note(Seen::miss),
+        }
+        if self.client.seen().epoch != self.epoch || revision < self.last {
             return Err(End::Compacted);
         }
         Ok(())
@@ -271,12 +280,14 @@ impl Follower {
             self.tell_begun(Ok(()));
         }
         let marker = self.client.url.marker();
-        let is_marker = |event: &Event| event.kv.as_ref().is_some_and(|kv| kv.key == marker) && event.kind == 1;
+        let is_marker =
+            |event: &Event| event.kv.as_ref().is_some_and(|kv| kv.key == marker) && event.kind == 1;
         if answer.events.iter().any(is_marker) {
             // Somebody took away everything of ours, and did not mean each of them.
             return Err(End::Compacted);
         }
-        let newest = answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
+        let newest =
+            answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
         let changes: Vec<Change> = answer.events.into_iter().filter_map(|event| self.change(event)).collect();
         if !changes.is_empty() {
             self.shared.tell(|told| {

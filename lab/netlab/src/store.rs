@@ -95,7 +95,8 @@ impl LabStore {
     /// When one does not; with where its log is.
     pub(crate) fn start(self, lab: &LabName, underlay: Family) -> Result<()> {
         let members = self.members(lab, underlay)?;
-        let all: Vec<String> = members.iter().map(|member| format!("{}={}", member.name(), url(member.peer()))).collect();
+        let all: Vec<String> =
+            members.iter().map(|member| format!("{}={}", member.name(), url(member.peer()))).collect();
         for member in &members {
             member.start(&all.join(","))?;
         }
@@ -133,7 +134,10 @@ pub fn wipe(lab: &LabName) -> Result<()> {
     let state = state::load(lab)?;
     let members = of_etcd(&state)?;
     let ran = members.iter().any(|member| member.pid().is_some());
-    gather("etcd is not quite wiped", members.iter().map(|member| member.end().and_then(|()| remove_folder(&member.data()))))?;
+    gather(
+        "etcd is not quite wiped",
+        members.iter().map(|member| member.end().and_then(|()| remove_folder(&member.data()))),
+    )?;
     if ran { state.store.start(lab, state.underlay) } else { Ok(()) }
 }
 
@@ -186,7 +190,8 @@ impl Member<'_> {
         if self.pid().is_some() {
             return Ok(());
         }
-        fs::create_dir_all(folder(self.lab)).with_context(|| format!("cannot create {}", folder(self.lab).display()))?;
+        fs::create_dir_all(folder(self.lab))
+            .with_context(|| format!("cannot create {}", folder(self.lab).display()))?;
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.with_context(|| format!("cannot open {}", self.log().display()))?;
         let (client, peer) = (url(self.client()), url(self.peer()));
@@ -194,7 +199,12 @@ impl Member<'_> {
         command.args(["--name", &self.name(), "--data-dir"]).arg(self.data());
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", cluster, "--initial-cluster-token", &format!("tartan-lab-{}", self.lab)]);
+        command.args([
+            "--initial-cluster",
+            cluster,
+            "--initial-cluster-token",
+            &format!("tartan-lab-{}", self.lab),
+        ]);
         // A lab is not worth waiting for the disk; its members are on one machine and hear each other at once.
         command.args(["--unsafe-no-fsync", "--heartbeat-interval", "50", "--election-timeout", "500"]);
         command.current_dir("/").process_group(0);
@@ -212,14 +222,20 @@ impl Member<'_> {
     fn wait(&self) -> Result<()> {
         let serves = process::wait_until(START, || self.is_healthy().unwrap_or(false));
         if !serves {
-            bail!("{} does not serve after {} s; look at {}", self.name(), START.as_secs(), self.log().display());
+            bail!(
+                "{} does not serve after {} s; look at {}",
+                self.name(),
+                START.as_secs(),
+                self.log().display()
+            );
         }
         Ok(())
     }
 
     fn is_healthy(&self) -> Result<bool> {
         let namespace = wire::open(&self.lab.netns(WIRE))?;
-        let mut stream = netns::run_in(namespace.as_fd(), || TcpStream::connect_timeout(&self.client(), ASK))??;
+        let mut stream =
+            netns::run_in(namespace.as_fd(), || TcpStream::connect_timeout(&self.client(), ASK))??;
         stream.set_read_timeout(Some(ASK))?;
         stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
         let mut answer = String::new();

@@ -159,7 +159,8 @@ impl Building<'_> {
         let url = store.url(lab, *underlay)?;
         for node in nodes {
             self.interruption.check()?;
-            prepare(lab, node, *underlay, &url, self.programs).with_context(|| format!("node {}", node.name))?;
+            prepare(lab, node, *underlay, &url, self.programs)
+                .with_context(|| format!("node {}", node.name))?;
             self.progress.tick();
         }
         Ok(())

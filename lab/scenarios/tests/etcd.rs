@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -93,19 +93,34 @@ fn member(lab: &Lab, number: usize) -> Pid {
     Pid::from_raw(text.trim().parse().expect("a pid"))
 }
 
-/// Kills an agent and starts it again, and does not wait for it.
-fn restart_agent(lab: &Lab, node: &str) {
-    kill(Pid::from_raw(lab.agent(node)), Signal::SIGKILL).expect("the agent is there");
-    let old = lab.agent(node);
-    wait_until("it is dead", PATIENCE, || {
-        !fs::read_to_string(format!("/proc/{old}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
-    });
-    let log = fs::File::options().append(true).open(lab.file(node, "tartand.log")).expect("a log");
-    let mut agent = Command::new(programs().join("tartan"));
-    agent.args(["lab", "--name", lab.name(), "node", "exec", node, "--"]).arg(programs().join("tartand"));
-    agent.arg("--config").arg(lab.file(node, "tartand.toml"));
-    let agent = agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("to start it");
-    fs::write(lab.file(node, "tartand.pid"), agent.id().to_string()).expect("a pid file");
+/// An agent that the test itself has started; what it leaves, `lab down` ends.
+struct Agent(Child);
+
+impl Agent {
+    /// Kills the agent of a node and starts it again, and does not wait until it is healthy.
+    fn restart(lab: &Lab, node: &str) -> Agent {
+        let old = lab.agent(node);
+        kill(Pid::from_raw(old), Signal::SIGKILL).expect("the agent is there");
+        wait_until("it is dead", PATIENCE, || {
+            let stat = fs::read_to_string(format!("/proc/{old}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") Z")) || !fs::exists(format!("/proc/{old}")).expect("/proc")
+        });
+        let log = fs::File::options().append(true).open(lab.file(node, "tartand.log")).expect("a log");
+        let mut agent = Command::new(programs().join("tartan"));
+        agent.args(["lab", "--name", lab.name(), "node", "exec", node, "--"]).arg(programs().join("tartand"));
+        agent.arg("--config").arg(lab.file(node, "tartand.toml"));
+        let agent =
+            agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("to start it");
+        fs::write(lab.file(node, "tartand.pid"), agent.id().to_string()).expect("a pid file");
+        Agent(agent)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 #[test]
@@ -123,17 +138,23 @@ fn an_outage_changes_nothing_in_the_kernel_and_agents_that_start_in_it_wait() {
     lab.lab(&["pod", "add", "late", "--node", "n2"]).ok();
     let status = status(&lab, "n2");
     assert_eq!((&status["store"]["connected"], &status["healthy"]), (&false.into(), &false.into()));
-    assert!(status["reasons"].to_string().contains("etcd at 172.30.255.254:2379 cannot be reached"), "{status}");
+    assert!(
+        status["reasons"].to_string().contains("etcd at 172.30.255.254:2379 cannot be reached"),
+        "{status}"
+    );
     let applied = lab.verb("n1", &["get", "ClusterNetwork"]);
     assert_eq!(applied.code, 3, "{applied:?}");
 
     // One that starts now comes up and serves what it can.
-    restart_agent(&lab, "n2");
+    let _agent = Agent::restart(&lab, "n2");
     wait_until("the agent answers", PATIENCE, || lab.verb("n2", &["status"]).code == 1);
     lab.lab(&["pod", "rm", "gone"]).ok();
     lab.lab(&["pod", "rm", "late"]).ok();
     let refused = lab.lab(&["pod", "add", "none", "--node", "n2"]);
-    assert!(refused.code != 0 && refused.stderr.contains("the store has not told everything yet"), "{refused:?}");
+    assert!(
+        refused.code != 0 && refused.stderr.contains("the store has not told everything yet"),
+        "{refused:?}"
+    );
     sleep(OUTAGE.saturating_sub(start.elapsed()));
     let during = ["n1", "n2", "n3"].map(|node| kernel(&lab, node));
     assert_eq!(during, before, "an outage changes nothing");
@@ -199,8 +220,19 @@ fn restore(lab: &Lab, snapshot: &str, data: &PathBuf) {
     etcdctl(
         lab,
         &[
-            "snapshot", "restore", snapshot, "--name", "etcd-1", "--data-dir", data, "--initial-cluster", &member,
-            "--initial-cluster-token", &token, "--initial-advertise-peer-urls", peer,
+            "snapshot",
+            "restore",
+            snapshot,
+            "--name",
+            "etcd-1",
+            "--data-dir",
+            data,
+            "--initial-cluster",
+            &member,
+            "--initial-cluster-token",
+            &token,
+            "--initial-advertise-peer-urls",
+            peer,
         ],
     );
 }
@@ -259,7 +291,9 @@ fn ten_agents_that_race_for_eight_blocks_get_one_or_say_why_and_none_ends() {
     assert_eq!(with.len(), 8, "nobody has two: {with:?}");
     for node in nodes.iter().filter(|node| !with.contains(node)) {
         wait_until("who has none says so", PATIENCE, || {
-            status(&lab, node)["reasons"].to_string().contains("network few: its ipv4 pools have no free block")
+            status(&lab, node)["reasons"]
+                .to_string()
+                .contains("network few: its ipv4 pools have no free block")
         });
     }
     let now: Vec<i32> = nodes.iter().map(|node| lab.agent(node)).collect();
@@ -298,9 +332,7 @@ fn a_revoked_lease_is_taken_again_and_a_compaction_behind_the_watch_is_caught_up
     let revision: serde_json::Value = serde_json::from_str(&told).expect("JSON");
     etcdctl(&lab, &["compaction", &revision["header"]["revision"].to_string()]);
     kill(stopped, Signal::SIGCONT).expect("the agent is there");
-    wait_until("the agent has caught up", PATIENCE, || {
-        status(&lab, "n2")["networks"][0]["mtu"] == 1300
-    });
+    wait_until("the agent has caught up", PATIENCE, || status(&lab, "n2")["networks"][0]["mtu"] == 1300);
     etcdctl(&lab, &["put", key, network.trim()]);
     wait_until_healthy(&lab, &["n1", "n2"]);
     wait_until("all is as before", PATIENCE, || ["n1", "n2"].map(|node| kernel(&lab, node)) == before);
@@ -310,7 +342,8 @@ fn a_revoked_lease_is_taken_again_and_a_compaction_behind_the_watch_is_caught_up
 
 #[test]
 fn apply_get_delete_and_wait_work_from_many_nodes_at_once() {
-    let lab = Lab::up("t-etcd-apply", &["--store", "etcd", "--nodes", "3", "--pods", "0", "--family", "ipv6"]);
+    let lab =
+        Lab::up("t-etcd-apply", &["--store", "etcd", "--nodes", "3", "--pods", "0", "--family", "ipv6"]);
     let folder = tempfile::tempdir().expect("a folder");
     std::thread::scope(|scope| {
         for (number, node) in ["n1", "n2", "n3"].into_iter().enumerate() {

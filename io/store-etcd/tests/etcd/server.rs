@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,11 @@ impl Cluster {
 
     /// One with flags of its own that is not started yet.
     pub(crate) fn new(members: usize, flags: &[String], tls: bool) -> Cluster {
-        let member = |number: usize| {
-            Member { name: format!("m{number}"), port: free_port(), peer: free_port(), child: None }
+        let member = |number: usize| Member {
+            name: format!("m{number}"),
+            port: free_port(),
+            peer: free_port(),
+            child: None,
         };
         Cluster {
             folder: tempfile::tempdir().unwrap(),
@@ -92,6 +95,8 @@ impl Cluster {
     pub(crate) fn signal(&self, number: usize, signal: Signal) {
         let child = self.members[number].child.as_ref().unwrap();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        // Its threads hear of it one by one.
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     /// Kills a member, if it runs.
@@ -110,8 +115,21 @@ impl Cluster {
         }
     }
 
+    /// Puts the state of a snapshot where the first member will look for its data.
+    pub(crate) fn restore(&self, snapshot: &Path) {
+        let member = &self.members[0];
+        let (data, peer) = (self.data(0), format!("http://127.0.0.1:{}", member.peer));
+        let (snapshot, data) = (snapshot.to_str().unwrap(), data.to_str().unwrap());
+        let cluster = format!("{}={peer}", member.name);
+        let place = ["--name", &member.name, "--data-dir", data, "--initial-cluster", &cluster];
+        let args =
+            [&["snapshot", "restore", snapshot][..], &place, &["--initial-advertise-peer-urls", &peer]];
+        self.ctl(&args.concat());
+    }
+
     pub(crate) fn url(&self) -> EtcdUrl {
-        let hosts: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        let hosts: Vec<String> =
+            self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
         format!("etcd://{}", hosts.join(",")).parse().unwrap()
     }
 
@@ -145,7 +163,8 @@ impl Member {
 }
 
 pub(crate) fn etcdctl(endpoint: &str, args: &[&str]) -> String {
-    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(args).output();
+    let output =
+        Command::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(args).output();
     let output = output.expect("etcdctl is installed (Debian: etcd-client)");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

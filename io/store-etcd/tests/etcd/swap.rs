@@ -18,7 +18,10 @@ fn what_was_put_is_read_by_another_instance_in_key_order() {
     assert_eq!(other.get("node/n1").unwrap(), None);
     let revision = one.put("node/n1", b"\0\xff", Expect::Absent, Durability::Power).unwrap();
     let entry = other.get("node/n1").unwrap().unwrap();
-    assert_eq!((entry.key.as_str(), entry.value.as_slice(), entry.revision), ("node/n1", &b"\0\xff"[..], revision));
+    assert_eq!(
+        (entry.key.as_str(), entry.value.as_slice(), entry.revision),
+        ("node/n1", &b"\0\xff"[..], revision)
+    );
 
     for key in ["pod/b", "pod/a", "pod0", "pod", "pod/~", "pod/%", "poe", "Pod/a", "~"] {
         put(&one, key, "");
@@ -44,9 +47,11 @@ fn a_long_listing_comes_in_pages_and_is_one_snapshot() {
     thread::scope(|scope| {
         for part in 0..8 {
             let store = &store;
-            scope.spawn(move || (0..160).for_each(|number| {
-                put(store, &format!("k/{part}/{number:03}"), "x");
-            }));
+            scope.spawn(move || {
+                (0..160).for_each(|number| {
+                    put(store, &format!("k/{part}/{number:03}"), "x");
+                })
+            });
         }
     });
     let listing = store.list("k/").unwrap();
@@ -74,7 +79,10 @@ fn a_failed_expectation_changes_nothing_and_says_what_is_there() {
     assert!(gone > Some(second));
     assert_eq!(store.delete("a", Expect::Any).unwrap(), None);
     assert_eq!(store.delete("a", Expect::Absent).unwrap(), None);
-    assert!(matches!(store.delete("a", Expect::Revision(second)), Err(StoreError::Conflict { found: None, .. })));
+    assert!(matches!(
+        store.delete("a", Expect::Revision(second)),
+        Err(StoreError::Conflict { found: None, .. })
+    ));
 }
 
 #[test]
@@ -118,7 +126,10 @@ fn keys_and_values_out_of_bounds_are_refused_and_the_largest_are_kept() {
     }
     put_if(&store, &"k".repeat(KEY_MAX), &vec![7; VALUE_MAX], Expect::Any).unwrap();
     assert_eq!(store.list("").unwrap().entries[0].value.len(), VALUE_MAX);
-    assert!(matches!(put_if(&store, "l", &vec![0; VALUE_MAX + 1], Expect::Any), Err(StoreError::TooLarge { .. })));
+    assert!(matches!(
+        put_if(&store, "l", &vec![0; VALUE_MAX + 1], Expect::Any),
+        Err(StoreError::TooLarge { .. })
+    ));
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::sync::Barrier;
 use std::thread;
 
 use crate::place::{Place, put};
-use tartan_store::{Durability, Entry, Expect, History, KEY_MAX, Listing, Revision, Store, StoreError, VALUE_MAX};
+use tartan_store::{
+    Durability, Entry, Expect, History, KEY_MAX, Listing, Revision, Store, StoreError, VALUE_MAX,
+};
 
 fn put_if(store: &dyn Store, key: &str, value: &[u8], expect: Expect) -> Result<Revision, StoreError> {
     store.put(key, value, expect, Durability::Crash)
@@ -23,7 +25,10 @@ fn what_was_put_is_read_by_another_instance() {
     assert_eq!(other.get("node/n1").unwrap(), Some(entry.clone()));
 
     drop((one, other));
-    assert_eq!(place.open().list("").unwrap(), Listing { entries: vec![entry], revision, history: History::default() });
+    assert_eq!(
+        place.open().list("").unwrap(),
+        Listing { entries: vec![entry], revision, history: History::default() }
+    );
 }
 
 #[test]
@@ -35,7 +40,10 @@ fn revisions_go_up_across_instances_and_deletions() {
     let third = one.delete("b", Expect::Any).unwrap().unwrap();
     let fourth = put(&other, "a", "2");
     assert!(first < second && second < third && third < fourth);
-    assert_eq!(one.list("zzz").unwrap(), Listing { entries: vec![], revision: fourth, history: History::default() });
+    assert_eq!(
+        one.list("zzz").unwrap(),
+        Listing { entries: vec![], revision: fourth, history: History::default() }
+    );
 }
 
 #[test]

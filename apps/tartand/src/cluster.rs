@@ -133,15 +133,20 @@ impl Writer {
     fn run(mut self, commands: &Receiver<Write>) {
         loop {
             let pause = if self.waiting.is_empty() { LEASE } else { PAUSE };
-            let wait = self.renew_at.saturating_duration_since(Instant::now()).min(pause);
+            // A node that is gone has nothing to renew.
+            let due = if self.gone { LEASE } else { self.renew_at.saturating_duration_since(Instant::now()) };
+            let wait = due.min(pause);
             match commands.recv_timeout(wait) {
                 Ok(Write::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(write) => self.queue(write),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            if self.gone {
+                continue;
+            }
             if let Some(force) = self.wanted {
                 self.register_in_time(force);
-            } else if !self.gone {
+            } else {
                 self.renew_in_time();
                 self.write_next();
             }
@@ -361,6 +366,8 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use tartan_model::NodeId;
+
     use super::*;
 
     #[test]
@@ -368,8 +375,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> =
             Arc::new(tartan_store::Sqlite::open(&folder.path().join("s.db")).unwrap());
-        let identity =
-            Identity { id: tartan_model::NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
+        let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
         let inbox = Inbox::new(channel().0).unwrap();
         let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
         let mut writer = Writer {

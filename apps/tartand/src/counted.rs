@@ -9,15 +9,14 @@ use tartan_store::{Change, Durability, Entry, Expect, Lease, Listing, Revision, 
 use crate::metrics::{Metrics, StoreLabels};
 
 /// A store, and where its operations are counted.
-pub(crate) struct Counted {
-    store: Arc<dyn Store>,
+pub(crate) struct Counted<S> {
+    store: S,
     metrics: Arc<Metrics>,
 }
 
-impl Counted {
-    /// The same store, counted.
-    pub(crate) fn over(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Arc<dyn Store> {
-        Arc::new(Counted { store, metrics })
+impl<S> Counted<S> {
+    pub(crate) fn new(store: S, metrics: Arc<Metrics>) -> Counted<S> {
+        Counted { store, metrics }
     }
 
     fn count<T>(&self, operation: &'static str, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
@@ -36,7 +35,7 @@ fn see(metrics: &Metrics, revision: Revision) {
     metrics.store_revision.set(i64::try_from(revision.0).unwrap_or(i64::MAX));
 }
 
-impl Store for Counted {
+impl<S: Store> Store for Counted<S> {
     fn kind(&self) -> &'static str {
         self.store.kind()
     }

@@ -39,7 +39,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cluster::{Cluster, Name};
 use crate::config::Config;
-use crate::counted::Counted;
 use crate::identity::{Identity, Lock};
 use crate::input::Inbox;
 use crate::metrics::Metrics;
@@ -80,8 +79,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let _lock = Lock::take(&config)?;
     let identity = Identity::load_or_make(&config)?;
     let metrics = Arc::new(Metrics::new());
-    let Stores { store, watched } = config.store.open(&config.etcd)?;
-    let [store, watched] = [store, watched].map(|store| Counted::over(store, metrics.clone()));
+    let Stores { store, watched } = config.store.open(&config.etcd, &metrics)?;
     let name = match identity.register(store.as_ref(), config.take_over) {
         Ok(()) => Name::Held,
         Err(error) if config.store.is_waited_for(&error) => {
@@ -99,8 +97,17 @@ fn run(config: Config) -> anyhow::Result<()> {
     let inbox = Inbox::new(sender)?;
     let cluster = Cluster::start(&identity, name, store.clone(), watched, inbox.clone())?;
     let server = tartan_rpc::Server::bind(&config.socket())?;
-    let mut ring =
-        Ring::new(&config, &identity, records, kernel, cluster, inbox.clone(), receiver, metrics.clone())?;
+    let mut ring = Ring::new(
+        &config,
+        &identity,
+        records,
+        kernel,
+        cluster,
+        inbox.clone(),
+        receiver,
+        metrics.clone(),
+        store.kind(),
+    )?;
     let watchers = Watchers { inbox: inbox.clone(), store: store.clone(), metrics: metrics.clone() };
     let service = Service::new(identity.id, inbox, store.clone(), metrics);
     let server = server.serve(Arc::new(service))?;

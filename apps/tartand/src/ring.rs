@@ -56,7 +56,6 @@ pub(crate) struct Ring {
     pub(crate) loop_: Reconciler<Scope, Kernel>,
     pub(crate) notes: BTreeMap<Scope, Vec<Note>>,
     pub(crate) store: Result<(), String>,
-    pub(crate) store_kind: &'static str,
     /// What the store has lost and is known from memory only, in words.
     pub(crate) remembered: Option<String>,
     pub(crate) last_error: Option<String>,
@@ -108,6 +107,8 @@ pub(crate) struct Ring {
     pub(crate) probing: Probing,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) denials: Denials,
+    /// Which store, as its driver calls it.
+    pub(crate) store_kind: &'static str,
     /// Everything was told or read, which takes much more memory than knowing it.
     swollen: bool,
 }
@@ -145,13 +146,13 @@ impl Ring {
         inbox: Inbox,
         inputs: Receiver<Input>,
         metrics: Arc<Metrics>,
+        store_kind: &'static str,
     ) -> anyhow::Result<Ring> {
         let mut ring = Ring {
             world: World::new(identity.id, identity.name.clone()),
             loop_: Reconciler::new(kernel, Realm::Node),
             notes: BTreeMap::new(),
             store: Err("not heard of yet".into()),
-            store_kind: config.store.kind(),
             remembered: None,
             last_error: None,
             started: SystemTime::now(),
@@ -185,6 +186,7 @@ impl Ring {
             probing: Probing::new(config.probes),
             metrics,
             denials: Denials::new(),
+            store_kind,
             swollen: false,
         };
         for fact in ring.records.facts()? {

@@ -82,6 +82,7 @@ impl Ring {
     /// Why this node is not healthy. That there is no way to some peer is not its doing; that shows with the peers.
     pub(crate) fn reasons(&self, leases: Option<&[Lease]>) -> Vec<String> {
         let mut reasons = self.own_unreadiness(leases);
+        reasons.extend(self.remembered.clone());
         reasons.extend(self.obstacles.iter().cloned());
         reasons.extend(self.remembered.clone());
         let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));

@@ -9,6 +9,9 @@ use clap::Args;
 use tartan_store::{Sqlite, Store, StoreError};
 use tartan_store_etcd::{Etcd, EtcdFiles, EtcdUrl};
 
+use crate::counted::Counted;
+use crate::metrics::Metrics;
+
 /// The store's URL: `sqlite:///PATH` or `etcd://HOST:PORT,…`.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(try_from = "String")]
@@ -47,25 +50,22 @@ pub(crate) struct Stores {
     pub(crate) watched: Arc<dyn Store>,
 }
 
-impl StoreUrl {
-    /// As in `store.kind` of `tartan status`.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            StoreUrl::Sqlite(_) => "sqlite",
-            StoreUrl::Etcd(_) => "etcd",
-        }
+impl Stores {
+    fn new<S: Store + 'static>(store: S, watched: S, metrics: &Arc<Metrics>) -> Stores {
+        let counted = |store| Arc::new(Counted::new(store, Arc::clone(metrics)));
+        Stores { store: counted(store), watched: counted(watched) }
     }
+}
 
+impl StoreUrl {
     /// Opens it. Only with etcd a thread with a runtime is started.
-    pub(crate) fn open(&self, keys: &EtcdKeys) -> anyhow::Result<Stores> {
+    pub(crate) fn open(&self, keys: &EtcdKeys, metrics: &Arc<Metrics>) -> anyhow::Result<Stores> {
         Ok(match self {
-            StoreUrl::Sqlite(path) => {
-                Stores { store: Arc::new(Sqlite::open(path)?), watched: Arc::new(Sqlite::open(path)?) }
-            }
+            StoreUrl::Sqlite(path) => Stores::new(Sqlite::open(path)?, Sqlite::open(path)?, metrics),
             StoreUrl::Etcd(url) => {
                 // One connection carries many calls at once.
                 let etcd = Etcd::open(url.clone(), &keys.files())?;
-                Stores { store: Arc::new(etcd.clone()), watched: Arc::new(etcd) }
+                Stores::new(etcd.clone(), etcd, metrics)
             }
         })
     }

@@ -1,6 +1,7 @@
 //! One connection to one of the endpoints, calls with a deadline over it, and what was seen of the store's history.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) url: EtcdUrl,
     endpoints: Vec<Endpoint>,
     login: Option<(String, String)>,
+    /// None without TLS; else whether we have a certificate.
+    certificate: Option<bool>,
     line: Mutex<Line>,
     seen: Lock<Seen>,
     /// Tells the watches that the store's history is another.
@@ -96,6 +99,7 @@ impl Client {
         Ok(Client {
             url,
             endpoints,
+            certificate: secrets.ca.as_ref().map(|_| secrets.identity.is_some()),
             login: secrets.login,
             line: Mutex::default(),
             seen: Lock::default(),
@@ -201,13 +205,20 @@ impl Client {
         };
         let late = |patience| Fault::Late { endpoint: host.clone(), patience };
         let channel = timeout(CONNECT, endpoint.connect()).await.map_err(|_| late(CONNECT))?;
-        let channel = channel.map_err(|error| Fault::of_connection(host, &error))?;
+        let channel = channel.map_err(|error| match Fault::of_connection(host, &error) {
+            // All that is told of a connection that came about and was ended.
+            fault @ Fault::Broken { .. } if error.source().is_none_or(|cause| cause.source().is_none()) => {
+                fault.broken_off(self.certificate)
+            }
+            fault => fault,
+        })?;
         let mut open = Open { channel, endpoint: host.clone(), token: None };
         let welcome = async {
             self.log_in(&mut open).await?;
             self.check_format(&open).await
         };
-        timeout(ATTEMPT, welcome).await.map_err(|_| late(ATTEMPT))??;
+        let welcomed = timeout(ATTEMPT, welcome).await.map_err(|_| late(ATTEMPT))?;
+        welcomed.map_err(|fault| fault.broken_off(self.certificate))?;
         Ok(open)
     }
 

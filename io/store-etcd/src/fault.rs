@@ -79,6 +79,19 @@ impl Fault {
         }
     }
 
+    /// With TLS 1.3 a server looks at the client's certificate when the client takes itself to be connected (RFC 8446,
+    /// section 4.4), and its reason is lost with the connection.
+    /// A server that speaks TLS just hangs up on who does not. `certificate`: None without TLS, else whether we have one.
+    pub(crate) fn broken_off(self, certificate: Option<bool>) -> Fault {
+        let Fault::Broken { endpoint, reason } = self else { return self };
+        let hint = match certificate {
+            Some(true) => "it may not take our certificate; look at etcd_cert and at its --trusted-ca-file",
+            Some(false) => "it may want a client's certificate; set etcd_cert and etcd_key",
+            None => "it may speak TLS, or be no etcd; for TLS set etcd_ca",
+        };
+        Fault::Broken { endpoint, reason: format!("it broke the connection off: {hint} ({reason})") }
+    }
+
     /// Why there is no connection.
     pub(crate) fn of_connection(endpoint: &str, error: &(dyn Error + 'static)) -> Fault {
         Fault::Broken { endpoint: endpoint.into(), reason: explained(&chain(error)) }
@@ -103,9 +116,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 fn explained(text: &str) -> String {
     let hints = [
         ("UnknownIssuer", "its certificate is of no authority in etcd_ca"),
-        ("NotValidForName", "its certificate is for another name than the one in the URL"),
-        ("Expired", "its certificate is over, or a clock is wrong"),
+        ("BadSignature", "its certificate is of no authority in etcd_ca"),
+        ("not valid for name", "its certificate is for another name than the one in the URL"),
+        ("certificate expired", "its certificate is over, or a clock is wrong"),
         ("InvalidContentType", "it does not speak TLS; leave out etcd_ca, or have etcd listen on https"),
+        ("tls handshake eof", "it does not speak TLS; leave out etcd_ca, or have etcd listen on https"),
         ("CertificateRequired", "it wants a client's certificate; set etcd_cert and etcd_key"),
         (
             "BadCertificate",

@@ -71,6 +71,13 @@ impl Seen {
         self.store = Some(store.to_owned());
     }
 
+    /// Takes in that there is no mark.
+    pub(crate) fn miss(&mut self) {
+        if self.store.take().is_some() {
+            self.epoch += 1;
+        }
+    }
+
     /// For those who list.
     pub(crate) fn history(&self) -> History {
         History { store: self.store.clone().unwrap_or_default(), epoch: self.epoch }
@@ -133,5 +140,9 @@ mod tests {
         assert_eq!(seen.epoch, 0);
         seen.find("b");
         assert_eq!(seen.history(), History { store: "b".into(), epoch: 1 });
+        seen.miss();
+        seen.miss();
+        seen.find("c");
+        assert_eq!(seen.history(), History { store: "c".into(), epoch: 2 });
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::client::{Called, Client, end_of};
 use crate::config::{ConfigError, EtcdFiles, EtcdUrl};
 use crate::fault::Fault;
-use crate::history::{FORMAT, Marker, marker_of};
+use crate::history::{FORMAT, Marker, Seen, marker_of};
 use crate::lease;
 use crate::runtime::Runtime;
 use crate::watch::EtcdWatch;
@@ -192,6 +192,7 @@ async fn list(client: Arc<Client>, prefix: Vec<u8>) -> Result<Listing, Fault> {
         let mut ranges = answer.ranges();
         let marker = ranges.next().and_then(|range| range.kvs.into_iter().next());
         let Some(marker) = marker.as_ref().map(marker_of).transpose()? else {
+            client.note(Seen::miss);
             mark(&client).await?;
             continue;
         };

@@ -16,6 +16,7 @@ use tonic_prost::ProstCodec;
 
 use crate::client::{ATTEMPT, Client, end_of};
 use crate::fault::Fault;
+use crate::history::{Seen, marker_of};
 use crate::runtime::Runtime;
 use crate::store::{DEADLINE, key_of, signed, unavailable, unsigned};
 use crate::wire::{Event, TxnRequest, WatchCreate, WatchRequest, WatchResponse, range};
@@ -228,7 +229,13 @@ impl Follower {
         let key = self.client.url.marker();
         let txn = TxnRequest { success: vec![range(&key, b"")], ..TxnRequest::default() };
         let answer = self.client.txn(txn, Instant::now() + DEADLINE).await?.answer;
-        if self.client.seen().epoch != self.epoch || answer.revision() < self.last {
+        let revision = answer.revision();
+        let marker = answer.ranges().flat_map(|range| range.kvs).next();
+        match marker.as_ref().map(marker_of).transpose()? {
+            Some(marker) => self.client.note(|seen| seen.find(&marker.id)),
+            None => self.client.note(Seen::miss),
+        }
+        if self.client.seen().epoch != self.epoch || revision < self.last {
             return Err(End::Compacted);
         }
         Ok(())

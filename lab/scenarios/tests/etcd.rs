@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -93,19 +93,34 @@ fn member(lab: &Lab, number: usize) -> Pid {
     Pid::from_raw(text.trim().parse().expect("a pid"))
 }
 
-/// Kills an agent and starts it again, and does not wait for it.
-fn restart_agent(lab: &Lab, node: &str) {
-    kill(Pid::from_raw(lab.agent(node)), Signal::SIGKILL).expect("the agent is there");
-    let old = lab.agent(node);
-    wait_until("it is dead", PATIENCE, || {
-        !fs::read_to_string(format!("/proc/{old}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
-    });
-    let log = fs::File::options().append(true).open(lab.file(node, "tartand.log")).expect("a log");
-    let mut agent = Command::new(programs().join("tartan"));
-    agent.args(["lab", "--name", lab.name(), "node", "exec", node, "--"]).arg(programs().join("tartand"));
-    agent.arg("--config").arg(lab.file(node, "tartand.toml"));
-    let agent = agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("to start it");
-    fs::write(lab.file(node, "tartand.pid"), agent.id().to_string()).expect("a pid file");
+/// An agent that the test itself has started; what it leaves, `lab down` ends.
+struct Agent(Child);
+
+impl Agent {
+    /// Kills the agent of a node and starts it again, and does not wait until it is healthy.
+    fn restart(lab: &Lab, node: &str) -> Agent {
+        let old = lab.agent(node);
+        kill(Pid::from_raw(old), Signal::SIGKILL).expect("the agent is there");
+        wait_until("it is dead", PATIENCE, || {
+            let stat = fs::read_to_string(format!("/proc/{old}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") Z")) || !fs::exists(format!("/proc/{old}")).expect("/proc")
+        });
+        let log = fs::File::options().append(true).open(lab.file(node, "tartand.log")).expect("a log");
+        let mut agent = Command::new(programs().join("tartan"));
+        agent.args(["lab", "--name", lab.name(), "node", "exec", node, "--"]).arg(programs().join("tartand"));
+        agent.arg("--config").arg(lab.file(node, "tartand.toml"));
+        let agent =
+            agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("to start it");
+        fs::write(lab.file(node, "tartand.pid"), agent.id().to_string()).expect("a pid file");
+        Agent(agent)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 #[test]
@@ -131,7 +146,7 @@ fn an_outage_changes_nothing_in_the_kernel_and_agents_that_start_in_it_wait() {
     assert_eq!(applied.code, 3, "{applied:?}");
 
     // One that starts now comes up and serves what it can.
-    restart_agent(&lab, "n2");
+    let _agent = Agent::restart(&lab, "n2");
     wait_until("the agent answers", PATIENCE, || lab.verb("n2", &["status"]).code == 1);
     lab.lab(&["pod", "rm", "gone"]).ok();
     lab.lab(&["pod", "rm", "late"]).ok();

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,8 @@ impl Cluster {
     pub(crate) fn signal(&self, number: usize, signal: Signal) {
         let child = self.members[number].child.as_ref().unwrap();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        // Its threads hear of it one by one.
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     /// Kills a member, if it runs.
@@ -111,6 +113,18 @@ impl Cluster {
             self.stop(number);
             fs::remove_dir_all(self.data(number)).unwrap();
         }
+    }
+
+    /// Puts the state of a snapshot where the first member will look for its data.
+    pub(crate) fn restore(&self, snapshot: &Path) {
+        let member = &self.members[0];
+        let (data, peer) = (self.data(0), format!("http://127.0.0.1:{}", member.peer));
+        let (snapshot, data) = (snapshot.to_str().unwrap(), data.to_str().unwrap());
+        let cluster = format!("{}={peer}", member.name);
+        let place = ["--name", &member.name, "--data-dir", data, "--initial-cluster", &cluster];
+        let args =
+            [&["snapshot", "restore", snapshot][..], &place, &["--initial-advertise-peer-urls", &peer]];
+        self.ctl(&args.concat());
     }
 
     pub(crate) fn url(&self) -> EtcdUrl {

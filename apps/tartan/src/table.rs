@@ -230,7 +230,7 @@ fn setting(setting: &Setting) -> String {
 fn some_of(what: &str, all: &[String]) -> String {
     let mut text = String::new();
     if !all.is_empty() {
-        text += &format!("  {} {what}:\n", all.len());
+        text += &format!("  {what} ({}):\n", all.len());
     }
     for one in all.iter().take(NAMED) {
         text += &format!("    {one}\n");

@@ -53,6 +53,9 @@ pub(crate) fn run(shared: &Shared, args: &Uninstall) -> Result<ExitCode> {
         );
     }
     let mut outcome = Uninstalled::default();
+    agent.must_answer(&places)?;
+    // No runtime calls the plugin any more when the agent is gone.
+    files::remove_all(&Files::find(&places).of_runtime(&places), &mut outcome);
     let lock = agent.end(&places, lock, &mut outcome)?;
     carry_out(&places, &mut outcome);
     drop(lock);
@@ -107,10 +110,9 @@ fn settings(places: &Places) -> (Vec<Setting>, Option<String>) {
     }
 }
 
-/// In this order: no runtime calls the plugin any more, others do not send here any more, then the kernel, its settings,
-/// and at last the files, which tell the next try what there is to do.
+/// In this order: others do not send here any more, then the kernel, its settings, and at last the files, which tell the
+/// next try what there is to do.
 fn carry_out(places: &Places, outcome: &mut Uninstalled) {
-    files::remove_all(&Files::find(places).of_runtime(places), outcome);
     store::leave(places, outcome);
     clear_kernel(outcome);
     put_back(places, outcome);

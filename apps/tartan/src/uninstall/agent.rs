@@ -100,21 +100,28 @@ impl Agent {
         }
     }
 
+    /// Nothing is begun while one runs that cannot be asked.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub(crate) fn must_answer(&self, places: &Places) -> Result<()> {
+        match self {
+            Agent::Answers(_) | Agent::Dead => Ok(()),
+            Agent::Silent(held) => Err(in_the_way(format!(
+                "tartand runs on this node (it holds {held}) and does not answer at {}; nothing was changed: stop it first",
+                places.socket().display()
+            ))
+            .into()),
+        }
+    }
+
     /// Has it leave and end; gives the lock.
     ///
     /// # Errors
     /// When it goes on running.
-    pub(crate) fn end(self, places: &Places, lock: Option<Lock>, outcome: &mut Uninstalled) -> Result<Lock> {
-        match (self, lock) {
-            (Agent::Dead, Some(lock)) => return Ok(lock),
-            (Agent::Silent(held), _) => {
-                return Err(in_the_way(format!(
-                    "tartand runs on this node (it holds {held}) and does not answer at {}; nothing was changed: stop it first",
-                    places.socket().display()
-                ))
-                .into());
-            }
-            _ => {}
+    pub(crate) fn end(&self, places: &Places, lock: Option<Lock>, outcome: &mut Uninstalled) -> Result<Lock> {
+        if let Some(lock) = lock {
+            return Ok(lock);
         }
         let leave = Leave { node: None, force: true, without_store: true };
         let left: Left = ask::Agent { socket: places.socket() }.ask(&Request::Leave(leave))?;

@@ -21,6 +21,7 @@ use crate::pod::{self, NewPod};
 use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::state::{self, MAX_NODES, MAX_PODS, NodeState, State};
+use crate::wire::Layout;
 use crate::{agent, cni, network, parallel, wire};
 
 /// How many pods are made at once.
@@ -42,6 +43,8 @@ pub struct Options {
     pub families: Vec<Family>,
     /// The family that its nodes talk in.
     pub underlay: Family,
+    /// How many links join them, with a router between: 1 to [`wire::MAX_LINKS`].
+    pub links: u8,
     /// How many nodes: 1 to [`MAX_NODES`].
     pub nodes: u32,
     /// How many pods a node; [`MAX_PODS`] in all at most.
@@ -82,6 +85,9 @@ fn check(options: &Options) -> Result<Object> {
     let Options { nodes, pods, .. } = *options;
     if !(1..=MAX_NODES).contains(&nodes) {
         bail!(Usage(format!("--nodes {nodes}: a lab has 1 to {MAX_NODES} nodes")));
+    }
+    if !(1..=wire::MAX_LINKS).contains(&options.links) {
+        bail!(Usage(format!("--links {}: a lab has 1 to {} links", options.links, wire::MAX_LINKS)));
     }
     if nodes.saturating_mul(pods) > MAX_PODS {
         bail!(Usage(format!(
@@ -127,21 +133,26 @@ impl Building<'_> {
         state::load(&self.options.lab)
     }
 
+    fn layout(&self) -> Layout {
+        Layout { underlay: self.options.underlay, links: self.options.links }
+    }
+
     fn nodes(&self) -> Result<Vec<NodeState>> {
         let node = |index| {
-            let address = wire::node_address(self.options.underlay, index)?.address();
+            let address = self.layout().node_address(index)?.address();
             Ok(NodeState { name: LabNode::numbered(index + 1), index, address })
         };
         (0..self.options.nodes).map(node).collect()
     }
 
     fn make_nodes(&self, nodes: &[NodeState]) -> Result<()> {
-        let Options { lab, preset, families, underlay, settings, .. } = self.options;
+        let Options { lab, preset, families, underlay, links, settings, .. } = self.options;
         state::create(&State {
             name: lab.clone(),
             preset: preset.clone(),
             families: families.clone(),
             underlay: *underlay,
+            links: *links,
             settings: settings.clone(),
             next_index: self.options.nodes,
             nodes: nodes.to_vec(),
@@ -149,10 +160,11 @@ impl Building<'_> {
             faults: Vec::new(),
         })?;
         self.progress.step(nodes.len(), &format!("making the wire and {} nodes", nodes.len()));
-        wire::create(lab, *underlay)?;
+        wire::create(lab, self.layout())?;
         for node in nodes {
             self.interruption.check()?;
-            prepare(lab, node, *underlay, self.programs).with_context(|| format!("node {}", node.name))?;
+            prepare(lab, node, self.layout(), self.programs)
+                .with_context(|| format!("node {}", node.name))?;
             self.progress.tick();
         }
         Ok(())
@@ -211,9 +223,8 @@ impl Building<'_> {
 }
 
 /// Makes a node's namespace and files; its agent is not started.
-pub(crate) fn prepare(lab: &LabName, node: &NodeState, underlay: Family, programs: &Programs) -> Result<()> {
-    let address = wire::node_address(underlay, node.index)?;
-    wire::plug(lab, node.name.as_str(), node.index, address)?;
+pub(crate) fn prepare(lab: &LabName, node: &NodeState, layout: Layout, programs: &Programs) -> Result<()> {
+    wire::plug(lab, node.name.as_str(), node.index, layout)?;
     agent::configure(lab, &node.name)?;
     cni::configure(lab, &node.name, programs)
 }

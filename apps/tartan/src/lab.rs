@@ -120,6 +120,9 @@ struct Up {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_name = "N")]
     nodes: u32,
+    /// How many links the nodes are spread over in turn, joined by a router
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    links: u8,
     /// How many pods on each node
     #[arg(long, default_value_t = 2, value_name = "N")]
     pods: u32,

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use clap::Parser;
 use serde::Deserialize;
 use tartan_http::{Listen, NotLocal};
-use tartan_kernel::UplinkChoice;
-use tartan_model::{Cidr, NodeName};
+use tartan_model::{ChoiceError, NodeName, UplinkChoice};
 
 use crate::WRONG;
 use crate::store::{EtcdKeys, StoreUrl};
@@ -39,12 +38,16 @@ struct Flags {
     store: Option<StoreUrl>,
     #[command(flatten)]
     etcd: EtcdKeys,
-    /// The interface to the other nodes: its name, or a range that its address is in [default: that of the default route]
-    #[arg(long, env = "TARTAN_INTERFACE", value_name = "NAME|CIDR")]
+    /// The interface to the other nodes: its name, a pattern of names (en[op]*), a range that its address is in, or
+    /// can-reach=ADDRESS [default: that of the default route]
+    #[arg(long, env = "TARTAN_INTERFACE", value_name = "NAME|PATTERN|CIDR|can-reach=ADDRESS")]
     interface: Option<Interface>,
     /// The node's address to the other nodes [default: the best one of the interface]
     #[arg(long, env = "TARTAN_ADDRESS")]
     address: Option<IpAddr>,
+    /// The address that the other nodes reach this one by where it is behind NAT; of each family one, with a comma between
+    #[arg(long, env = "TARTAN_PUBLIC_ADDRESS", value_name = "ADDRESS[,ADDRESS]")]
+    public_address: Option<PublicAddresses>,
     /// What must outlive a reboot: the node's id and its pods' records [default: /var/lib/tartan]
     #[arg(long, env = "TARTAN_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -78,6 +81,7 @@ struct File {
     etcd_password_file: Option<PathBuf>,
     interface: Option<Interface>,
     address: Option<IpAddr>,
+    public_address: Option<PublicAddresses>,
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     log: Option<String>,
@@ -93,6 +97,7 @@ pub(crate) struct Config {
     pub(crate) etcd: EtcdKeys,
     pub(crate) interface: UplinkChoice,
     pub(crate) address: Option<IpAddr>,
+    pub(crate) public_addresses: Vec<IpAddr>,
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) log: String,
@@ -164,6 +169,7 @@ impl Config {
             etcd,
             interface: flags.interface.or(file.interface).map_or(UplinkChoice::DefaultRoute, |i| i.0),
             address: flags.address.or(file.address),
+            public_addresses: flags.public_address.or(file.public_address).map(|p| p.0).unwrap_or_default(),
             state_dir: flags.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/tartan".into()),
             run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/tartan".into()),
             log,
@@ -205,25 +211,70 @@ fn host_name() -> Result<NodeName, String> {
     name.to_ascii_lowercase().parse().map_err(|error| format!("the host name: {error}; set node_name"))
 }
 
+/// What the others reach this node by: at most one address a family.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "OneOrMore")]
+struct PublicAddresses(Vec<IpAddr>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an address, or a list of one for each family")]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl PublicAddresses {
+    fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        for text in texts {
+            let address: IpAddr = text
+                .trim()
+                .parse()
+                .map_err(|_| format!("{text:?} is no address; write it as in 203.0.113.5"))?;
+            if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+                return Err(format!("{address} is no address that other nodes could send to"));
+            }
+            if let Some(other) = found.iter().find(|other| other.is_ipv4() == address.is_ipv4()) {
+                return Err(format!("{other} and {address} are of one family; name one of each at most"));
+            }
+            found.push(address);
+        }
+        if found.is_empty() { Err("no address is named".into()) } else { Ok(PublicAddresses(found)) }
+    }
+}
+
+impl FromStr for PublicAddresses {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        PublicAddresses::parse(text.split(','))
+    }
+}
+
+impl TryFrom<OneOrMore> for PublicAddresses {
+    type Error = String;
+    fn try_from(written: OneOrMore) -> Result<Self, String> {
+        match written {
+            OneOrMore::One(text) => text.parse(),
+            OneOrMore::More(texts) => PublicAddresses::parse(texts.iter().map(String::as_str)),
+        }
+    }
+}
+
 /// How the uplink is named.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 struct Interface(UplinkChoice);
 
 impl FromStr for Interface {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.contains('/') {
-            let range: Cidr = text.parse().map_err(|error| format!("{error}"))?;
-            return Ok(Interface(UplinkChoice::Holding(range)));
-        }
-        text.parse().map(|name| Interface(UplinkChoice::Named(name))).map_err(|error| error.to_string())
+    type Err = ChoiceError;
+    fn from_str(text: &str) -> Result<Self, ChoiceError> {
+        text.parse().map(Interface)
     }
 }
 
 impl TryFrom<String> for Interface {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = ChoiceError;
+    fn try_from(text: String) -> Result<Self, ChoiceError> {
         text.parse()
     }
 }

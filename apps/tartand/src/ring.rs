@@ -15,14 +15,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::{Del, Gc};
 use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope, World, lower};
+use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope, World, lower, worst};
 use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
-use tartan_kernel::{Kernel, UplinkChoice, give_back_memory};
-use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_kernel::{Kernel, give_back_memory};
+use tartan_model::{
+    AttachmentKey, Cidr, Family, NetworkName, NoUplink, Node, NodeId, Path, Uplink, UplinkChoice,
+};
 use tartan_reconcile::{Reconciler, Sweep};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::adding::{PATIENCE, Waiting};
 use crate::cluster::{Cluster, Write};
@@ -60,8 +62,8 @@ pub(crate) struct Ring {
     pub(crate) remembered: Option<String>,
     pub(crate) last_error: Option<String>,
     pub(crate) started: SystemTime,
-    /// The address by which each peer is reached, if it is, and since when.
-    pub(crate) ways: BTreeMap<NodeId, (Option<IpAddr>, SystemTime)>,
+    /// The path and address by which each peer is reached, if it is, and since when.
+    pub(crate) ways: BTreeMap<NodeId, (Option<(Path, IpAddr)>, SystemTime)>,
     /// Networks of the store that are not understood, and why not.
     pub(crate) misunderstood: Vec<String>,
     pub(crate) records: Records,
@@ -80,6 +82,7 @@ pub(crate) struct Ring {
     inputs: Receiver<Input>,
     interface: UplinkChoice,
     address: Option<IpAddr>,
+    public_addresses: Vec<IpAddr>,
     /// Claims under way, one for each network and family.
     claiming: BTreeSet<(NetworkName, Family)>,
     pub(crate) dirty: BTreeSet<Scope>,
@@ -169,6 +172,7 @@ impl Ring {
             inputs,
             interface: config.interface.clone(),
             address: config.address,
+            public_addresses: config.public_addresses.clone(),
             claiming: BTreeSet::new(),
             dirty: BTreeSet::from([Scope::Node]),
             own_netns: netns::current().and_then(|own| netns::id(own.as_fd()))?,
@@ -384,7 +388,9 @@ impl Ring {
         let choice = self.interface.clone();
         match self.loop_.kernel().uplink(&choice) {
             Ok(uplink) => {
-                let uplink = uplink.map(|uplink| narrow(uplink, self.address));
+                let uplink = uplink.and_then(|uplink| narrow(uplink, self.address));
+                let public_addresses = self.public_addresses.clone();
+                let uplink = uplink.map(|uplink| Uplink { public_addresses, ..uplink });
                 self.learn(Fact::Uplink(uplink));
             }
             Err(error) => {
@@ -468,7 +474,7 @@ impl Ring {
             self.ways.remove(id);
             return;
         };
-        let way = choice.reach.first().map(|reach| reach.underlay.remote);
+        let way = worst(&choice.reach).map(|reach| (reach.reached.path, reach.reached.underlay.remote));
         if self.ways.get(id).is_none_or(|(old, _)| *old != way) {
             self.ways.insert(*id, (way, SystemTime::now()));
         }
@@ -601,14 +607,14 @@ impl Ring {
 }
 
 /// The uplink with only the address that the configuration names.
-fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Uplink {
+fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Result<Uplink, NoUplink> {
     if let Some(address) = address {
         uplink.addresses.retain(|candidate| candidate.address() == address);
         if uplink.addresses.is_empty() {
-            warn!("{} has not the configured address {address}", uplink.name);
+            return Err(NoUplink::OtherAddress { link: uplink.name, address });
         }
     }
-    uplink
+    Ok(uplink)
 }
 
 /// Whoever asked may have gone away, which is theirs to decide.

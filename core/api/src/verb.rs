@@ -111,13 +111,13 @@ pub struct NodeRow {
 pub struct PeerRow {
     /// Its name.
     pub node: NodeName,
-    /// The underlay address in use.
+    /// The address in use: on the link where the path is direct, else the tunnel's other end.
     pub address: Option<std::net::IpAddr>,
-    /// The path in use; none if there is no way.
+    /// The path in use, where networks or families differ the worst of them; none if there is no way.
     pub path: Option<Path>,
     /// Whether traffic to it is encrypted.
     pub sealed: bool,
-    /// The largest packet that a pod can send to it, in bytes.
+    /// The largest packet in bytes that the path carries.
     pub mtu: Option<Mtu>,
     /// Round trip in milliseconds; none while not measured.
     pub rtt_ms: Option<f64>,

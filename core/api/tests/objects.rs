@@ -71,7 +71,7 @@ fn pools_that_are_none() {
 fn what_a_later_release_serves() {
     assert_snapshot!(refused_spec("  preset: calico"), @"net.yaml:5:11: preset calico is not served by this release; it serves flannel");
     assert_snapshot!(refused_spec("  fabric: routed"), @"net.yaml:5:11: fabric routed is not served by this release; it serves overlay");
-    assert_snapshot!(refused_spec("  paths: [vxlan, direct]"), @"net.yaml:5:18: path direct is not served by this release; it serves vxlan");
+    assert_snapshot!(refused_spec("  paths: [vxlan, sleeve]"), @"net.yaml:5:18: path sleeve is not served by this release; it serves direct and vxlan");
     assert_snapshot!(refused_spec("  paths: []"), @"net.yaml:1: spec.paths: no path is allowed; name at least one");
     assert_snapshot!(refused_spec("  encryption: required"), @"net.yaml:5:15: encryption required is not served by this release; it serves off");
     assert_snapshot!(refused_spec("  policy: true"), @"net.yaml:1: spec.policy: true is not served by this release; write false or leave the key out");

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use tartan_fabric::Underlay;
+use tartan_fabric::{Blocked, Reached, Reason};
 use tartan_model::{
-    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, NodeName, Path, PodName, Vni,
+    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName, Path, PodName,
+    Vni,
 };
 use thiserror::Error;
 
@@ -57,6 +58,10 @@ pub struct NodeChoice {
     pub forward: Vec<Family>,
     /// The link that keeps taking its default route from router advertisements although it forwards.
     pub accept_ra: Option<IfName>,
+    /// The link by which packets for pods come in as they are.
+    pub forward_from: Option<IfName>,
+    /// The link that takes packets in whose answers would go another way: a peer may change its path before this node does.
+    pub loosen: Option<IfName>,
     /// This node's addresses on the underlay.
     pub addresses: Vec<IpAddr>,
     /// The UDP ports of its tunnels.
@@ -78,12 +83,14 @@ pub struct NetworkChoice {
     pub mtu: Mtu,
     /// The MAC address of the VXLAN devices.
     pub mac: Mac,
-    /// This node's underlay addresses, one VXLAN device each.
+    /// This node's underlay addresses, one VXLAN device each; none where no path needs one.
     pub locals: Vec<IpAddr>,
     /// This node's blocks.
     pub blocks: Vec<Cidr>,
-    /// The bridge, where pods are attached to one.
+    /// The bridge, where pods are attached to one, and where there is no other link for the node's own addresses.
     pub bridge: Option<Bridge>,
+    /// Whether packets may come in by a tunnel whose answers go another way.
+    pub loose: bool,
     /// Whether all nodes are known, so that tunnel packets of others can be refused.
     pub closed: bool,
 }
@@ -95,6 +102,8 @@ pub struct Bridge {
     pub name: IfName,
     /// Its MAC address.
     pub mac: Mac,
+    /// Whether pods are attached to it.
+    pub pods: bool,
 }
 
 /// The way to a peer, in each network.
@@ -108,15 +117,21 @@ pub struct PeerChoice {
     pub reach: Vec<Reach>,
 }
 
-/// The way to a peer in one network.
+/// The way to a peer in one network, for blocks of one family or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
     /// The VXLAN identifier.
     pub vni: Vni,
-    /// Both ends on the underlay.
-    pub underlay: Underlay,
+    /// The path and both its ends.
+    pub reached: Reached,
+    /// The interface to the other nodes.
+    pub uplink: IfName,
+    /// The largest packet, where this node's pods may send larger ones.
+    pub mtu: Option<Mtu>,
     /// The peer's blocks, each with this node's source address for its own traffic.
     pub blocks: Vec<(Cidr, Option<IpAddr>)>,
+    /// Why not a better path.
+    pub blocked: Vec<Blocked>,
 }
 
 /// A pod's interface.
@@ -160,10 +175,8 @@ pub enum Note {
         conflict: Conflict,
     },
     /// No interface to the other nodes.
-    #[error(
-        "no uplink: no interface with an address was found; bring it up or name it in tartand.toml (interface = …)"
-    )]
-    NoUplink,
+    #[error("no uplink: {0}")]
+    NoUplink(#[source] NoUplink),
     /// No block of a pool's family is held yet.
     #[error("network {network}: no {family} block held yet")]
     NoBlock {
@@ -220,7 +233,7 @@ pub enum Note {
         /// Which path was thought of.
         path: Path,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// The block of a pod's address is another node's.
     #[error(

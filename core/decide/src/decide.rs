@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use tartan_api::network::Network;
-use tartan_fabric::{Reached, Way};
+use tartan_fabric::{Blocked, Reached, Reason, Way};
 use tartan_model::{
-    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu, NetworkName, Node,
-    NodeId, Pool,
+    Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, Path,
+    Pool,
 };
 
 use crate::{
@@ -35,20 +35,24 @@ impl World {
         let forward: Vec<Family> = Family::ALL.into_iter().filter(is_served).collect();
         // Forwarding turns a host into a router, which takes no route from advertisements unless told to
         // (ip-sysctl: accept_ra).
-        let advertised = self.uplink.as_ref().filter(|uplink| uplink.router_advertised);
-        let accept_ra =
-            advertised.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
+        let accepts = self.uplink.as_ref().filter(|uplink| uplink.accepts_routers);
+        let accept_ra = accepts.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
+        let is_direct = |network: &&&Network| network.paths.contains(&Path::Direct);
+        let direct = served.iter().filter(is_direct).any(|network| network.has_family(Family::Ipv4));
+        let tunnelled = served.iter().filter(|network| network.paths.contains(&Path::Vxlan));
         let choice = NodeChoice {
             forward,
             accept_ra,
-            addresses: own.iter().flat_map(underlay_addresses).collect(),
-            tunnels: served.iter().map(|network| network.vxlan.port.get()).collect(),
+            forward_from: self.uplink.as_ref().filter(|_| direct).map(|uplink| uplink.name.clone()),
+            loosen: self.uplink.as_ref().filter(|uplink| direct && uplink.is_strict).map(|u| u.name.clone()),
+            addresses: own.iter().flat_map(Node::all_addresses).collect(),
+            tunnels: tunnelled.map(|network| network.vxlan.port.get()).collect(),
             way_out: self.way_out(),
         };
         Decision {
             choice: Some(Choice::Node(choice)),
             publish: own,
-            notes: if self.uplink_up { Vec::new() } else { vec![Note::NoUplink] },
+            notes: self.no_uplink.iter().cloned().map(Note::NoUplink).collect(),
             ..Decision::default()
         }
     }
@@ -75,7 +79,8 @@ impl World {
         if self.has_mixed_attachments(network) {
             decision.notes.push(Note::MixedAttachments { network: name.clone() });
         }
-        if network.has_family(Family::Ipv6) && tartan_fabric::pod_mtu(&own, None) < Mtu::IPV6_MIN {
+        let least = tartan_fabric::pod_mtu(&own, &network.paths, None);
+        if network.has_family(Family::Ipv6) && least < Mtu::IPV6_MIN {
             decision.notes.push(Note::SmallUnderlay { network: name.clone(), mtu: own.mtu });
         }
         decision
@@ -98,23 +103,25 @@ impl World {
                 attached.endpoint.network == network.name
                     && attached.endpoint.attachment == Attachment::Bridge
             });
+        let tunnelled = network.paths.contains(&Path::Vxlan);
         NetworkChoice {
             network: network.name.clone(),
             vni: network.vxlan.vni,
             port: network.vxlan.port.get(),
             mtu: self.pod_mtu(network).unwrap_or(own.mtu),
             mac: Mac::of_node(&self.this),
-            locals: own.addresses.iter().map(|address| address.address()).collect(),
+            locals: own.addresses.iter().map(|address| address.address()).filter(|_| tunnelled).collect(),
             blocks: self.served_blocks(&network.name, &self.this).collect(),
-            bridge: if bridged { self.bridge(&network.name) } else { None },
+            bridge: if bridged || !tunnelled { self.bridge(&network.name, bridged) } else { None },
+            loose: network.paths.contains(&Path::Direct) && network.has_family(Family::Ipv4),
             closed: self.in_sync,
         }
     }
 
-    fn bridge(&self, network: &NetworkName) -> Option<Bridge> {
+    fn bridge(&self, network: &NetworkName, pods: bool) -> Option<Bridge> {
         let name = self.bridge_name(network)?;
         let mac = Mac::of_bridge(&self.name, *self.bridges.get(network)?);
-        Some(Bridge { name, mac })
+        Some(Bridge { name, mac, pods })
     }
 
     fn bridge_name(&self, network: &NetworkName) -> Option<IfName> {
@@ -225,40 +232,95 @@ impl World {
             return Decision::default();
         };
         let mut decision = Decision::default();
-        let mut reach = Vec::new();
+        let mut reach: Vec<Reach> = Vec::new();
         for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
-            let no_path = |path, reason| Note::NoPath { node: peer.name.clone(), path, reason };
-            match tartan_fabric::choose(&own, peer, &network.paths) {
-                Way::Through(Reached { path, underlay }) => match pool_over(network, underlay.remote) {
-                    None => reach.push(self.reach(network, id, underlay)),
-                    Some(pool) => decision.notes.push(no_path(
-                        path,
-                        format!(
-                            "its address {} is in pool {pool} of network {}",
-                            underlay.remote, network.name
-                        ),
-                    )),
-                },
-                Way::None(blocked) => {
-                    let notes =
-                        blocked.into_iter().map(|blocked| no_path(blocked.path, blocked.reason.to_string()));
-                    decision.notes.extend(notes);
+            let families = Family::ALL.into_iter().filter(|family| network.has_family(*family));
+            let mut ways: Vec<(Way, Vec<Family>)> = Vec::new();
+            for family in families {
+                let way = self.way(&own, peer, network, family);
+                match ways.last_mut() {
+                    Some((other, families)) if *other == way => families.push(family),
+                    _ => ways.push((way, vec![family])),
+                }
+            }
+            for (way, families) in ways {
+                match way.reached {
+                    Some(reached) => {
+                        let reached = Way { reached: Some(reached), ..way };
+                        reach.extend(self.reach(network, (&own, peer), reached, &families));
+                    }
+                    None => decision.notes.extend(way.blocked.into_iter().map(|blocked| Note::NoPath {
+                        node: peer.name.clone(),
+                        path: blocked.path,
+                        reason: blocked.reason,
+                    })),
                 }
             }
         }
-        reach.retain(|reach| !reach.blocks.is_empty());
         // A pod's address is no node's, whatever somebody publishes.
         let of_pod =
             |address: &IpAddr| self.networks.values().any(|network| pool_over(network, *address).is_some());
-        let addresses = underlay_addresses(peer).filter(|address| !of_pod(address)).collect();
+        let addresses = peer.all_addresses().filter(|address| !of_pod(address)).collect();
         decision.choice = Some(Choice::Peer(PeerChoice { id: *id, addresses, reach }));
         decision
     }
 
-    fn reach(&self, network: &Network, peer: &NodeId, underlay: tartan_fabric::Underlay) -> Reach {
-        let blocks = self.served_blocks(&network.name, peer);
-        let with_source = blocks.map(|block| (block, self.source(&network.name, block.family())));
-        Reach { vni: network.vxlan.vni, underlay, blocks: with_source.collect() }
+    /// The way to a peer in a network for packets of a family, by what the two publish and what others do.
+    fn way(&self, own: &Node, peer: &Node, network: &Network, family: Family) -> Way {
+        let mut paths = network.paths.as_slice();
+        let mut blocked = Vec::new();
+        loop {
+            let way = tartan_fabric::choose(own, peer, paths, family);
+            blocked.extend(way.blocked);
+            let Some(reached) = way.reached else { return Way { reached: None, blocked } };
+            let Some(reason) = self.hindrance(network, peer, &reached) else {
+                return Way { reached: Some(reached), blocked };
+            };
+            blocked.push(Blocked { path: reached.path, reason });
+            let tried = paths.iter().position(|path| *path == reached.path).map_or(paths.len(), |at| at + 1);
+            paths = paths.get(tried..).unwrap_or_default();
+        }
+    }
+
+    /// What other nodes and pools have against a path.
+    fn hindrance(&self, network: &Network, peer: &Node, reached: &Reached) -> Option<Reason> {
+        let address = reached.underlay.remote;
+        if let Some(pool) = pool_over(network, address) {
+            return Some(Reason::InPool { address, pool, network: network.name.clone() });
+        }
+        if peer.address(reached.underlay.family) == Some(address) {
+            return None;
+        }
+        let mut others = self.public.get(&address).into_iter().flatten().filter(|id| **id != peer.id);
+        let other = others.find_map(|id| self.nodes.get(id).filter(|node| node.id != self.this))?;
+        Some(Reason::SharedAddress { peer: peer.name.clone(), other: other.name.clone(), address })
+    }
+
+    fn reach(
+        &self,
+        network: &Network,
+        (own, peer): (&Node, &Node),
+        way: Way,
+        families: &[Family],
+    ) -> Option<Reach> {
+        let (reached, uplink) = way.reached.zip(self.uplink.as_ref())?;
+        let blocks = self
+            .served_blocks(&network.name, &peer.id)
+            .filter(|block| families.contains(&block.family()))
+            .map(|block| (block, self.source(&network.name, block.family())));
+        let blocks: Vec<_> = blocks.collect();
+        let path = tartan_fabric::path_mtu(own, peer, &reached);
+        // IPv6 knows no less (RFC 8200, section 5).
+        let path = if families.contains(&Family::Ipv6) { path.max(Mtu::IPV6_MIN) } else { path };
+        let mtu = self.pod_mtu(network).filter(|pods| path < *pods).map(|_| path);
+        (!blocks.is_empty()).then(|| Reach {
+            vni: network.vxlan.vni,
+            reached,
+            uplink: uplink.name.clone(),
+            mtu,
+            blocks,
+            blocked: way.blocked,
+        })
     }
 
     fn decide_endpoint(&self, key: &AttachmentKey) -> Decision {
@@ -299,10 +361,6 @@ impl World {
             Family::ALL.into_iter().filter_map(|family| self.source(&endpoint.network, family)).collect();
         EndpointChoice { endpoint, mtu, open, bridge, sources }
     }
-}
-
-fn underlay_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + use<'_> {
-    node.addresses.iter().map(InterfaceAddress::address)
 }
 
 /// The pool of a network that an address is in.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use tartan_api::network::Network;
 use tartan_ipam::IpamError;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, IfName, ListName, Mac, NetnsPlace, NetworkName, Node, NodeId,
-    PodName, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, ListName, Mac, NetnsPlace, NetworkName, NoUplink, Node,
+    NodeId, PodName, Uplink,
 };
 use thiserror::Error;
 
@@ -16,8 +16,8 @@ use crate::Scope;
 /// Something about the world; never about our own kernel rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// The interface to the other nodes, or that there is none.
-    Uplink(Option<Uplink>),
+    /// The interface to the other nodes, or why there is none.
+    Uplink(Result<Uplink, NoUplink>),
     /// A node in the store, or that it is gone.
     Node(NodeId, Option<Node>),
     /// A network in the store, or that it is gone.
@@ -118,8 +118,8 @@ pub enum Refused {
         reason: crate::Conflict,
     },
     /// No interface to the other nodes.
-    #[error("this node has no uplink yet: no interface with an address was found")]
-    NoUplink,
+    #[error("this node has no uplink yet: {0}")]
+    NoUplink(#[source] NoUplink),
     /// No block with a free address.
     #[error("this node holds no block of network {network} with a free {family} address yet")]
     NoAddress {
@@ -171,7 +171,7 @@ impl Refused {
             Refused::NotInSync
             | Refused::NoNetwork(_)
             | Refused::NotServed { .. }
-            | Refused::NoUplink
+            | Refused::NoUplink(_)
             | Refused::NoAddress { .. } => true,
             Refused::NoPool { .. }
             | Refused::TwoAddresses(..)

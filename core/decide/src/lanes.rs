@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mtu, Node, Path};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mtu, Node};
 use tartan_probe::Lane;
 
 use crate::{Choice, Decision, Reach, World};
@@ -33,14 +33,14 @@ impl World {
     fn lanes_of(&self, peer: &Node, reach: &Reach) -> Vec<Lane> {
         let network = self.networks().find(|network| network.vxlan.vni == reach.vni);
         let Some((network, own)) = network.zip(self.own_node()) else { return Vec::new() };
-        let whole = tartan_fabric::path_mtu(&own, peer, reach.underlay.family);
+        let whole = tartan_fabric::path_mtu(&own, peer, &reach.reached);
         let full = self.pod_mtu(network).map_or(whole, |mtu| mtu.min(whole)).max(Mtu::IPV6_MIN.min(whole));
         let lane = |family| {
             let of_family = |block: &&(Cidr, Option<IpAddr>)| block.0.family() == family;
             let (block, source) = reach.blocks.iter().find(of_family)?;
             Some(Lane {
                 network: network.name.clone(),
-                path: Path::Vxlan,
+                path: reach.reached.path,
                 local: (*source)?,
                 remote: tartan_ipam::own_address(block),
                 full,

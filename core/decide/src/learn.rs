@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tartan_api::network::Network;
 use tartan_ipam::BlockAddresses;
-use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, Node, NodeId, Uplink};
+use tartan_model::{AttachmentKey, Cidr, Endpoint, Family, NetworkName, NoUplink, Node, NodeId, Uplink};
 
 use crate::{Attached, Fact, Learned, Phase, Record, Refused, Scope, World};
 
@@ -51,10 +51,14 @@ impl World {
     }
 
     /// An uplink that is gone for a while keeps its place: what stands on it is not torn down.
-    fn learn_uplink(&mut self, uplink: Option<Uplink>) -> Learned {
-        let found = uplink.filter(|uplink| !uplink.addresses.is_empty());
-        let was_up = std::mem::replace(&mut self.uplink_up, found.is_some());
-        let changed = was_up != self.uplink_up || (found.is_some() && found != self.uplink);
+    fn learn_uplink(&mut self, uplink: Result<Uplink, NoUplink>) -> Learned {
+        let (found, missing) = match uplink {
+            Ok(uplink) if uplink.addresses.is_empty() => (None, Some(NoUplink::NoAddress(uplink.name))),
+            Ok(uplink) => (Some(uplink), None),
+            Err(missing) => (None, Some(missing)),
+        };
+        let before = std::mem::replace(&mut self.no_uplink, missing);
+        let changed = before != self.no_uplink || (found.is_some() && found != self.uplink);
         if found.is_some() {
             self.uplink = found;
         }
@@ -73,13 +77,33 @@ impl World {
         if old == node {
             return Learned::default();
         }
-        let mut learned = dirty([if id == self.this { Scope::Node } else { Scope::Peer(id) }]);
+        let addresses: BTreeSet<IpAddr> = [&old, &node].into_iter().flatten().flat_map(publics).collect();
+        let mut scopes = BTreeSet::from([if id == self.this { Scope::Node } else { Scope::Peer(id) }]);
+        for address in addresses {
+            let named = node.as_ref().is_some_and(|node| publics(node).any(|other| other == address));
+            scopes.extend(self.index_public(address, id, named).into_iter().map(Scope::Peer));
+        }
         // Whoever has what is reserved for this node is told by name.
         let reserving = self.networks.values().filter(|network| {
             network.pools.iter().any(|pool| pool.reserved_for(&self.name).next().is_some())
         });
-        learned.dirty.extend(reserving.map(|network| Scope::Network(network.name.clone())));
-        learned
+        scopes.extend(reserving.map(|network| Scope::Network(network.name.clone())));
+        dirty(scopes)
+    }
+
+    /// Notes whether a node has a public address, and gives the other peers that have it, too.
+    fn index_public(&mut self, address: IpAddr, id: NodeId, named: bool) -> Vec<NodeId> {
+        let nodes = self.public.entry(address).or_default();
+        let others = nodes.iter().copied().filter(|other| *other != id && *other != self.this).collect();
+        if named {
+            nodes.insert(id);
+        } else {
+            nodes.remove(&id);
+        }
+        if nodes.is_empty() {
+            self.public.remove(&address);
+        }
+        others
     }
 
     fn learn_network(&mut self, name: NetworkName, network: Option<Network>) -> Learned {
@@ -216,8 +240,8 @@ impl World {
         if !self.in_sync {
             return Err(Refused::NotInSync);
         }
-        if self.own_node().is_none() {
-            return Err(Refused::NoUplink);
+        if self.uplink.is_none() {
+            return Err(Refused::NoUplink(self.no_uplink.clone().unwrap_or(NoUplink::Unseen)));
         }
         let network = self.networks.get(name).ok_or_else(|| Refused::NoNetwork(name.clone()))?;
         match self.unserved(network) {
@@ -287,6 +311,10 @@ impl World {
         }
         learned
     }
+}
+
+fn publics(node: &Node) -> impl Iterator<Item = IpAddr> + use<'_> {
+    node.public_addresses.iter().copied()
 }
 
 pub(crate) fn dirty(scopes: impl IntoIterator<Item = Scope>) -> Learned {

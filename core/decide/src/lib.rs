@@ -21,7 +21,7 @@ pub use choice::{
 pub use conflict::{Conflict, MOST_POOLS};
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
-pub use report::{Probed, added};
+pub use report::{Probed, added, worst};
 pub use tartan_ipam::capacity;
 pub use way_out::WayOut;
 pub use world::{Attached, Phase, Scope, World};

@@ -10,7 +10,7 @@ use tartan_host::{
     Address, Element, Fdb, Link, LinkKind, Member, Neighbor, NetnsToken, Parts, Peer, Protocol, Route,
     RouteKind, Row, Rows, Ruleset, Sysctl, SysctlKey,
 };
-use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu};
+use tartan_model::{Attachment, Cidr, Endpoint, Family, IfName, InterfaceAddress, Mac, Mtu, Path};
 
 use crate::{Choice, EndpointChoice, NetworkChoice, NodeChoice, PeerChoice, Reach, WayOut};
 
@@ -21,6 +21,9 @@ pub const GATEWAY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0,
 
 /// The metric of the routes that catch a block's unused addresses: behind every route to a pod.
 const CATCH_METRIC: u32 = 8400;
+
+/// Of `rp_filter`: a source must be reached at all, by whichever link.
+const LOOSE: u32 = 2;
 
 /// The ports that agents talk to each other by: no pod reaches them on a node.
 const CONTROL: [(Protocol, u16); 3] = [(Protocol::Udp, 8473), (Protocol::Tcp, 8474), (Protocol::Udp, 8474)];
@@ -84,7 +87,7 @@ fn inside_address(endpoint: &Endpoint, link: &IfName, address: IpAddr, block: &C
     let gateway = gateway(endpoint.attachment, block);
     let address = pod_address(endpoint.attachment, address, block);
     let mut rows = vec![Row::Address(Address { link: link.clone(), address, scope: AddressScope::Global })];
-    rows.extend(routes_of(endpoint, block.family()).map(|dst| via(dst, gateway, link, None)));
+    rows.extend(routes_of(endpoint, block.family()).map(|dst| Row::Route(via(dst, gateway, link, None))));
     if endpoint.attachment == Attachment::Routed {
         // The host's end is known: no packet waits for its first resolution.
         rows.push(Row::Neighbor(Neighbor {
@@ -108,7 +111,10 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
     });
     let accept =
         node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
-    let sysctls = accept.chain(forward.map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
+    let from = node.forward_from.iter().cloned().map(SysctlKey::UplinkForward);
+    let loose = node.loosen.iter().cloned().map(SysctlKey::UplinkReverse);
+    let by_link = accept.chain(loose.map(|key| Sysctl { key, value: LOOSE }));
+    let sysctls = by_link.chain(forward.chain(from).map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
     let mut rows = lower_way_out(node.way_out.as_ref());
     for table in POD_TABLES {
         rows.extend(node.addresses.iter().map(|address| element(table, Member::Node(*address))));
@@ -144,16 +150,21 @@ fn element(table: TableFamily, member: Member) -> Row {
 fn lower_network(network: &NetworkChoice) -> Vec<Row> {
     let families: BTreeSet<Family> = network.blocks.iter().map(Cidr::family).collect();
     let devices = network.locals.iter().map(|local| vxlan(network, *local));
-    let mut rows: Vec<Row> = devices.flat_map(|device| carries(device, &families)).collect();
-    // One device holds the node's addresses; routes by the other name them as their source.
-    if let Some(first) = network.locals.first() {
-        let device = vxlan_device(network.vni, Family::of(*first));
+    let mut rows: Vec<Row> = Vec::new();
+    for device in devices {
+        let loose = Some(SysctlKey::LinkReverse(device.name.clone())).filter(|_| network.loose);
+        rows.extend(loose.map(|key| Row::Sysctl(Sysctl { key, value: LOOSE })));
+        rows.extend(carries(device, &families));
+    }
+    // One device holds the node's addresses; routes by others name them as their source.
+    let first = network.locals.first().map(|local| vxlan_device(network.vni, Family::of(*local)));
+    if let Some(device) = first.or_else(|| network.bridge.as_ref().map(|bridge| bridge.name.clone())) {
         rows.extend(network.blocks.iter().map(|block| {
             let own = InterfaceAddress::host(tartan_ipam::own_address(block));
             Row::Address(Address { link: device.clone(), address: own, scope: AddressScope::Global })
         }));
     }
-    if network.closed {
+    if network.closed && !network.locals.is_empty() {
         rows.push(element(TableFamily::Inet, Member::Vxlan(network.port, network.vni)));
     }
     rows.extend(network.blocks.iter().map(|block| Row::Route(catch(*block))));
@@ -161,6 +172,8 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
         let alias = format!("tartan network {}", network.network);
         let bridge_link = link(&bridge.name, LinkKind::Bridge, bridge.mac, network.mtu, alias);
         rows.extend(carries(bridge_link, &families));
+    }
+    if let Some(bridge) = network.bridge.as_ref().filter(|bridge| bridge.pods) {
         rows.extend(network.blocks.iter().flat_map(|block| onto_bridge(&bridge.name, block)));
         if network.blocks.iter().any(|block| block.family() == Family::Ipv6) {
             // Without a link-local address the kernel solicits no neighbor for packets that it forwards
@@ -205,6 +218,7 @@ fn onto_bridge(bridge: &IfName, block: &Cidr) -> [Row; 2] {
         metric: Route::usual_metric(block.family()),
         kind: RouteKind::Link { link: bridge.clone() },
         source: Some(gateway),
+        mtu: None,
     };
     [Row::Address(Address { link: bridge.clone(), address, scope: AddressScope::Global }), Row::Route(route)]
 }
@@ -216,7 +230,7 @@ fn link_local(link: &IfName, address: IpAddr, length: u8) -> Row {
 
 /// Packets to an own block's unused addresses end here instead of following the default route out and back.
 fn catch(block: Cidr) -> Route {
-    Route { dst: block, metric: CATCH_METRIC, kind: RouteKind::Blackhole, source: None }
+    Route { dst: block, metric: CATCH_METRIC, kind: RouteKind::Blackhole, source: None, mtu: None }
 }
 
 fn lower_peer(peer: &PeerChoice) -> Vec<Row> {
@@ -226,12 +240,26 @@ fn lower_peer(peer: &PeerChoice) -> Vec<Row> {
 }
 
 fn lower_reach(reach: &Reach, mac: Mac) -> Vec<Row> {
-    let device = vxlan_device(reach.vni, reach.underlay.family);
-    let mut rows = vec![Row::Fdb(Fdb { link: device.clone(), mac, dst: reach.underlay.remote })];
+    match reach.reached.path {
+        Path::Direct => {
+            let by_uplink = |(block, source): &(Cidr, Option<IpAddr>)| {
+                let route = via(*block, reach.reached.underlay.remote, &reach.uplink, *source);
+                Row::Route(Route { mtu: reach.mtu, ..route })
+            };
+            reach.blocks.iter().map(by_uplink).collect()
+        }
+        Path::Vxlan => lower_tunnel(reach, mac),
+    }
+}
+
+fn lower_tunnel(reach: &Reach, mac: Mac) -> Vec<Row> {
+    let underlay = reach.reached.underlay;
+    let device = vxlan_device(reach.vni, underlay.family);
+    let mut rows = vec![Row::Fdb(Fdb { link: device.clone(), mac, dst: underlay.remote })];
     for (block, source) in &reach.blocks {
         let next_hop = next_hop(block, mac);
         rows.push(Row::Neighbor(Neighbor { link: device.clone(), address: next_hop, mac }));
-        rows.push(via(*block, next_hop, &device, *source));
+        rows.push(Row::Route(Route { mtu: reach.mtu, ..via(*block, next_hop, &device, *source) }));
     }
     rows
 }
@@ -253,9 +281,9 @@ fn link_local_of(mac: Mac) -> IpAddr {
     IpAddr::V6((0xfe80_u128 << 112 | u128::from(interface)).into())
 }
 
-fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Row {
+fn via(dst: Cidr, gateway: IpAddr, link: &IfName, source: Option<IpAddr>) -> Route {
     let kind = RouteKind::Via { gateway, link: link.clone() };
-    Row::Route(Route { dst, metric: Route::usual_metric(dst.family()), kind, source })
+    Route { dst, metric: Route::usual_metric(dst.family()), kind, source, mtu: None }
 }
 
 fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row> {
@@ -319,6 +347,7 @@ fn lower_routed(choice: &EndpointChoice, address: IpAddr) -> [Row; 3] {
         metric: Route::usual_metric(family),
         kind: RouteKind::Link { link: link.clone() },
         source: choice.sources.iter().copied().find(|source| Family::of(*source) == family),
+        mtu: None,
     };
     [
         gateway,

@@ -8,12 +8,10 @@ use tartan_api::verb::{
     UplinkStatus,
 };
 use tartan_host::{Route, RouteKind, Row, Rows};
-use tartan_model::{
-    Attachment, AttachmentKey, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, Path, PodName,
-};
+use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, PodName};
 
 use crate::lower::{gateway, host_mac, pod_address, routes_of};
-use crate::{Choice, EndpointChoice, Note, Scope, World};
+use crate::{Choice, EndpointChoice, Note, Reach, Scope, World};
 
 /// What probes tell of a peer.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,27 +55,36 @@ impl World {
 
     fn report_peer(&self, own: Option<&Node>, peer: &Node, since: Option<String>) -> PeerRow {
         let decision = self.decide(&Scope::Peer(peer.id));
-        let underlay = match &decision.choice {
-            Some(Choice::Peer(choice)) => choice.reach.first().map(|reach| reach.underlay),
-            _ => None,
+        let reach = match decision.choice {
+            Some(Choice::Peer(choice)) => choice.reach,
+            _ => Vec::new(),
         };
         let notes = decision.notes.into_iter().filter_map(|note| match note {
-            Note::NoPath { path, reason, .. } => Some(Blocked { path, reason }),
+            Note::NoPath { path, reason, .. } => Some((path, reason)),
             _ => None,
         });
-        let mtu =
-            own.zip(underlay).map(|(own, underlay)| tartan_fabric::path_mtu(own, peer, underlay.family));
+        let better = reach.iter().flat_map(|reach| &reach.blocked);
+        let better = better.map(|blocked| (blocked.path, blocked.reason.clone()));
+        let mut blocked: Vec<Blocked> = Vec::new();
+        for (path, reason) in better.chain(notes) {
+            let row = Blocked { path, reason: reason.to_string() };
+            if !blocked.contains(&row) {
+                blocked.push(row);
+            }
+        }
+        let worst = worst(&reach);
+        let mtu = |own: &Node, reach: &Reach| tartan_fabric::path_mtu(own, peer, &reach.reached);
         PeerRow {
             node: peer.name.clone(),
-            address: underlay.map(|underlay| underlay.remote),
-            path: underlay.map(|_| Path::Vxlan),
+            address: worst.map(|reach| reach.reached.underlay.remote),
+            path: worst.map(|reach| reach.reached.path),
             sealed: false,
-            mtu,
+            mtu: own.and_then(|own| reach.iter().map(|reach| mtu(own, reach)).min()),
             rtt_ms: None,
             health: PeerHealth::default(),
             reason: None,
-            since: since.filter(|_| underlay.is_some()),
-            blocked: notes.collect(),
+            since: since.filter(|_| worst.is_some()),
+            blocked,
             blocks: self.all_blocks_of(&peer.id),
         }
     }
@@ -198,6 +205,12 @@ impl World {
         let pools = self.network(network).map(|network| network.pools.as_slice()).unwrap_or_default();
         pools.iter().map(|pool| pool.cidr()).find(|pool| pool.covers(block)).unwrap_or(*block)
     }
+}
+
+/// What is shown where networks or families reach a peer by several paths: the one with the most better ones.
+pub fn worst(reach: &[Reach]) -> Option<&Reach> {
+    // Of equals the first.
+    reach.iter().rev().max_by_key(|reach| (reach.reached.path, reach.blocked.len()))
 }
 
 /// The answer to the runtime for an interface that is in the kernel.

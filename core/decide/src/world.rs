@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use tartan_api::network::{MtuChoice, Network};
 use tartan_ipam::BlockAddresses;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, NetworkName, Node, NodeId, NodeName, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName,
+    Uplink,
 };
 
 /// What is decided at once, and what a row belongs to.
@@ -61,9 +62,11 @@ pub struct World {
     pub(crate) name: NodeName,
     /// The uplink as it was last seen with an address.
     pub(crate) uplink: Option<Uplink>,
-    /// Whether it is there now.
-    pub(crate) uplink_up: bool,
+    /// Why it is not there now, if it is not.
+    pub(crate) no_uplink: Option<NoUplink>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// The nodes by their public addresses: two that have one are told apart by nobody.
+    pub(crate) public: BTreeMap<IpAddr, BTreeSet<NodeId>>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) blocks: BTreeMap<NetworkName, BTreeMap<Cidr, NodeId>>,
     /// The same by owner, in order.
@@ -88,8 +91,9 @@ impl World {
             this,
             name,
             uplink: None,
-            uplink_up: false,
+            no_uplink: Some(NoUplink::Unseen),
             nodes: BTreeMap::new(),
+            public: BTreeMap::new(),
             networks: BTreeMap::new(),
             blocks: BTreeMap::new(),
             owned: BTreeMap::new(),
@@ -129,6 +133,7 @@ impl World {
             id: self.this,
             name: self.name.clone(),
             addresses: uplink.addresses.clone(),
+            public_addresses: uplink.public_addresses.clone(),
             mtu: uplink.mtu,
         })
     }
@@ -211,7 +216,7 @@ impl World {
             MtuChoice::Auto => None,
             MtuChoice::Bytes(mtu) => Some(mtu),
         };
-        let mtu = self.own_node().map(|own| tartan_fabric::pod_mtu(&own, fixed))?;
+        let mtu = self.own_node().map(|own| tartan_fabric::pod_mtu(&own, &network.paths, fixed))?;
         // Under 1280 the kernel takes IPv6 off a link; the tunnel's packets are then fragmented instead.
         Some(if network.has_family(Family::Ipv6) { mtu.max(Mtu::IPV6_MIN) } else { mtu })
     }

@@ -29,9 +29,11 @@ fn world() -> World {
         name: "eth0".parse().unwrap(),
         mtu: Mtu::try_from(1500).unwrap(),
         addresses: vec!["172.30.0.1/16".parse().unwrap()],
-        router_advertised: false,
+        public_addresses: Vec::new(),
+        accepts_routers: false,
+        is_strict: false,
     };
-    let mut facts = vec![Fact::Uplink(Some(uplink)), Fact::InSync];
+    let mut facts = vec![Fact::Uplink(Ok(uplink)), Fact::InSync];
     for (at, name) in ["blue", "red"].into_iter().enumerate() {
         let text = format!(
             "{{apiVersion: tartan.dev/v1alpha1, kind: ClusterNetwork, metadata: {{name: {name}}}, spec: {{attachment: routed, \

@@ -103,7 +103,11 @@ impl Host {
     /// The switch for all links sets each of them (net/ipv4/devinet.c, `inet_forward_change`).
     fn forward_all(&mut self, value: u32) {
         let each = self.rows.iter().filter_map(|row| match row {
-            Row::Sysctl(Sysctl { key: key @ SysctlKey::LinkForward(_), .. }) => Some(key.clone()),
+            Row::Sysctl(Sysctl { key, .. })
+                if matches!(key, SysctlKey::LinkForward(_) | SysctlKey::UplinkForward(_)) =>
+            {
+                Some(key.clone())
+            }
             _ => None,
         });
         let set: Vec<Row> = each.map(|key| Row::Sysctl(Sysctl { key, value })).collect();
@@ -241,7 +245,7 @@ impl Host {
         {
             return Err(StepError::NotReady);
         }
-        // An address of this host is no gateway.
+        // An address of this host is no gateway. What addresses foreign links have is not known.
         if let RouteKind::Via { gateway, link } = &route.kind
             && (self.has_address(*gateway, Some(link)) || self.leads_elsewhere(*gateway, link))
         {

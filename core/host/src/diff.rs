@@ -1,17 +1,18 @@
 //! The plan: what has to be done to a kernel so that it has what is wanted.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tartan_model::{Family, IfName};
 
-use crate::{Host, Key, LinkKind, Row, Rows, Step};
+use crate::{ForeignLink, Host, Key, LinkKind, Row, Rows, Step};
 
 /// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
 /// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
 /// A VXLAN device that is in the way of one that is to be made goes first, and so do ranges in our sets.
 ///
-/// A veth whose other end is not known cannot be made; it and what stands on it are left out.
+/// A veth whose other end is not known cannot be made; it and what stands on it are left out, and so are routes by
+/// links of others that are down.
 pub fn diff(want: &Rows, have: &Host) -> Vec<Step> {
     plan(want, have, want.keys().chain(have.rows.keys()).collect())
 }
@@ -24,7 +25,7 @@ pub fn diff_keys(want: &Rows, have: &Host, keys: &BTreeSet<Key>) -> Vec<Step> {
 }
 
 fn plan<'a>(want: &'a Rows, have: &'a Host, mut keys: BTreeSet<&'a Key>) -> Vec<Step> {
-    let comparison = Comparison::new(want, &have.rows, &keys);
+    let comparison = Comparison::new(want, have, &keys);
     comparison.add_dependents(&mut keys);
     let mut keys: Vec<&Key> = keys.into_iter().collect();
     keys.sort_by_key(|key| comparison.place(key));
@@ -38,6 +39,7 @@ fn plan<'a>(want: &'a Rows, have: &'a Host, mut keys: BTreeSet<&'a Key>) -> Vec<
 struct Comparison<'a> {
     want: &'a Rows,
     have: &'a Rows,
+    foreign: &'a BTreeMap<IfName, ForeignLink>,
     /// Links that are there and no longer wanted.
     removed: BTreeSet<&'a IfName>,
     /// Links that are there and have to be made anew, because something differs that cannot be changed, or be removed
@@ -50,10 +52,11 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(want: &'a Rows, have: &'a Rows, keys: &BTreeSet<&'a Key>) -> Self {
+    fn new(want: &'a Rows, have: &'a Host, keys: &BTreeSet<&'a Key>) -> Self {
         let mut this = Comparison {
             want,
-            have,
+            have: &have.rows,
+            foreign: &have.foreign,
             removed: BTreeSet::new(),
             replaced: BTreeSet::new(),
             lowered: BTreeSet::new(),
@@ -199,10 +202,17 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Whether the row stands on a link of others that is down.
+    fn is_on_lame(&self, row: &Row) -> bool {
+        let foreign = row.on().and_then(|name| self.foreign.get(name));
+        foreign.is_some_and(|link| !link.up)
+    }
+
     /// Whether the row, or the link that it stands on, is there or can be made.
     fn is_possible(&self, row: &Row) -> bool {
         let link = match row {
             Row::Link(link) => Some(link),
+            Row::Route(_) if self.is_on_lame(row) => return false,
             _ => row.on().and_then(|name| self.want.link(name)),
         };
         link.is_none_or(|want| {

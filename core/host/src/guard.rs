@@ -1,11 +1,12 @@
 //! The guard: what is not ours is not touched, whatever the plan says. It knows nothing of how plans are made.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use tartan_model::IfName;
+use tartan_model::{Cidr, IfName};
 use thiserror::Error;
 
-use crate::{Host, Link, Row, Step};
+use crate::{Host, Link, Route, RouteKind, Row, Step};
 
 /// Where a plan is to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +38,19 @@ pub enum RefusalReason {
         /// The name.
         name: IfName,
     },
-    /// A row would stand on a link, or a link become a port of one, that is not ours.
+    /// A row other than a route by a next hop would stand on a link, or a link become a port of one, that is not ours.
     #[error("interface {link} is not tartan's, nor made earlier in this plan")]
     ForeignLink {
         /// The link.
         link: IfName,
+    },
+    /// A route by a link that is not ours would lead its own next hop astray.
+    #[error("a route to {dst} by {gateway} would carry the traffic of the nodes themselves")]
+    OverNextHop {
+        /// Its destination.
+        dst: Cidr,
+        /// Its next hop.
+        gateway: IpAddr,
     },
     /// The node's default route is never ours.
     #[error("the node's default route is not touched")]
@@ -136,7 +145,14 @@ impl Watch<'_> {
             self.check_mark(link)?;
             return link.master.iter().try_for_each(|master| self.check_link(master));
         }
-        row.on().into_iter().try_for_each(|link| self.check_link(link))
+        match row {
+            Row::Route(Route { dst, kind: RouteKind::Via { gateway, link }, .. })
+                if self.realm == Realm::Node && self.have.foreign.contains_key(link) =>
+            {
+                check_by_foreign(*dst, *gateway)
+            }
+            _ => row.on().into_iter().try_for_each(|link| self.check_link(link)),
+        }
     }
 
     fn check_link(&self, name: &IfName) -> Result<(), RefusalReason> {
@@ -168,6 +184,11 @@ impl Watch<'_> {
             Ok(())
         }
     }
+}
+
+/// All that may stand on a link of others is a route by a next hop there: the way to a peer's pods by the uplink.
+fn check_by_foreign(dst: Cidr, gateway: IpAddr) -> Result<(), RefusalReason> {
+    if dst.contains(gateway) { Err(RefusalReason::OverNextHop { dst, gateway }) } else { Ok(()) }
 }
 
 /// Whether a link of the node bears a name of ours.

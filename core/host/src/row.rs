@@ -109,6 +109,12 @@ pub enum SysctlKey {
     LinkForward(IfName),
     /// `net.ipv6.conf.LINK.disable_ipv6` of a link of ours.
     NoIpv6(IfName),
+    /// `net.ipv4.conf.LINK.forwarding` of the uplink, by which packets for pods come in as they are.
+    UplinkForward(IfName),
+    /// `net.ipv4.conf.LINK.rp_filter` of a tunnel of ours: 2 lets packets in whose answers would go another way.
+    LinkReverse(IfName),
+    /// The same of the uplink.
+    UplinkReverse(IfName),
 }
 
 impl SysctlKey {
@@ -118,7 +124,12 @@ impl SysctlKey {
             SysctlKey::AcceptRa(link) => format!("net/ipv6/conf/{link}/accept_ra"),
             SysctlKey::Ipv4Forward => "net/ipv4/ip_forward".into(),
             SysctlKey::Ipv6Forward => "net/ipv6/conf/all/forwarding".into(),
-            SysctlKey::LinkForward(link) => format!("net/ipv4/conf/{link}/forwarding"),
+            SysctlKey::LinkForward(link) | SysctlKey::UplinkForward(link) => {
+                format!("net/ipv4/conf/{link}/forwarding")
+            }
+            SysctlKey::LinkReverse(link) | SysctlKey::UplinkReverse(link) => {
+                format!("net/ipv4/conf/{link}/rp_filter")
+            }
             SysctlKey::NoIpv6(link) => format!("net/ipv6/conf/{link}/disable_ipv6"),
         }
     }
@@ -126,7 +137,9 @@ impl SysctlKey {
     /// The link whose setting it is: it comes and goes with the link.
     pub fn link(&self) -> Option<&IfName> {
         match self {
-            SysctlKey::AcceptRa(link) => Some(link),
+            SysctlKey::AcceptRa(link) | SysctlKey::UplinkForward(link) | SysctlKey::UplinkReverse(link) => {
+                Some(link)
+            }
             _ => self.on(),
         }
     }
@@ -134,8 +147,14 @@ impl SysctlKey {
     /// The same if that is a link of ours; the uplink is not.
     pub fn on(&self) -> Option<&IfName> {
         match self {
-            SysctlKey::LinkForward(link) | SysctlKey::NoIpv6(link) => Some(link),
-            SysctlKey::AcceptRa(_) | SysctlKey::Ipv4Forward | SysctlKey::Ipv6Forward => None,
+            SysctlKey::LinkForward(link) | SysctlKey::LinkReverse(link) | SysctlKey::NoIpv6(link) => {
+                Some(link)
+            }
+            SysctlKey::AcceptRa(_)
+            | SysctlKey::UplinkForward(_)
+            | SysctlKey::UplinkReverse(_)
+            | SysctlKey::Ipv4Forward
+            | SysctlKey::Ipv6Forward => None,
         }
     }
 }
@@ -272,6 +291,10 @@ pub struct Route {
     pub kind: RouteKind,
     /// The preferred source address of traffic that the node itself sends.
     pub source: Option<IpAddr>,
+    /// The largest packet in bytes, where that is less than the link takes. The sender of a larger one is told, also
+    /// when it is forwarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Mtu>,
 }
 
 impl Route {
@@ -303,7 +326,7 @@ pub enum RouteKind {
     },
     /// By a next hop, taken to be on the link whatever its address (RTNH_F_ONLINK).
     Via {
-        /// The next hop.
+        /// The next hop; that of an IPv4 route may be of IPv6 (RTA_VIA, RFC 5549).
         gateway: IpAddr,
         /// The link.
         link: IfName,
@@ -403,8 +426,11 @@ impl Rows {
             Some(Key::Fdb(link.clone(), Mac::from_bytes([0; 6]))),
             Some(Key::Neighbor(link.clone(), nowhere)),
         ];
-        let settings = [SysctlKey::LinkForward(link.clone()), SysctlKey::NoIpv6(link.clone())];
-        let settings = settings.into_iter().filter_map(|key| self.0.get_key_value(&Key::Sysctl(key)));
+        let settings = [SysctlKey::LinkForward, SysctlKey::NoIpv6, SysctlKey::LinkReverse];
+        let settings = settings
+            .into_iter()
+            .map(|setting| setting(link.clone()))
+            .filter_map(|key| self.0.get_key_value(&Key::Sysctl(key)));
         let others = starts.into_iter().flatten().flat_map(move |start| {
             let table = std::mem::discriminant(&start);
             let rows = self.0.range(start..);
@@ -504,12 +530,16 @@ impl fmt::Display for Route {
         match &self.kind {
             RouteKind::Link { link } => write!(f, "route {} dev {link}", self.dst)?,
             RouteKind::Via { gateway, link } => {
-                write!(f, "route {} via {gateway} dev {link} onlink", self.dst)?
+                let other = if Family::of(*gateway) == self.dst.family() { "" } else { "inet6 " };
+                write!(f, "route {} via {other}{gateway} dev {link} onlink", self.dst)?
             }
             RouteKind::Blackhole => write!(f, "route blackhole {}", self.dst)?,
         }
         if let Some(source) = self.source {
             write!(f, " src {source}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
         }
         if self.metric != Route::usual_metric(self.dst.family()) {
             write!(f, " metric {}", self.metric)?;

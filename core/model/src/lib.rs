@@ -6,8 +6,10 @@ mod address;
 mod name;
 mod node;
 mod pool;
+mod uplink;
 
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
 pub use name::{ContainerId, IfName, ListName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
-pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path, Uplink};
+pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path};
 pub use pool::{MAX_RESERVATIONS, MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError, Reservation};
+pub use uplink::{ChoiceError, IfPattern, NoUplink, PatternError, Uplink, UplinkChoice};

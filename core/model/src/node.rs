@@ -23,34 +23,49 @@ pub struct Node {
     pub name: NodeName,
     /// Addresses on the underlay with their networks, at most one a family.
     pub addresses: Vec<InterfaceAddress>,
+    /// Addresses that the others reach it by instead, at most one a family: it stands behind NAT. Releases before 0.2
+    /// do not know of them, and use the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public_addresses: Vec<IpAddr>,
     /// The underlay's MTU in bytes.
     pub mtu: Mtu,
 }
 
 impl Node {
-    /// The node's underlay address of a family.
+    /// The node's address of a family on its own link.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        self.addresses.iter().map(InterfaceAddress::address).find(|a| Family::of(*a) == family)
+        self.interface_address(family).map(|address| address.address())
     }
-}
 
-/// The interface that carries traffic between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uplink {
-    /// Its name.
-    pub name: IfName,
-    /// Its MTU in bytes.
-    pub mtu: Mtu,
-    /// The node's addresses on it, the best one of each family.
-    pub addresses: Vec<InterfaceAddress>,
-    /// A default route for IPv6 on this link was learned from router advertisements (RFC 4861).
-    pub router_advertised: bool,
+    /// The same with the link's network.
+    pub fn interface_address(&self, family: Family) -> Option<InterfaceAddress> {
+        self.addresses.iter().copied().find(|address| address.family() == family)
+    }
+
+    /// The address of a family that is reached from behind NAT, if there is NAT before the node.
+    pub fn public_address(&self, family: Family) -> Option<IpAddr> {
+        self.public_addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    /// The address of a family that others send tunnel packets to.
+    pub fn outer_address(&self, family: Family) -> Option<IpAddr> {
+        let own = self.address(family)?;
+        Some(self.public_address(family).unwrap_or(own))
+    }
+
+    /// Every address by which the node may send or be reached.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let own = self.addresses.iter().map(InterfaceAddress::address);
+        own.chain(self.public_addresses.iter().copied())
+    }
 }
 
 /// How a node reaches a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Path {
+    /// By a route through the peer's own address, where both are on one link.
+    Direct,
     /// In VXLAN by the kernel (RFC 7348).
     Vxlan,
 }
@@ -59,8 +74,9 @@ impl TryFrom<String> for Path {
     type Error = NotServed;
     fn try_from(word: String) -> Result<Self, NotServed> {
         match word.as_str() {
+            "direct" => Ok(Path::Direct),
             "vxlan" => Ok(Path::Vxlan),
-            _ => Err(NotServed::new("path", &word, "vxlan")),
+            _ => Err(NotServed::new("path", &word, "direct and vxlan")),
         }
     }
 }
@@ -68,6 +84,7 @@ impl TryFrom<String> for Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Path::Direct => "direct",
             Path::Vxlan => "vxlan",
         })
     }

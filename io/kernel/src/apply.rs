@@ -328,7 +328,8 @@ fn made_link(step: &Step) -> Option<&IfName> {
 
 fn first_refusal(plan: &[Wish], results: Vec<Result<(), Refused>>) -> Option<Refused> {
     plan.iter().zip(results).find_map(|(wish, result)| {
-        result.err().filter(|refused| !(wish.may_be_absent && is_absence(refused.errno)))
+        let may = |refused: &Refused| wish.may_fail || wish.may_be_absent && is_absence(refused.errno);
+        result.err().filter(|refused| !may(refused))
     })
 }
 

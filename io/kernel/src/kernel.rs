@@ -1,6 +1,7 @@
 //! The kernel of one network namespace: opened, read, listened to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ pub struct Kernel {
     pub(crate) filter: Option<Filter>,
     /// The namespace, when it is not that of the process.
     pub(crate) netns: Option<OwnedFd>,
+    /// The uplink is where this address is reached: routes to it matter.
+    pub(crate) sought: Option<IpAddr>,
     /// Whether the kernel has IPv6; with `ipv6.disable=1` it has none.
     pub(crate) ipv6: bool,
     listener: Listener,
@@ -74,6 +77,7 @@ impl Kernel {
             adopted: BTreeMap::new(),
             settings: Settings::default(),
             netns: None,
+            sought: None,
             footing: Footing::default(),
             told: BTreeSet::new(),
             watch: Watch::default(),
@@ -262,6 +266,7 @@ impl Kernel {
         let mut hearing = Hearing {
             links: &mut self.links,
             footing: &mut self.footing,
+            sought: self.sought,
             told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),
@@ -290,6 +295,7 @@ impl Kernel {
         let mut hearing = Hearing {
             links: &mut self.links,
             footing: &mut self.footing,
+            sought: self.sought,
             told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),

@@ -38,7 +38,6 @@ pub use notices::Notices;
 pub use packet::PacketSocket;
 pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
-pub use uplink::UplinkChoice;
 pub use usage::Used;
 
 /// Gives memory that a burst has left free back to the kernel; takes about a millisecond.

@@ -39,7 +39,8 @@ pub struct Notices {
     pub routes_stale: bool,
     /// Somebody else changed our nftables: read the ruleset anew.
     pub ruleset_stale: bool,
-    /// A link or an address that could be the uplink's, or a default route changed: look at the uplink anew.
+    /// A link or an address that could be the uplink's, a default route, or one to where the uplink leads, changed: look at
+    /// the uplink anew.
     pub underlay: bool,
     /// Some notices are missing: read everything anew.
     pub lost: bool,
@@ -153,6 +154,8 @@ fn take_out<K: Hash + Eq>(sets: &mut HashMap<K, BTreeSet<RouteKey>>, at: K, key:
 pub(crate) struct Hearing<'a> {
     pub(crate) links: &'a mut Links,
     pub(crate) footing: &'a mut Footing,
+    /// The uplink is where this address is reached.
+    pub(crate) sought: Option<IpAddr>,
     /// The settings that are asked for.
     pub(crate) told: &'a mut BTreeSet<SysctlKey>,
     pub(crate) notices: &'a mut Notices,
@@ -168,7 +171,7 @@ impl Hearing<'_> {
             libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(message),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbor(message),
-            RTM_NEWNETCONF => self.forwarding(message),
+            RTM_NEWNETCONF => self.setting(message),
             _ => Some(()),
         };
         if understood.is_none() {
@@ -227,9 +230,11 @@ impl Hearing<'_> {
             None => {
                 let now = Known { name: seen.name.clone(), ours: false, up: seen.up, mtu: seen.mtu };
                 if before.as_ref() != Some(&now) {
-                    let setting = SysctlKey::AcceptRa(now.name.clone());
-                    if before.is_none_or(|before| before.name != now.name) && self.told.contains(&setting) {
-                        self.other_files.push(setting);
+                    if before.is_none_or(|before| before.name != now.name) {
+                        let settings =
+                            [SysctlKey::AcceptRa, SysctlKey::UplinkForward, SysctlKey::UplinkReverse];
+                        let settings = settings.map(|setting| setting(now.name.clone()));
+                        self.other_files.extend(settings.into_iter().filter(|key| self.told.contains(key)));
                     }
                     self.notices.underlay |= !self.links.is_our_name(&now.name);
                     self.notices.rows.push(Notice::Foreign(now.name, ForeignLink { up: now.up }));
@@ -242,6 +247,7 @@ impl Hearing<'_> {
         if let Some(before) = self.links.forget(index) {
             // Names are not used again, and nobody asks for their settings any more.
             self.told.remove(&SysctlKey::LinkForward(before.name.clone()));
+            self.told.remove(&SysctlKey::LinkReverse(before.name.clone()));
             self.told.remove(&SysctlKey::NoIpv6(before.name.clone()));
             self.flushed(&before.name);
             self.notices.underlay |= !self.links.is_our_name(&before.name);
@@ -296,14 +302,19 @@ impl Hearing<'_> {
         let ours = message.byte(5) == PROTOCOL;
         let replaced = message.kind == libc::RTM_NEWROUTE && message.flags & NLM_F_REPLACE != 0;
         self.notices.underlay |= !ours && message.byte(1) == 0;
+        if !ours && !replaced && self.sought.is_none() {
+            return Some(());
+        }
+        let route = match message.parse() {
+            Ok(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => route,
+            // Reading everything anew would not make a foreign route more readable.
+            _ => return (!ours && !replaced).then_some(()),
+        };
+        let leads_to = |sought: &IpAddr| route_key(&route).is_some_and(|(dst, _)| dst.contains(*sought));
+        self.notices.underlay |= !ours && self.sought.as_ref().is_some_and(leads_to);
         if !ours && !replaced {
             return Some(());
         }
-        let (RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) =
-            message.parse().ok()?
-        else {
-            return None;
-        };
         let row = self.links.route(&route).filter(|_| message.kind == libc::RTM_NEWROUTE);
         match row {
             Some(row) => {
@@ -321,29 +332,34 @@ impl Hearing<'_> {
     }
 
     /// struct netconfmsg is the family alone, which attributes follow (linux/netconf.h).
-    fn forwarding(&mut self, message: Message<'_>) -> Option<()> {
+    fn setting(&mut self, message: Message<'_>) -> Option<()> {
         const NETCONFA_IFINDEX: u16 = 1;
         const NETCONFA_FORWARDING: u16 = 2;
+        const NETCONFA_RP_FILTER: u16 = 3;
         const ALL: i32 = -1;
         let find = |kind: u16| {
             let mut attributes = NlasIterator::new(message.payload.get(4..)?).filter_map(Result::ok);
             let found = attributes.find(|attribute| attribute.kind() == kind)?;
             found.value().try_into().ok().map(i32::from_ne_bytes)
         };
-        let Some(value) = find(NETCONFA_FORWARDING).and_then(|value| u32::try_from(value).ok()) else {
-            return Some(());
+        let value = |kind| find(kind).and_then(|value| u32::try_from(value).ok());
+        let (family, index) = (i32::from(message.byte(0)), find(NETCONFA_IFINDEX)?);
+        let of_link = |ours: fn(IfName) -> SysctlKey, other: fn(IfName) -> SysctlKey| {
+            let index = index.cast_unsigned();
+            let own = self.links.ours(index).cloned().map(ours);
+            own.or_else(|| self.links.name(index).cloned().map(other)).filter(|_| family == libc::AF_INET)
         };
-        let key = match (i32::from(message.byte(0)), find(NETCONFA_IFINDEX)?) {
-            (libc::AF_INET, ALL) => SysctlKey::Ipv4Forward,
-            (libc::AF_INET6, ALL) => SysctlKey::Ipv6Forward,
-            (libc::AF_INET, index) => match self.links.ours(index.cast_unsigned()) {
-                Some(link) => SysctlKey::LinkForward(link.clone()),
-                None => return Some(()),
-            },
-            _ => return Some(()),
+        let forwarding = match (family, index) {
+            (libc::AF_INET, ALL) => Some(SysctlKey::Ipv4Forward),
+            (libc::AF_INET6, ALL) => Some(SysctlKey::Ipv6Forward),
+            _ => of_link(SysctlKey::LinkForward, SysctlKey::UplinkForward),
         };
-        if self.told.contains(&key) {
-            self.is(Row::Sysctl(Sysctl { key, value }));
+        let reverse = of_link(SysctlKey::LinkReverse, SysctlKey::UplinkReverse);
+        let told = [(forwarding, value(NETCONFA_FORWARDING)), (reverse, value(NETCONFA_RP_FILTER))];
+        for (key, value) in told.into_iter().filter_map(|(key, value)| key.zip(value)) {
+            if self.told.contains(&key) {
+                self.is(Row::Sysctl(Sysctl { key, value }));
+            }
         }
         Some(())
     }

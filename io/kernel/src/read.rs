@@ -13,10 +13,10 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 use tartan_host::{Address, Fdb, ForeignLink, Key, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
-use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu};
 
 use crate::marks::{Marks, PROTOCOL};
 use crate::rtnl::Message;
@@ -187,9 +187,12 @@ impl Links {
         let (dst, metric) = route_key(message)?;
         let mut gateway = None;
         let mut source = None;
+        let mut mtu = None;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Gateway(address) => gateway = from_route(address),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+                RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
                 RouteAttribute::PrefSource(address) => source = from_route(address),
                 _ => {}
             }
@@ -201,7 +204,7 @@ impl Links {
             (RouteType::Unicast, None) => RouteKind::Link { link: link()? },
             _ => return None,
         };
-        Some(Route { dst, metric, kind, source })
+        Some(Route { dst, metric, kind, source, mtu })
     }
 }
 
@@ -383,7 +386,14 @@ fn table(message: &RouteMessage) -> u32 {
     attribute.unwrap_or(message.header.table.into())
 }
 
-fn from_route(address: &RouteAddress) -> Option<IpAddr> {
+fn mtu_of(metrics: &[RouteMetric]) -> Option<Mtu> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(bytes) => (*bytes).try_into().ok(),
+        _ => None,
+    })
+}
+
+pub(crate) fn from_route(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),

@@ -23,6 +23,12 @@ impl Settings {
         self.file = Some(file);
     }
 
+    /// The value that a setting had before us, if we changed it.
+    pub(crate) fn before(&self, key: &SysctlKey) -> Option<u32> {
+        let saved = old_values(self.file.as_deref()?).ok()?;
+        saved.get(&key.path())?.parse().ok()
+    }
+
     /// Writes one setting, unless it has that value already.
     pub(crate) fn set(&self, netns: Option<BorrowedFd<'_>>, wanted: &Sysctl) -> Result<(), Refused> {
         inside(netns, || self.set_here(wanted).map_err(|error| Refused::from_io(&error)))
@@ -60,11 +66,6 @@ pub struct Saved {
 /// # Errors
 /// When the file cannot be read or makes no sense.
 pub fn saved(file: &Path) -> io::Result<Vec<Saved>> {
-    let saved: BTreeMap<String, String> = match fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
     let with_now = |(key, old): (String, String)| {
         let path = path_of(&key).ok_or_else(|| {
             io::Error::new(
@@ -75,7 +76,7 @@ pub fn saved(file: &Path) -> io::Result<Vec<Saved>> {
         let now = fs::read_to_string(path).ok().map(|now| now.trim().to_owned());
         Ok(Saved { key, old, now })
     };
-    saved.into_iter().map(with_now).collect()
+    old_values(file)?.into_iter().map(with_now).collect()
 }
 
 /// Gives a setting of the calling thread's network namespace its old value.
@@ -189,11 +190,7 @@ fn path(key: &SysctlKey) -> PathBuf {
 
 /// Adds an old value to the file, if that setting has none there: the first one is what was before us.
 fn save(file: &Path, key: String, old: &str) -> io::Result<()> {
-    let mut saved: BTreeMap<String, String> = match fs::read(file) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-        Err(error) => return Err(error),
-    };
+    let mut saved = old_values(file)?;
     if saved.contains_key(&key) {
         return Ok(());
     }
@@ -203,6 +200,14 @@ fn save(file: &Path, key: String, old: &str) -> io::Result<()> {
     writer.write_all(&serde_json::to_vec_pretty(&saved)?)?;
     writer.sync_all()?;
     fs::rename(&new, file)
+}
+
+fn old_values(file: &Path) -> io::Result<BTreeMap<String, String>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
 }
 
 fn from_netns(error: &NetnsError) -> Refused {

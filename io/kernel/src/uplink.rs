@@ -1,52 +1,112 @@
 //! Which interface carries traffic between nodes, found in what the kernel has.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::route::RouteType;
-use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Uplink};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use tartan_host::{Sysctl, SysctlKey};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, NoUplink, Uplink, UplinkChoice};
 
 use crate::kernel::Kernel;
-use crate::read::{Links, Seen, address_flags, interface_address, is_router_advertised, oif, route_key};
-use crate::{KernelError, Rtnl, tables};
-
-/// How the uplink is chosen. A link with a name of ours is never it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UplinkChoice {
-    /// The link of the default route with the lowest metric, of IPv4 if there is one, else of IPv6.
-    DefaultRoute,
-    /// The link of this name.
-    Named(IfName),
-    /// The first link by name that has an address in this range; that address is taken for its family.
-    Holding(Cidr),
-}
+use crate::read::{
+    Links, Seen, address_flags, from_route, interface_address, is_router_advertised, oif, route_key,
+};
+use crate::{KernelError, Request, Rtnl, message, sysctl, tables};
 
 impl Kernel {
-    /// Looks for the uplink; None if no link is as chosen.
+    /// Looks for the uplink; or tells why no link is as chosen. From then on changes that the choice depends on are told
+    /// of ([`crate::Notices::underlay`]).
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, KernelError> {
-        let view = View::read(&mut self.requests, &self.links)?;
-        let index = match choice {
-            UplinkChoice::DefaultRoute => view.of_default_route(),
-            UplinkChoice::Named(name) => view.find(|link| link.name == *name),
-            UplinkChoice::Holding(range) => {
-                view.find(|link| view.in_range(link.index, range).next().is_some())
-            }
-        };
-        let range = match choice {
-            UplinkChoice::Holding(range) => Some(range),
+    pub fn uplink(&mut self, choice: &UplinkChoice) -> Result<Result<Uplink, NoUplink>, KernelError> {
+        self.sought = match choice {
+            UplinkChoice::Reaching(address) => Some(*address),
             _ => None,
         };
-        Ok(index.and_then(|index| view.uplink(index, range)))
+        let view = View::read(&mut self.requests, &self.links)?;
+        let found = match choice {
+            UplinkChoice::DefaultRoute => view.of_default_route(),
+            UplinkChoice::Named(name) => view.named(name, &self.links),
+            UplinkChoice::Like(pattern) => {
+                view.first(|link| pattern.fits(&link.name)).ok_or(NoUplink::Unlike(pattern.clone()))
+            }
+            UplinkChoice::Holding(range) => view
+                .first(|link| view.in_range(link.index, range).next().is_some())
+                .map(|found| Found { range: Some(*range), ..found })
+                .ok_or(NoUplink::NotIn(*range)),
+            UplinkChoice::Reaching(address) => {
+                self.lookup(*address).and_then(|route| view.reaching(*address, &route))
+            }
+        };
+        let found = found.and_then(|found| view.uplink(&found));
+        Ok(found.map(|uplink| Uplink {
+            accepts_routers: uplink.accepts_routers || self.accepts_routers(&uplink.name),
+            is_strict: self.is_strict(&uplink.name),
+            ..uplink
+        }))
     }
+
+    /// How the kernel would send to an address.
+    fn lookup(&mut self, address: IpAddr) -> Result<RouteMessage, NoUplink> {
+        let mut wanted = RouteMessage::default();
+        let host = Cidr::host(address);
+        wanted.header.address_family = message::family(host.family());
+        wanted.header.destination_prefix_length = host.length();
+        wanted.attributes.push(RouteAttribute::Destination(address.into()));
+        let request = Request::new(RouteNetlinkMessage::GetRoute(wanted), 0);
+        let mut route = None;
+        self.requests.exchange(vec![request], |_, reply| {
+            if let Ok(RouteNetlinkMessage::NewRoute(found)) = reply.parse() {
+                route = Some(found);
+            }
+        });
+        route.ok_or(NoUplink::Unreachable(address))
+    }
+
+    /// Whether a link takes default routes from advertisements, or did before this node forwarded, which ends it unless
+    /// told otherwise (ip-sysctl: accept_ra).
+    fn accepts_routers(&self, link: &IfName) -> bool {
+        let netns = self.netns.as_ref().map(AsFd::as_fd);
+        let keys = [SysctlKey::AcceptRa(link.clone()), SysctlKey::Ipv6Forward];
+        let values = sysctl::read(netns, &keys).unwrap_or_default();
+        let value = |key: &SysctlKey| values.iter().find(|found| found.key == *key).map(|found| found.value);
+        let forwarded = self.settings.before(&SysctlKey::Ipv6Forward).or(value(&SysctlKey::Ipv6Forward));
+        match value(&SysctlKey::AcceptRa(link.clone())) {
+            Some(1) => forwarded == Some(0),
+            Some(2) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Kernel {
+    /// Whether the stricter of the settings for the link and for all, as they were before us, is the strict one.
+    fn is_strict(&self, link: &IfName) -> bool {
+        let keys =
+            ["all".parse().ok(), Some(link.clone())].into_iter().flatten().map(SysctlKey::UplinkReverse);
+        let keys: Vec<SysctlKey> = keys.collect();
+        let netns = self.netns.as_ref().map(AsFd::as_fd);
+        let values = sysctl::read(netns, &keys).unwrap_or_default();
+        let before = |found: &Sysctl| self.settings.before(&found.key).unwrap_or(found.value);
+        values.iter().map(before).max() == Some(1)
+    }
+}
+
+/// A link, and which of its addresses to take.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    link: u32,
+    range: Option<Cidr>,
 }
 
 /// All that the choice depends on.
 struct View {
+    /// Those that are up and could be it: short names first, so that `eth2` is before `eth10`.
     links: Vec<Seen>,
+    down: Vec<IfName>,
     addresses: Vec<Candidate>,
     defaults: Vec<DefaultRoute>,
 }
@@ -67,12 +127,13 @@ struct DefaultRoute {
 
 impl View {
     fn read(rtnl: &mut Rtnl, ours: &Links) -> Result<View, KernelError> {
-        let links =
-            rtnl.dump(&tables::links())?.messages().filter_map(|m| Seen::read(&m)).collect::<Vec<_>>();
-        let mut links: Vec<Seen> =
-            links.into_iter().filter(|link| link.up && !ours.is_our_name(&link.name)).collect();
-        links.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut view = View { links, addresses: Vec::new(), defaults: Vec::new() };
+        let dump = rtnl.dump(&tables::links())?;
+        let links = dump.messages().filter_map(|message| Seen::read(&message));
+        let (mut links, down): (Vec<Seen>, Vec<Seen>) =
+            links.filter(|link| !ours.is_our_name(&link.name)).partition(|link| link.up);
+        links.sort_by_key(|link| (link.name.as_str().len(), link.name.clone()));
+        let down = down.into_iter().map(|link| link.name).collect();
+        let mut view = View { links, down, addresses: Vec::new(), defaults: Vec::new() };
         for family in Family::ALL {
             let addresses = rtnl.dump(&tables::addresses(family))?;
             view.addresses.extend(addresses.messages().filter_map(|message| match message.parse() {
@@ -98,31 +159,72 @@ impl View {
         Ok(view)
     }
 
-    fn of_default_route(&self) -> Option<u32> {
-        self.defaults
-            .iter()
-            .filter(|route| self.links.iter().any(|link| link.index == route.link))
-            .min_by_key(|route| (route.family, route.metric))
-            .map(|route| route.link)
+    fn of_default_route(&self) -> Result<Found, NoUplink> {
+        let mut usable: Vec<&DefaultRoute> =
+            self.defaults.iter().filter(|route| self.link(route.link).is_some()).collect();
+        usable.sort_by_key(|route| (route.family, route.metric));
+        usable.first().map(|route| Found::link(route.link)).ok_or(NoUplink::DefaultRoute)
     }
 
-    fn find(&self, test: impl Fn(&Seen) -> bool) -> Option<u32> {
-        self.links.iter().find(|link| test(link)).map(|link| link.index)
+    fn named(&self, name: &IfName, ours: &Links) -> Result<Found, NoUplink> {
+        match self.links.iter().find(|link| link.name == *name) {
+            Some(link) => Ok(Found::link(link.index)),
+            None if ours.is_our_name(name) => Err(NoUplink::Ours(name.clone())),
+            None if self.down.contains(name) => Err(NoUplink::Down(name.clone())),
+            None => Err(NoUplink::Absent(name.clone())),
+        }
+    }
+
+    /// The first fitting link that has an address.
+    fn first(&self, fits: impl Fn(&Seen) -> bool) -> Option<Found> {
+        let has_address = |link: &Seen| self.addresses.iter().any(|address| address.link == link.index);
+        let mut fitting = self.links.iter().filter(|link| has_address(link) && fits(link));
+        fitting.next().map(|link| Found::link(link.index))
+    }
+
+    fn reaching(&self, address: IpAddr, route: &RouteMessage) -> Result<Found, NoUplink> {
+        if route.header.kind == RouteType::Local {
+            return Err(NoUplink::Own(address));
+        }
+        let link = oif(route).filter(|index| self.link(*index).is_some());
+        let source = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(source) => from_route(source),
+            _ => None,
+        });
+        let link = link.ok_or(NoUplink::Unreachable(address))?;
+        let range = source.map(Cidr::host).filter(|range| self.in_range(link, range).next().is_some());
+        Ok(Found { link, range })
+    }
+
+    fn link(&self, index: u32) -> Option<&Seen> {
+        self.links.iter().find(|link| link.index == index)
     }
 
     fn in_range(&self, link: u32, range: &Cidr) -> impl Iterator<Item = &Candidate> {
         self.addresses.iter().filter(move |one| one.link == link && range.contains(one.address.address()))
     }
 
-    fn uplink(&self, index: u32, range: Option<&Cidr>) -> Option<Uplink> {
-        let link = self.links.iter().find(|link| link.index == index)?;
-        let advertised =
-            |route: &DefaultRoute| route.link == index && route.family == Family::Ipv6 && route.advertised;
-        Some(Uplink {
+    fn uplink(&self, found: &Found) -> Result<Uplink, NoUplink> {
+        // The kernel has no smaller links that carry IP than RFC 791 says.
+        let unseen = || NoUplink::Unseen;
+        let link = self.link(found.link).ok_or_else(unseen)?;
+        let advertised = |route: &DefaultRoute| {
+            route.link == link.index && route.family == Family::Ipv6 && route.advertised
+        };
+        let addresses: Vec<InterfaceAddress> = Family::ALL
+            .iter()
+            .filter_map(|family| self.best(link.index, *family, found.range.as_ref()))
+            .collect();
+        if addresses.is_empty() {
+            return Err(NoUplink::NoAddress(link.name.clone()));
+        }
+        Ok(Uplink {
             name: link.name.clone(),
-            mtu: link.mtu.try_into().ok()?,
-            addresses: Family::ALL.iter().filter_map(|family| self.best(index, *family, range)).collect(),
-            router_advertised: self.defaults.iter().any(advertised),
+            mtu: link.mtu.try_into().map_err(|_| unseen())?,
+            addresses,
+            public_addresses: Vec::new(),
+            accepts_routers: self.defaults.iter().any(advertised),
+            is_strict: false,
         })
     }
 
@@ -139,6 +241,12 @@ impl View {
         let wanted = Cidr::everything(family);
         let range = range.filter(|range| range.family() == family).unwrap_or(&wanted);
         self.in_range(link, range).min_by_key(rank).map(|one| one.address)
+    }
+}
+
+impl Found {
+    fn link(link: u32) -> Found {
+        Found { link, range: None }
     }
 }
 

@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
 use tartan_model::{Family, IfName, Mac, Mtu, Vni};
@@ -34,19 +34,26 @@ const NUD_PERMANENT_NOARP: u16 = 0x80 | 0x40;
 /// (net/bridge/br_input.c, `br_handle_frame`, `__br_handle_local_finish`).
 const NO_LINK_LOCAL_LEARN: BridgeBooleanOptionFlags = BridgeBooleanOptionFlags::NoLinkLocalLearn;
 
-/// A request, and whether it may be refused because what it takes away is not there.
+/// A request, and whether it may be refused: because what it takes away is not there, or for whatever reason.
 #[derive(Debug)]
 pub(crate) struct Wish {
     pub(crate) request: Request,
     pub(crate) may_be_absent: bool,
+    pub(crate) may_fail: bool,
+}
+
+impl Wish {
+    fn or_not(self) -> Wish {
+        Wish { may_fail: true, ..self }
+    }
 }
 
 fn want(message: Message, flags: u16) -> Wish {
-    Wish { request: Request::new(message, flags), may_be_absent: false }
+    Wish { request: Request::new(message, flags), may_be_absent: false, may_fail: false }
 }
 
 fn rid(message: Message) -> Wish {
-    Wish { request: Request::new(message, 0), may_be_absent: true }
+    Wish { may_be_absent: true, ..want(message, 0) }
 }
 
 /// Makes a link and marks it. The alias is not taken when a link is made, so it is a request of its own; both go in one
@@ -264,12 +271,22 @@ pub(crate) fn create_route(link: Option<u32>, row: &Route) -> Vec<Wish> {
     vec![want(Message::NewRoute(full_route(link, row)), CREATE)]
 }
 
+/// The metric of the route that stands in while one of IPv6 goes and comes: behind every other.
+const STAND_IN: u32 = 8499;
+
 /// Replaces in place what can be: for IPv6 the kernel would take the first route with that destination and metric,
-/// whosever it is (net/ipv6/ip6_fib.c, `fib6_add_rt2node`), so there ours goes and comes in one send.
+/// whosever it is (net/ipv6/ip6_fib.c, `fib6_add_rt2node`), so there ours goes and comes in one send. No packet is
+/// without a way meanwhile, as the new one stands behind it first with another metric.
 pub(crate) fn change_route(old_link: Option<u32>, from: &Route, link: Option<u32>, to: &Route) -> Vec<Wish> {
     match to.dst.family() {
         Family::Ipv4 => vec![want(Message::NewRoute(full_route(link, to)), REPLACE)],
-        Family::Ipv6 => remove_route(old_link, from).into_iter().chain(create_route(link, to)).collect(),
+        Family::Ipv6 => {
+            let stand_in = Route { metric: STAND_IN, ..to.clone() };
+            // Where it cannot be made, the new one cannot be made either, or one stands there already.
+            let before = create_route(link, &stand_in).into_iter().map(Wish::or_not);
+            let change = remove_route(old_link, from).into_iter().chain(create_route(link, to));
+            before.chain(change).chain(remove_route(link, &stand_in)).collect()
+        }
     }
 }
 
@@ -280,7 +297,7 @@ pub(crate) fn remove_route(link: Option<u32>, row: &Route) -> Vec<Wish> {
     route.header.scope = RouteScope::NoWhere;
     route.attributes.extend(link.map(RouteAttribute::Oif));
     if let RouteKind::Via { gateway, .. } = &row.kind {
-        route.attributes.push(RouteAttribute::Gateway((*gateway).into()));
+        route.attributes.push(next_hop(row, *gateway));
     }
     vec![rid(Message::DelRoute(route))]
 }
@@ -293,11 +310,32 @@ fn full_route(link: Option<u32>, row: &Route) -> RouteMessage {
         RouteKind::Link { .. } => route.header.scope = RouteScope::Link,
         RouteKind::Via { gateway, .. } => {
             route.header.flags = RouteFlags::Onlink;
-            route.attributes.push(RouteAttribute::Gateway((*gateway).into()));
+            route.attributes.push(next_hop(row, *gateway));
         }
         RouteKind::Blackhole => {}
     }
+    route.attributes.extend(row.mtu.map(|mtu| RouteAttribute::Metrics(metrics(row.dst.family(), mtu))));
     route
+}
+
+fn next_hop(row: &Route, gateway: IpAddr) -> RouteAttribute {
+    match gateway {
+        IpAddr::V6(v6) if row.dst.family() == Family::Ipv4 => RouteAttribute::Via(RouteVia::Inet6(v6)),
+        _ => RouteAttribute::Gateway(gateway.into()),
+    }
+}
+
+/// IPv4 goes by a route's MTU also when it forwards (`ip_dst_mtu_maybe_forward`, include/net/ip.h), IPv6 only by a locked
+/// one (`ip6_dst_mtu_maybe_forward`, include/net/ip6_route.h). A locked one would let the node's own IPv4 packets be
+/// fragmented.
+fn metrics(family: Family, mtu: Mtu) -> Vec<RouteMetric> {
+    /// RTAX_MTU (linux/rtnetlink.h): locks are a mask of such numbers.
+    const RTAX_MTU: u32 = 2;
+    let lock = match family {
+        Family::Ipv4 => None,
+        Family::Ipv6 => Some(RouteMetric::Lock(1 << RTAX_MTU)),
+    };
+    lock.into_iter().chain([RouteMetric::Mtu(mtu.into())]).collect()
 }
 
 fn base_route(row: &Route) -> RouteMessage {

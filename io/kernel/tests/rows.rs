@@ -4,8 +4,11 @@
 mod common;
 
 use common::*;
-use tartan_host::{Host, Link, Route, Row, Scope, Step, Sysctl, SysctlKey};
-use tartan_kernel::{Kernel, Marks, netns};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tartan_host::{Host, Link, Route, Row, Scope, Step, StepError, Sysctl, SysctlKey};
+use tartan_kernel::{Kernel, Marks, Request, Rtnl, netns};
+use tartan_model::InterfaceAddress;
 
 /// Makes the rows, reads them back, and reads nothing after they are taken away again; twice, so that both are also
 /// tried where there is nothing to do. What was learned from notices is the same each time.
@@ -214,4 +217,117 @@ fn an_empty_namespace_has_nothing() {
     assert!(host.rows.is_empty());
     assert_eq!(host.foreign.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["lo"]);
     assert_ne!(host, Host::default());
+}
+
+/// A link of somebody else's with addresses of both families, and its other end.
+fn with_uplink() -> (Scratch, Scratch) {
+    let (node, wire) = (Scratch::new(), Scratch::new());
+    let mut rtnl = node.rtnl();
+    rtnl.add_veth(&ifname("up0"), 1500.try_into().unwrap(), &ifname("w0"), wire.fd()).unwrap();
+    rtnl.set_up(&ifname("up0")).unwrap();
+    wire.rtnl().set_up(&ifname("w0")).unwrap();
+    for address in ["192.0.2.1/24", "2001:db8::1/64"] {
+        rtnl.add_address(&ifname("up0"), address.parse().unwrap()).unwrap();
+    }
+    (node, wire)
+}
+
+fn by_peers() -> Vec<Row> {
+    let mtu = Some(1400.try_into().unwrap());
+    [
+        via("10.244.2.0/24", "192.0.2.2", "up0"),
+        via("10.244.3.0/24", "2001:db8::3", "up0"),
+        Route { mtu, ..via("10.244.4.0/24", "192.0.2.4", "up0") },
+        via("fd00:10:244:2::/64", "2001:db8::2", "up0"),
+        Route { mtu, ..via("fd00:10:244:4::/64", "2001:db8::4", "up0") },
+    ]
+    .map(Row::Route)
+    .to_vec()
+}
+
+#[test]
+fn routes_by_a_link_of_others() {
+    let (node, _wire) = with_uplink();
+    there_and_back(&mut node.kernel(), &by_peers());
+}
+
+/// They go with the link's being up, or with its last address, and both is told.
+#[test]
+fn routes_by_a_link_of_others_that_fails() {
+    let (node, _wire) = with_uplink();
+    let (mut kernel, mut rtnl) = (node.kernel(), node.rtnl());
+    let mut heard = kernel.read(&[]).unwrap();
+    let routes = by_peers();
+    let make: Vec<Step> = routes.iter().cloned().map(create).collect();
+    done(&mut kernel, &make);
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard.rows.len(), routes.len());
+    rtnl.set_down(&ifname("up0")).unwrap();
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+    assert!(heard.rows.is_empty() && !heard.foreign[&ifname("up0")].up);
+    rtnl.set_up(&ifname("up0")).unwrap();
+    rtnl.add_address(&ifname("up0"), "2001:db8::1/64".parse().unwrap()).unwrap();
+    follow(&mut kernel, &mut heard);
+    assert!(heard.foreign[&ifname("up0")].up);
+    done(&mut kernel, &make);
+    follow(&mut kernel, &mut heard);
+    let address = "192.0.2.1/24".parse().unwrap();
+    assert_eq!(rtnl.request(vec![delete_address(&mut node.rtnl(), "up0", address)]), [Ok(())]);
+    assert!(follow(&mut kernel, &mut heard).routes_stale);
+}
+
+fn delete_address(rtnl: &mut Rtnl, link: &str, address: InterfaceAddress) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = address.length();
+    message.header.index = rtnl.index(&ifname(link)).unwrap();
+    message.attributes.push(AddressAttribute::Local(address.address()));
+    Request::new(RouteNetlinkMessage::DelAddress(message), 0)
+}
+
+/// From a tunnel to the uplink and back: what listens sees a route at every moment, and the end is right.
+#[test]
+fn a_route_that_moves_is_never_missing() {
+    let (node, _wire) = with_uplink();
+    let mut kernel = node.kernel();
+    done(&mut kernel, &[create(Row::Link(vxlan("tartan.1", 1, "192.0.2.1")))]);
+    done(&mut kernel, &[create(address("tartan.1", "fe80::1/64", Scope::Link))]);
+    for (dst, inner, outer) in
+        [("10.244.2.0/24", "10.244.2.0", "192.0.2.2"), ("fd00:10:244:2::/64", "fe80::2", "2001:db8::2")]
+    {
+        let tunnel = Row::Route(via(dst, inner, "tartan.1"));
+        let direct = Row::Route(via(dst, outer, "up0"));
+        done(&mut kernel, &[create(tunnel.clone())]);
+        for (from, to) in [(&tunnel, &direct), (&direct, &tunnel)] {
+            kernel.notices();
+            let mut host = kernel.read(&[]).unwrap();
+            done(&mut kernel, &[change(from, to)]);
+            for notice in kernel.notices().rows {
+                host.learn(notice);
+                let there =
+                    host.rows.iter().filter(|row| matches!(row, Row::Route(r) if r.dst.to_string() == dst));
+                assert!(there.count() > 0, "{dst} is missing for a moment");
+            }
+            assert_eq!(host, kernel.read(&[]).unwrap());
+            assert_eq!(host.rows.get(&to.key()), Some(to));
+        }
+    }
+}
+
+/// Somebody else's route to the same place stays, and ours is refused.
+#[test]
+fn a_foreign_route_to_the_same_place_is_left_alone() {
+    let (node, _wire) = with_uplink();
+    let mut kernel = node.kernel();
+    for (dst, next_hop) in [("10.244.2.0/24", "192.0.2.77"), ("fd00:10:244:2::/64", "2001:db8::77")] {
+        node.rtnl().add_route(Some(dst.parse().unwrap()), next_hop.parse().unwrap()).unwrap();
+    }
+    for route in by_peers()
+        .into_iter()
+        .filter(|row| row.to_string().contains("244.2.0") || row.to_string().contains(":2::/64"))
+    {
+        assert_eq!(kernel.apply(&[create(route.clone())]), [Err(StepError::Exists)], "{route}");
+    }
+    assert!(kernel.read(&[]).unwrap().rows.is_empty());
 }

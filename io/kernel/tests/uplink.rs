@@ -11,8 +11,8 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use tartan_kernel::{Kernel, Request, Rtnl, UplinkChoice};
-use tartan_model::Family;
+use tartan_kernel::{Kernel, Request, Rtnl};
+use tartan_model::{Family, NoUplink, UplinkChoice};
 
 struct Network {
     node: Scratch,
@@ -20,10 +20,11 @@ struct Network {
     rtnl: Rtnl,
 }
 
-/// A node with two uplinks, without routes.
+/// A node with two uplinks, without routes; it takes none from advertisements.
 fn network() -> Network {
     let (node, wire) = (Scratch::new(), Scratch::new());
     let mut rtnl = node.rtnl();
+    accept_ra(&node, "default", "0");
     for (name, peer, mtu) in [("up0", "w0", 1500), ("up1", "w1", 1400)] {
         rtnl.add_veth(&ifname(name), mtu.try_into().unwrap(), &ifname(peer), wire.fd()).unwrap();
         rtnl.set_up(&ifname(name)).unwrap();
@@ -42,6 +43,14 @@ fn network() -> Network {
     Network { node, _wire: wire, rtnl }
 }
 
+fn accept_ra(node: &Scratch, link: &str, value: &str) {
+    write(node, &format!("/proc/sys/net/ipv6/conf/{link}/accept_ra"), value);
+}
+
+fn write(node: &Scratch, path: &str, value: &str) {
+    tartan_kernel::netns::run_in(node.fd(), || std::fs::write(path, value)).unwrap().unwrap();
+}
+
 #[test]
 fn default_routes_of_another_namespace_are_seen_whoever_made_them() {
     let Network { node, _wire, mut rtnl } = network();
@@ -53,9 +62,14 @@ fn default_routes_of_another_namespace_are_seen_whoever_made_them() {
 }
 
 fn chosen(network: &Network, choice: &UplinkChoice) -> Option<(String, u32, Vec<String>, bool)> {
-    let uplink = network.node.kernel().uplink(choice).unwrap()?;
+    let uplink = network.node.kernel().uplink(choice).unwrap().ok()?;
     let addresses = uplink.addresses.iter().map(ToString::to_string).collect();
-    Some((uplink.name.to_string(), uplink.mtu.into(), addresses, uplink.router_advertised))
+    Some((uplink.name.to_string(), uplink.mtu.into(), addresses, uplink.accepts_routers))
+}
+
+/// Why none is as chosen.
+fn why(network: &Network, choice: &str) -> NoUplink {
+    network.node.kernel().uplink(&choice.parse().unwrap()).unwrap().unwrap_err()
 }
 
 fn some(
@@ -118,4 +132,72 @@ fn never_a_link_of_ours() {
     default_route(&mut network.rtnl, AddressFamily::Inet, "tartan.1", 1, RouteProtocol::Static);
     assert_eq!(chosen(&network, &UplinkChoice::DefaultRoute), None);
     assert_eq!(chosen(&network, &UplinkChoice::Named(ifname("tartan.1"))), None);
+}
+
+#[test]
+fn like_a_pattern() {
+    let mut network = network();
+    let like = |pattern: &str| pattern.parse::<UplinkChoice>().unwrap();
+    let up0 = some("up0", 1500, ["192.0.2.1/24", "2001:db8::1/64"], false);
+    let up1 = some("up1", 1400, ["198.51.100.1/24", "2001:db8:1::1/64"], false);
+    for pattern in ["up*", "*", "up?", "u[a-z][!1-9]", "up[0]", "*0"] {
+        assert_eq!(chosen(&network, &like(pattern)), up0, "{pattern}");
+    }
+    assert_eq!(chosen(&network, &like("up[1-9]")), up1);
+    network.rtnl.set_down(&ifname("up0")).unwrap();
+    assert_eq!(chosen(&network, &like("up*")), up1, "one that is up");
+    assert_eq!(
+        why(&network, "en[op]*").to_string(),
+        "no interface that is up and has an address is named like en[op]*; change the pattern: interface = …"
+    );
+}
+
+#[test]
+fn where_an_address_is_reached() {
+    let mut network = network();
+    let up0 = some("up0", 1500, ["192.0.2.1/24", "2001:db8::1/64"], false);
+    let up1 = some("up1", 1400, ["198.51.100.1/24", "2001:db8:1::1/64"], false);
+    for (address, expected) in
+        [("192.0.2.99", &up0), ("198.51.100.99", &up1), ("2001:db8::99", &up0), ("2001:db8:1::99", &up1)]
+    {
+        let choice = UplinkChoice::Reaching(address.parse().unwrap());
+        assert_eq!(chosen(&network, &choice), *expected, "{address}");
+    }
+    let far = "can-reach=203.0.113.9";
+    assert_eq!(why(&network, far), NoUplink::Unreachable("203.0.113.9".parse().unwrap()));
+    assert_eq!(why(&network, "can-reach=192.0.2.7"), NoUplink::Own("192.0.2.7".parse().unwrap()));
+    // Whoever chose so is told when a route to there comes, and not of others.
+    let mut kernel = network.node.kernel();
+    assert!(kernel.uplink(&far.parse().unwrap()).unwrap().is_err());
+    kernel.read(&[]).unwrap();
+    network.rtnl.add_route(Some("203.0.114.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
+    assert!(!kernel.notices().underlay);
+    network.rtnl.add_route(Some("203.0.113.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
+    assert!(kernel.notices().underlay);
+    assert_eq!(kernel.uplink(&far.parse().unwrap()).unwrap().unwrap().name, ifname("up1"));
+}
+
+#[test]
+fn what_was_not_found_is_named() {
+    let mut network = network();
+    assert_eq!(why(&network, "nope"), NoUplink::Absent(ifname("nope")));
+    assert_eq!(why(&network, "tartan.1"), NoUplink::Ours(ifname("tartan.1")));
+    assert_eq!(why(&network, "lo"), NoUplink::NoAddress(ifname("lo")));
+    assert_eq!(why(&network, "10.0.0.0/8"), NoUplink::NotIn("10.0.0.0/8".parse().unwrap()));
+    network.rtnl.set_down(&ifname("up1")).unwrap();
+    assert_eq!(why(&network, "up1"), NoUplink::Down(ifname("up1")));
+}
+
+/// A node that forwarded before us, and so took none, goes on taking none; one that forwards for us takes them as before.
+#[test]
+fn advertisements_are_taken_where_they_were() {
+    let network = network();
+    let takes = || chosen(&network, &UplinkChoice::Named(ifname("up0"))).unwrap().3;
+    assert!(!takes());
+    accept_ra(&network.node, "up0", "1");
+    assert!(takes());
+    write(&network.node, "/proc/sys/net/ipv6/conf/all/forwarding", "1");
+    assert!(!takes());
+    accept_ra(&network.node, "up0", "2");
+    assert!(takes());
 }

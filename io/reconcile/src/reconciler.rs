@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tartan_host::{Host, Key, LinkKind, Notice, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
+use tartan_model::IfName;
 use tracing::{debug, warn};
 
 use crate::Dataplane;
@@ -198,9 +199,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         }
         for notice in notices.rows {
             let key = notice.key();
+            let of_others = matches!(notice, Notice::Foreign(..));
             if self.mirror.learn(notice) {
                 self.told.insert(key.clone());
                 self.note_change(key);
+            } else if let (Key::Link(name), true) = (key, of_others) {
+                self.note_way_clear(&name);
             }
         }
         // One table that cannot be read, because somebody else does not let it rest, must not stop the others.
@@ -440,6 +444,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             self.dirty.extend(on.cloned());
         }
         self.dirty.insert(key);
+    }
+
+    /// A link of others came or went up: our routes by it may be made again.
+    fn note_way_clear(&mut self, link: &IfName) {
+        let on = self.wants.on(link).filter(|key| !is_settled(self.wants.rows(), &self.mirror, key));
+        self.dirty.extend(on.cloned());
     }
 
     fn read_anew(&mut self) -> Result<(), KernelError> {

@@ -103,7 +103,7 @@ fn pod() -> Row {
 fn route(dst: &str) -> Row {
     let dst: Cidr = dst.parse().unwrap();
     let kind = RouteKind::Link { link: name("tt000000000001") };
-    Row::Route(Route { dst, metric: 0, kind, source: None })
+    Row::Route(Route { dst, metric: 0, kind, source: None, mtu: None })
 }
 
 fn pod_with_route() -> Vec<Row> {

@@ -7,7 +7,7 @@ mod bar;
 mod kind;
 mod rules;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::error::{Usage, gather, require_root};
@@ -26,6 +26,7 @@ pub fn add(lab: &LabName, fault: &Fault) -> Result<()> {
     require_root()?;
     state::change(lab, |state| {
         fault.check(state)?;
+        refuse_across(state, fault)?;
         refuse_twice(state, fault)?;
         change_faults(state, |faults| faults.push(fault.clone()))?;
         // Before the fault can be read: whoever heals it finds an agent that has ended.
@@ -76,6 +77,28 @@ pub fn clear(lab: &LabName, programs: &Programs) -> Result<Vec<Fault>> {
 /// When the kernel refuses.
 pub(crate) fn forget_node(lab: &LabName, name: &LabNode) -> Result<()> {
     forget(lab, |fault| fault.concerns(name))
+}
+
+/// Faults of the wire are made where frames pass from port to port, and between links no frame does.
+fn refuse_across(state: &State, fault: &Fault) -> Result<()> {
+    let layout = state.layout();
+    if layout.links == 1 || fault.ended().is_some() {
+        return Ok(());
+    }
+    let link = |end: &End| match end {
+        End::Node(node) => state.node(node).map(|node| Some(layout.link_of(node.index))),
+        End::Outside => Ok(None),
+    };
+    let ends = fault.pair().map(|pair| Ok::<_, Error>((link(&pair.from)?, link(&pair.to)?))).transpose()?;
+    match ends {
+        Some((Some(a), Some(b))) if a != b => bail!(Usage(format!(
+            "{fault}: the two are on links of their own with a router between; name nodes of one link"
+        ))),
+        None => {
+            bail!(Usage(format!("{fault}: this lab has {} links; name two nodes of one link", layout.links)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refuse_twice(state: &State, fault: &Fault) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::error::{Usage, gather, require_root};
 use crate::names::{LabName, LabNode};
 use crate::programs::Programs;
 use crate::state::{self, MAX_NODES, NodeState, State};
-use crate::{agent, cni, fault, pod, up, wire};
+use crate::{agent, cni, fault, pod, up};
 
 /// Adds a node, and waits until it and the others have found each other.
 ///
@@ -20,7 +20,7 @@ pub fn add(lab: &LabName, name: &LabNode, programs: &Programs) -> Result<()> {
     let node = claim(lab, name)?;
     let state = state::load(lab)?;
     let url = state.store.url(lab, state.underlay)?;
-    let made = up::prepare(lab, &node, state.underlay, &url, programs)
+    let made = up::prepare(lab, &node, state.layout(), &url, programs)
         .and_then(|()| agent::start(lab, name, programs))
         .with_context(|| format!("node {name}"))
         .and_then(|()| wait_for_all(&state));
@@ -74,7 +74,7 @@ fn claim(lab: &LabName, name: &LabNode) -> Result<NodeState> {
             bail!(Usage(format!("lab {lab}: it has had {MAX_NODES} nodes, which is the most")));
         }
         let index = state.next_index;
-        let address = wire::node_address(state.underlay, index)?.address();
+        let address = state.layout().node_address(index)?.address();
         let node = NodeState { name: name.clone(), index, address };
         state.next_index += 1;
         state.nodes.push(node.clone());

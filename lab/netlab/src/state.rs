@@ -16,6 +16,7 @@ use crate::error::Usage;
 use crate::fault::Fault;
 use crate::names::{LabName, LabNode};
 use crate::store::LabStore;
+use crate::wire::Layout;
 
 /// The most nodes of a lab: a bridge has at most 1023 ports.
 pub const MAX_NODES: u32 = 500;
@@ -39,6 +40,9 @@ pub struct State {
     /// Where its state is.
     #[serde(default)]
     pub store: LabStore,
+    /// How many links join them.
+    #[serde(default = "one")]
+    pub links: u8,
     /// What `--set` changed, as it was written.
     pub settings: Vec<String>,
     /// The number of the next node; numbers are not used twice, as other nodes may remember an address.
@@ -79,7 +83,17 @@ pub struct PodState {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Labs of before there could be more have one link.
+fn one() -> u8 {
+    1
+}
+
 impl State {
+    /// What its wire is like.
+    pub fn layout(&self) -> Layout {
+        Layout { underlay: self.underlay, links: self.links }
+    }
+
     /// A node by its name.
     ///
     /// # Errors

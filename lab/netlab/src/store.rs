@@ -85,7 +85,7 @@ impl LabStore {
 
     fn members<'a>(self, lab: &'a LabName, underlay: Family) -> Result<Vec<Member<'a>>> {
         let LabStore::Etcd(members) = self else { return Ok(Vec::new()) };
-        let address = wire::router(underlay)?.address();
+        let address = wire::Layout { underlay, links: 1 }.router(0)?.address();
         Ok((0..members).map(|number| Member { lab, number, address }).collect())
     }
 

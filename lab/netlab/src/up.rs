@@ -22,6 +22,7 @@ use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::state::{self, MAX_NODES, MAX_PODS, NodeState, State};
 use crate::store::LabStore;
+use crate::wire::Layout;
 use crate::{agent, cni, network, parallel, wire};
 
 /// How many pods are made at once.
@@ -43,6 +44,8 @@ pub struct Options {
     pub families: Vec<Family>,
     /// The family that its nodes talk in.
     pub underlay: Family,
+    /// How many links join them, with a router between: 1 to [`wire::MAX_LINKS`].
+    pub links: u8,
     /// How many nodes: 1 to [`MAX_NODES`].
     pub nodes: u32,
     /// How many pods a node; [`MAX_PODS`] in all at most.
@@ -85,6 +88,9 @@ fn check(options: &Options) -> Result<Object> {
     let Options { nodes, pods, .. } = *options;
     if !(1..=MAX_NODES).contains(&nodes) {
         bail!(Usage(format!("--nodes {nodes}: a lab has 1 to {MAX_NODES} nodes")));
+    }
+    if !(1..=wire::MAX_LINKS).contains(&options.links) {
+        bail!(Usage(format!("--links {}: a lab has 1 to {} links", options.links, wire::MAX_LINKS)));
     }
     if nodes.saturating_mul(pods) > MAX_PODS {
         bail!(Usage(format!(
@@ -131,22 +137,27 @@ impl Building<'_> {
         state::load(&self.options.lab)
     }
 
+    fn layout(&self) -> Layout {
+        Layout { underlay: self.options.underlay, links: self.options.links }
+    }
+
     fn nodes(&self) -> Result<Vec<NodeState>> {
         let node = |index| {
-            let address = wire::node_address(self.options.underlay, index)?.address();
+            let address = self.layout().node_address(index)?.address();
             Ok(NodeState { name: LabNode::numbered(index + 1), index, address })
         };
         (0..self.options.nodes).map(node).collect()
     }
 
     fn make_nodes(&self, nodes: &[NodeState]) -> Result<()> {
-        let Options { lab, preset, families, underlay, store, settings, .. } = self.options;
+        let Options { lab, preset, families, underlay, links, store, settings, .. } = self.options;
         state::create(&State {
             name: lab.clone(),
             preset: preset.clone(),
             families: families.clone(),
             underlay: *underlay,
             store: *store,
+            links: *links,
             settings: settings.clone(),
             next_index: self.options.nodes,
             nodes: nodes.to_vec(),
@@ -154,12 +165,12 @@ impl Building<'_> {
             faults: Vec::new(),
         })?;
         self.progress.step(nodes.len(), &format!("making the wire and {} nodes", nodes.len()));
-        wire::create(lab, *underlay)?;
+        wire::create(lab, self.layout())?;
         store.start(lab, *underlay)?;
         let url = store.url(lab, *underlay)?;
         for node in nodes {
             self.interruption.check()?;
-            prepare(lab, node, *underlay, &url, self.programs)
+            prepare(lab, node, self.layout(), &url, self.programs)
                 .with_context(|| format!("node {}", node.name))?;
             self.progress.tick();
         }
@@ -222,12 +233,11 @@ impl Building<'_> {
 pub(crate) fn prepare(
     lab: &LabName,
     node: &NodeState,
-    underlay: Family,
+    layout: Layout,
     store: &str,
     programs: &Programs,
 ) -> Result<()> {
-    let address = wire::node_address(underlay, node.index)?;
-    wire::plug(lab, node.name.as_str(), node.index, address)?;
+    wire::plug(lab, node.name.as_str(), node.index, layout)?;
     agent::configure(lab, &node.name, store)?;
     cni::configure(lab, &node.name, programs)
 }

@@ -1,4 +1,5 @@
-//! The network under a lab: a bridge with a router on it, the nodes' uplinks, and a host beyond the router.
+//! The network under a lab: links (bridges) with one router on all of them, the nodes' uplinks, and a host beyond the
+//! router.
 //!
 //! All of it is in namespaces of the lab's own, so that labs side by side may use the same addresses.
 
@@ -25,28 +26,79 @@ const BRIDGE_SETTINGS: [&str; 3] =
     ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables"];
 const FORWARDING: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
 
-/// The address of a node by its number, counted from 0.
-///
-/// # Errors
-/// When the network has no address for it.
-pub fn node_address(underlay: Family, index: u32) -> Result<InterfaceAddress> {
-    let position = match underlay {
-        Family::Ipv4 => u128::from(index / 250) * 256 + u128::from(index % 250) + 1,
-        Family::Ipv6 => u128::from(index) + 1,
-    };
-    interface_address(network(underlay)?, position)
+/// The most links of a wire.
+pub const MAX_LINKS: u8 = 8;
+
+/// What a wire is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The family that nodes talk in.
+    pub underlay: Family,
+    /// How many links there are, 1 to [`MAX_LINKS`]: nodes are spread over them in turn.
+    pub links: u8,
+}
+
+impl Layout {
+    /// The link of a node by its number, both counted from 0.
+    pub fn link_of(self, index: u32) -> u8 {
+        u8::try_from(index % u32::from(self.links.max(1))).unwrap_or(0)
+    }
+
+    /// The address of a node by its number, counted from 0, on its own link.
+    ///
+    /// # Errors
+    /// When the network has no address for it.
+    pub fn node_address(self, index: u32) -> Result<InterfaceAddress> {
+        self.address_on(self.link_of(index), index)
+    }
+
+    /// The address that a node would have on a link.
+    ///
+    /// # Errors
+    /// When the network has no address for it.
+    pub fn address_on(self, link: u8, index: u32) -> Result<InterfaceAddress> {
+        let position = match self.underlay {
+            Family::Ipv4 => u128::from(index / 250) * 256 + u128::from(index % 250) + 1,
+            Family::Ipv6 => u128::from(index) + 1,
+        };
+        interface_address(self.network(link)?, position)
+    }
+
+    /// The router's address on a link: the last of the network but one, far from those of the nodes.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn router(self, link: u8) -> Result<InterfaceAddress> {
+        let network = self.network(link)?;
+        interface_address(network, network.size() - 2)
+    }
+
+    fn network(self, link: u8) -> Result<Cidr> {
+        Ok(match self.underlay {
+            Family::Ipv4 => format!("172.{}.0.0/16", 30 - link.min(MAX_LINKS)),
+            Family::Ipv6 => format!("fd00:30:0:{link}::/64"),
+        }
+        .parse()?)
+    }
+}
+
+/// The name of a link's bridge in the wire's namespace.
+pub fn bridge(link: u8) -> String {
+    if link == 0 { WIRE.into() } else { format!("{WIRE}{}", link + 1) }
 }
 
 /// Makes the wire and the outside host of a lab.
 ///
 /// # Errors
 /// When a namespace of that name is there already, or the kernel refuses.
-pub fn create(lab: &LabName, underlay: Family) -> Result<()> {
+pub fn create(lab: &LabName, layout: Layout) -> Result<()> {
     shared::share_namespaces().context("cannot prepare the folder of network namespaces")?;
     let wire = namespace(&lab.netns(WIRE))?;
     let outside = namespace(&lab.netns(OUTSIDE))?;
     netns::run_in(wire.as_fd(), forward)??;
-    add_bridge(wire.as_fd(), router(underlay)?)?;
+    for link in 0..layout.links {
+        add_bridge(wire.as_fd(), &bridge(link), layout.router(link)?)?;
+    }
     add_outside(wire.as_fd(), outside.as_fd())
 }
 
@@ -54,20 +106,22 @@ pub fn create(lab: &LabName, underlay: Family) -> Result<()> {
 ///
 /// # Errors
 /// When the node's namespace is there already, or the kernel refuses.
-pub fn plug(lab: &LabName, node: &str, index: u32, address: InterfaceAddress) -> Result<()> {
+pub fn plug(lab: &LabName, node: &str, index: u32, layout: Layout) -> Result<()> {
     let wire = open(&lab.netns(WIRE))?;
     let node = namespace(&lab.netns(node))?;
-    let (port, bridge, uplink) = (link(&port(index))?, link(WIRE)?, link(INTERFACE)?);
+    let bridge = link(&bridge(layout.link_of(index)))?;
+    let (port, uplink) = (link(&port(index))?, link(INTERFACE)?);
     let mut on_wire = Rtnl::open_in(wire.as_fd())?;
     on_wire.add_veth(&port, mtu()?, &uplink, node.as_fd())?;
     on_wire.set_master(&port, &bridge)?;
     on_wire.set_up(&port)?;
     let mut on_node = Rtnl::open_in(node.as_fd())?;
+    netns::run_in(node.as_fd(), || skip_dad(&uplink))??;
     on_node.set_up(&uplink)?;
     on_wire.sync_carrier(&port);
     on_wire.sync_carrier(&bridge);
-    on_node.add_address(&uplink, address)?;
-    on_node.add_route(None, router(address.family())?.address())?;
+    on_node.add_address(&uplink, layout.node_address(index)?)?;
+    on_node.add_route(None, layout.router(layout.link_of(index))?.address())?;
     Ok(())
 }
 
@@ -94,8 +148,8 @@ pub fn open(name: &str) -> Result<OwnedFd> {
     Ok(netns::open(&Path::new(netns::DIRECTORY).join(name))?)
 }
 
-fn add_bridge(wire: BorrowedFd<'_>, router: InterfaceAddress) -> Result<()> {
-    let bridge = link(WIRE)?;
+fn add_bridge(wire: BorrowedFd<'_>, name: &str, router: InterfaceAddress) -> Result<()> {
+    let bridge = link(name)?;
     let mut on_wire = Rtnl::open_in(wire)?;
     on_wire.add_bridge(&bridge, mtu()?)?;
     on_wire.set_up(&bridge)?;
@@ -135,18 +189,15 @@ fn forward() -> Result<()> {
     Ok(())
 }
 
-fn network(underlay: Family) -> Result<Cidr> {
-    Ok(match underlay {
-        Family::Ipv4 => "172.30.0.0/16",
-        Family::Ipv6 => "fd00:30::/64",
+/// Nobody else has a node's addresses. Until the link-local one is known to be its own, nearly two seconds, the node asks
+/// for no neighbor for what it forwards (net/ipv6/ndisc.c, `ndisc_send_ns`).
+fn skip_dad(uplink: &IfName) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{uplink}/accept_dad");
+    // Without IPv6 there is nothing to skip.
+    if Path::new(&path).exists() {
+        fs::write(&path, "0").with_context(|| format!("cannot write {path}"))?;
     }
-    .parse()?)
-}
-
-/// The last address but one of the nodes' network: far from those of the nodes.
-pub(crate) fn router(underlay: Family) -> Result<InterfaceAddress> {
-    let network = network(underlay)?;
-    interface_address(network, network.size() - 2)
+    Ok(())
 }
 
 fn interface_address(network: Cidr, position: u128) -> Result<InterfaceAddress> {
@@ -170,15 +221,31 @@ mod tests {
 
     #[test]
     fn nodes_have_addresses_that_tell_their_number() {
-        let address = |family, index| node_address(family, index).unwrap().to_string();
+        let address = |underlay, index| one(underlay).node_address(index).unwrap().to_string();
         assert_eq!(address(Family::Ipv4, 0), "172.30.0.1/16");
         assert_eq!(address(Family::Ipv4, 251), "172.30.1.2/16");
         assert_eq!(address(Family::Ipv6, 19), "fd00:30::14/64");
     }
 
+    fn one(underlay: Family) -> Layout {
+        Layout { underlay, links: 1 }
+    }
+
+    #[test]
+    fn nodes_are_spread_over_the_links() {
+        for (underlay, expected) in [
+            (Family::Ipv4, ["172.30.0.1/16", "172.29.0.2/16", "172.30.0.3/16"]),
+            (Family::Ipv6, ["fd00:30::1/64", "fd00:30:0:1::2/64", "fd00:30::3/64"]),
+        ] {
+            let two = Layout { underlay, links: 2 };
+            assert_eq!([0, 1, 2].map(|index| two.node_address(index).unwrap().to_string()), expected);
+        }
+        assert_eq!([0, 1, 7].map(bridge), ["wire", "wire2", "wire8"]);
+    }
+
     #[test]
     fn the_router_is_at_the_top() {
-        assert_eq!(router(Family::Ipv4).unwrap().to_string(), "172.30.255.254/16");
-        assert_eq!(router(Family::Ipv6).unwrap().to_string(), "fd00:30::ffff:ffff:ffff:fffe/64");
+        assert_eq!(one(Family::Ipv4).router(0).unwrap().to_string(), "172.30.255.254/16");
+        assert_eq!(one(Family::Ipv6).router(0).unwrap().to_string(), "fd00:30::ffff:ffff:ffff:fffe/64");
     }
 }

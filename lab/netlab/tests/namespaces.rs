@@ -18,6 +18,7 @@ use tartan_netlab::matrix::{self, Matrix, Protocol, Question, Subject};
 use tartan_netlab::names::{LabName, OUTSIDE};
 use tartan_netlab::programs::spawn_in;
 use tartan_netlab::respond::Responder;
+use tartan_netlab::wire::Layout;
 use tartan_netlab::{status, wire};
 
 /// A lab of this test's own, which is down when the test is over, whatever came of it.
@@ -31,10 +32,10 @@ impl Lab {
     fn with_nodes(name: &str, underlay: Family, nodes: u32) -> Lab {
         let lab = Lab::new(name);
         fs::create_dir_all(lab.0.directory()).unwrap();
-        wire::create(&lab.0, underlay).unwrap();
+        let layout = Layout { underlay, links: 1 };
+        wire::create(&lab.0, layout).unwrap();
         for index in 0..nodes {
-            let address = wire::node_address(underlay, index).unwrap();
-            wire::plug(&lab.0, &format!("n{}", index + 1), index, address).unwrap();
+            wire::plug(&lab.0, &format!("n{}", index + 1), index, layout).unwrap();
         }
         lab
     }
@@ -88,7 +89,7 @@ fn wire_connects_nodes_and_outside() {
     for (underlay, outside) in [(Family::Ipv4, "192.0.2.2"), (Family::Ipv6, "2001:db8:ffff::2")] {
         let lab = Lab::with_nodes("wire", underlay, 3);
         let node = |index: u32| {
-            let address = wire::node_address(underlay, index).unwrap().address();
+            let address = Layout { underlay, links: 1 }.node_address(index).unwrap().address();
             lab.subject(&format!("n{}", index + 1), &[address])
         };
         let mut subjects: Vec<Subject> = (0..3).map(node).collect();

@@ -63,6 +63,7 @@ fn bring_up(lab: &LabName, flags: Up, show: Show) -> Result<()> {
         preset: flags.preset,
         families: flags.family.list(),
         underlay: flags.underlay.map_or(flags.family.underlay(), Into::into),
+        links: flags.links,
         nodes: flags.nodes,
         pods: flags.pods,
         store: match flags.store {

@@ -61,5 +61,5 @@ pub(crate) fn fdb(link: &str, dst: &str) -> Row {
 
 pub(crate) fn route(dst: &str, kind: RouteKind, source: Option<IpAddr>) -> Route {
     let dst: Cidr = dst.parse().unwrap();
-    Route { dst, metric: Route::usual_metric(dst.family()), kind, source }
+    Route { dst, metric: Route::usual_metric(dst.family()), kind, source, mtu: None }
 }

@@ -111,7 +111,7 @@ pub fn blackhole(dst: &str) -> Route {
 
 fn route(dst: &str, kind: RouteKind) -> Route {
     let dst: tartan_model::Cidr = dst.parse().unwrap();
-    Route { dst, metric: Route::usual_metric(Family::of(dst.first())), kind, source: None }
+    Route { dst, metric: Route::usual_metric(Family::of(dst.first())), kind, source: None, mtu: None }
 }
 
 pub fn create(row: impl Into<Box<Row>>) -> Step {

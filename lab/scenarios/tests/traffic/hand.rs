@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tartan_model::{Cidr, Family};
-use tartan_netlab::wire;
+use tartan_netlab::wire::{self, Layout};
 use tartan_scenarios::Lab;
 
 use crate::gear::Way;
@@ -39,8 +39,9 @@ impl Hand {
         let hosts = [1, 2].map(|number| {
             let node = format!("h{number}");
             let index = FIRST + number;
-            let address = wire::node_address(family, index).expect("an address");
-            wire::plug(&name, &node, index, address).expect("a host on the wire");
+            let layout = Layout { underlay: family, links: 1 };
+            let address = layout.node_address(index).expect("an address");
+            wire::plug(&name, &node, index, layout).expect("a host on the wire");
             let pod = name.netns(&format!("hp{number}"));
             wire::namespace(&pod).expect("a namespace");
             Host { number, netns: name.netns(&node), pod, address: address.address() }

@@ -206,5 +206,6 @@ pub(crate) fn route(dice: &mut Dice<'_>, on: IfName) -> Route {
     };
     let source = (dice.roll(5) < 2).then(|| ip(dice.word(&sources)));
     let metric = if dice.roll(4) == 3 { 8400 } else { Route::usual_metric(dst.family()) };
-    Route { dst, metric, kind, source }
+    let mtu = (kind != RouteKind::Blackhole && dice.roll(4) == 3).then(|| Mtu::try_from(1300).unwrap());
+    Route { dst, metric, kind, source, mtu }
 }

@@ -1,0 +1,418 @@
+//! The way from node to node: routes through the peer on the same link, tunnels to the rest, nodes behind NAT.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tartan_kernel::{Rtnl, netns};
+use tartan_scenarios::{Lab, Probe, run_command, wait_until};
+
+/// A loose ceiling for what must happen "at once".
+const SOON: Duration = Duration::from_secs(5);
+
+fn set(what: &str) -> [&str; 2] {
+    ["--set", what]
+}
+
+fn peer(lab: &Lab, node: &str, name: &str) -> Value {
+    let rows = lab.ask(node, &["peers"]);
+    rows.as_array().expect("a list").iter().find(|row| row["node"] == name).expect("the peer").clone()
+}
+
+fn path(lab: &Lab, node: &str, name: &str) -> String {
+    peer(lab, node, name)["path"].as_str().unwrap_or("none").into()
+}
+
+/// A node's routes to the pods of others, both families.
+fn routes(lab: &Lab, node: &str) -> Vec<String> {
+    let lists =
+        ["-4", "-6"].map(|family| lab.on_node(node, &["ip", family, "route", "show", "proto", "116"]));
+    let lines = lists.iter().flat_map(|list| list.lines()).filter(|line| line.contains(" via "));
+    lines.map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_at_rest(lab: &Lab, nodes: usize) {
+    for n in 1..=nodes {
+        let node = format!("n{n}");
+        let status = lab.ask(&node, &["status"]);
+        assert_eq!(
+            (&status["healthy"], &status["peers"]["up"]),
+            (&true.into(), &(nodes - 1).into()),
+            "{status}"
+        );
+        let plan = lab.ask(&node, &["plan"]);
+        assert_eq!(plan["steps"], Value::Array(Vec::new()), "{plan}");
+    }
+}
+
+fn apply(lab: &Lab, spec: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("network.yaml");
+    let head = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: default}\n";
+    fs::write(&file, format!("{head}spec: {spec}\n")).expect("a file");
+    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")]).ok();
+}
+
+/// Whether a packet of so many bytes, which must not be cut, comes from one pod to another and back.
+fn carries(lab: &Lab, to: &str, bytes: u32) -> bool {
+    let address = lab.addresses(to)[0];
+    let payload = bytes - if address.is_ipv4() { 28 } else { 48 };
+    let ping = ["ping", "-c", "1", "-W", "1", "-M", "do", "-s", &payload.to_string(), &address.to_string()];
+    lab.lab(&[&["exec", "p1", "--"], &ping[..]].concat()).code == 0
+}
+
+fn host_gateway(family: &str, underlay: &str, attachment: &str) {
+    let attachment = format!("attachment={attachment}");
+    let args = ["--nodes", "3", "--pods", "2", "--family", family, "--underlay", underlay];
+    let lab = Lab::up("t-paths", &[&args[..], &set("paths=[direct]"), &set(&attachment)].concat());
+    let families: &[&str] = if family == "dual" { &["ipv4", "ipv6"] } else { &[family] };
+    for family in families {
+        lab.assert_full(6, &["--family", family]);
+        lab.assert_full(6, &["--family", family, "--protocol", "udp", "--port", "81"]);
+    }
+    assert_at_rest(&lab, 3);
+    assert_eq!(lab.on_node("n1", &["ip", "-o", "link", "show", "type", "vxlan"]), "", "there is no tunnel");
+    let routes = routes(&lab, "n1");
+    assert!(
+        routes.len() == 2 * families.len() && routes.iter().all(|route| route.contains("dev eth0")),
+        "{routes:?}"
+    );
+    let row = peer(&lab, "n1", "n2");
+    assert_eq!(
+        (&row["path"], &row["mtu"], &row["blocked"]),
+        (&"direct".into(), &1500.into(), &serde_json::json!([]))
+    );
+    assert!(carries(&lab, "default/p2", 1500), "pods have the underlay's whole MTU, end to end");
+    assert!(!carries(&lab, "default/p2", 1501));
+}
+
+#[test]
+fn host_gateway_ipv4_bridged() {
+    host_gateway("ipv4", "ipv4", "bridge");
+}
+
+#[test]
+fn host_gateway_ipv6_routed() {
+    host_gateway("ipv6", "ipv6", "routed");
+}
+
+/// IPv4 goes by next hops of IPv6.
+#[test]
+fn host_gateway_dual_over_ipv6_bridged() {
+    host_gateway("dual", "ipv6", "bridge");
+}
+
+#[test]
+fn host_gateway_dual_over_ipv6_routed() {
+    host_gateway("dual", "ipv6", "routed");
+}
+
+#[test]
+fn where_no_allowed_path_works_it_is_said() {
+    let lab = Lab::up(
+        "t-paths",
+        &[&["--nodes", "2", "--links", "2", "--pods", "0"][..], &set("paths=[direct, vxlan]")].concat(),
+    );
+    apply(&lab, "{paths: [direct]}");
+    let row = peer(&lab, "n1", "n2");
+    assert_eq!((&row["path"], &row["address"]), (&Value::Null, &Value::Null));
+    let reason = "n2 is not on this node's link: its address 172.29.0.2 is not in 172.30.0.0/16";
+    assert_eq!(row["blocked"], serde_json::json!([{"path": "direct", "reason": reason}]));
+    assert_eq!(lab.ask("n1", &["status"])["peers"]["up"], 0);
+}
+
+/// Four nodes on two links: n1 and n3, n2 and n4.
+#[test]
+fn direct_on_the_link_and_a_tunnel_to_the_rest() {
+    for (family, underlay) in [("ipv4", "ipv4"), ("dual", "ipv6")] {
+        let args =
+            ["--nodes", "4", "--links", "2", "--pods", "1", "--family", family, "--underlay", underlay];
+        let lab = Lab::up("t-paths", &[&args[..], &set("paths=[direct, vxlan]")].concat());
+        let families: &[&str] = if family == "dual" { &["ipv4", "ipv6"] } else { &[family] };
+        for family in families {
+            lab.assert_full(4, &["--family", family]);
+        }
+        assert_at_rest(&lab, 4);
+        for (node, near, far) in [("n1", "n3", ["n2", "n4"]), ("n2", "n4", ["n1", "n3"])] {
+            assert_eq!(path(&lab, node, near), "direct");
+            for other in far {
+                let row = peer(&lab, node, other);
+                assert_eq!(row["path"], "vxlan", "{row}");
+                assert!(row["blocked"][0]["reason"].to_string().contains("not on this node's link"), "{row}");
+            }
+            let routes = routes(&lab, node);
+            let direct = routes.iter().filter(|route| route.contains("dev eth0")).count();
+            let tunnelled = routes.iter().filter(|route| route.contains("dev tart")).count();
+            assert_eq!((direct, tunnelled), (families.len(), 2 * families.len()), "{routes:?}");
+        }
+        let mtu = if underlay == "ipv4" { 1450 } else { 1430 };
+        assert_eq!(lab.ask("n1", &["status"])["networks"][0]["mtu"], mtu);
+        if family == "ipv4" {
+            a_node_moves(&lab);
+        }
+    }
+}
+
+/// A node is plugged into the other link, with an address there.
+fn a_node_moves(lab: &Lab) {
+    let wire = netns::open(&lab.netns("wire")).unwrap();
+    let mut wire = Rtnl::open_in(wire.as_fd()).unwrap();
+    let id = lab.ask("n3", &["status"])["id"].clone();
+    let [port, other] = ["port2", "wire2"].map(|name| name.parse().expect("a name"));
+    wire.set_master(&port, &other).unwrap();
+    let moved = "ip address del 172.30.0.3/16 dev eth0 && ip address add 172.29.0.3/16 dev eth0 && ip route add default via 172.29.255.254";
+    let start = Instant::now();
+    lab.on_node("n3", &["sh", "-c", moved]);
+    wait_until("the paths are chosen anew", Duration::from_secs(1), || {
+        routes(lab, "n1").iter().all(|route| route.contains("dev tartan.1"))
+            && routes(lab, "n2").iter().filter(|route| route.contains("dev eth0")).count() == 2
+            && routes(lab, "n3").iter().filter(|route| route.contains("dev eth0")).count() == 2
+    });
+    eprintln!("a node on another link: after {:?}", start.elapsed());
+    assert_eq!(["n1", "n2", "n4"].map(|node| path(lab, node, "n3")), ["vxlan", "direct", "direct"]);
+    lab.assert_full(4, &[]);
+    assert_eq!(lab.ask("n3", &["status"])["id"], id);
+    assert_at_rest(lab, 4);
+}
+
+/// Nothing is lost while the best path changes: each side takes what the other sends on either.
+fn paths_change(underlay: &str, pools: &str, strict: bool) -> Lab {
+    let family = if underlay == "ipv6" { "dual" } else { "ipv4" };
+    let lab =
+        Lab::up("t-paths", &["--nodes", "2", "--pods", "1", "--family", family, "--underlay", underlay]);
+    if strict {
+        for node in ["n1", "n2"] {
+            lab.on_node(node, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"]);
+            // It is looked at with the uplink.
+            lab.on_node(node, &["ip", "route", "add", "default", "via", "172.30.255.253", "metric", "9"]);
+        }
+    }
+    if strict {
+        // The first time the filter still drops what comes in before this node has heard, too.
+        apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
+        apply(&lab, &format!("{{{pools}, paths: [vxlan]}}"));
+    }
+    lab.assert_full(2, &[]);
+    let from = lab.netns("default_p1");
+    let to = lab.addresses("default/p2");
+    let probes: Vec<Probe> = to.iter().map(|to| Probe::start(&from, *to, Duration::from_millis(1))).collect();
+    for _ in 0..30 {
+        apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
+        assert_eq!(path(&lab, "n1", "n2"), "direct");
+        apply(&lab, &format!("{{{pools}, paths: [vxlan]}}"));
+        assert_eq!(path(&lab, "n1", "n2"), "vxlan");
+    }
+    for probe in probes {
+        let outcome = probe.finish();
+        assert!(outcome.lost.is_empty() && outcome.sent > 300, "{outcome:?}");
+    }
+    lab
+}
+
+#[test]
+fn paths_change_under_traffic() {
+    let pools = "pools: [{cidr: 10.244.0.0/16}, {cidr: \"fd00:10:244::/56\"}]";
+    let lab = paths_change("ipv6", pools, false);
+    // And with no tunnel at all.
+    apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
+    apply(&lab, &format!("{{{pools}, paths: [direct]}}"));
+    lab.assert_full(2, &["--family", "ipv4"]);
+    lab.assert_full(2, &["--family", "ipv6"]);
+    assert!(carries(&lab, "default/p2", 1500), "the pods' MTU has grown");
+    assert_at_rest(&lab, 2);
+}
+
+/// As RHEL sets it. What is loosened is told apart from what was loose already.
+#[test]
+fn paths_change_where_reverse_paths_are_filtered() {
+    let lab = paths_change("ipv4", "pools: [{cidr: 10.244.0.0/16}]", true);
+    let value = lab.on_node("n1", &["cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter"]);
+    assert_eq!(value.trim(), "2");
+    let kept = fs::read_to_string(lab.file("n1", "state/sysctls.json")).expect("old values");
+    assert!(kept.contains("net/ipv4/conf/eth0/rp_filter"), "{kept}");
+}
+
+/// What flannel's host-gw puts back after 8.2 s at most.
+#[test]
+fn direct_routes_come_back() {
+    let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--underlay", "ipv6"];
+    let lab = Lab::up("t-paths", &[&args[..], &set("paths=[direct]")].concat());
+    let before = routes(&lab, "n1");
+    assert_eq!(before.len(), 2);
+    let back = |lab: &Lab| routes(lab, "n1") == before;
+    let start = Instant::now();
+    lab.on_node("n1", &["sh", "-c", "ip -4 route flush proto 116; ip -6 route flush proto 116"]);
+    wait_until("deleted routes come back", SOON, || back(&lab));
+    eprintln!("deleted routes are back after {:?}", start.elapsed());
+    lab.assert_full(2, &["--family", "ipv6"]);
+    // The uplink goes down; with it go its IPv6 addresses.
+    lab.on_node("n1", &["ip", "link", "set", "eth0", "down"]);
+    wait_until("the routes go", SOON, || routes(&lab, "n1").is_empty());
+    let status = lab.verb("n1", &["status", "-o", "json"]);
+    assert_eq!(status.code, 1, "{status:?}");
+    assert!(status.stdout.contains("interface eth0 is down"), "{status:?}");
+    let up = "ip link set eth0 up && ip address add fd00:30::1/64 dev eth0 nodad && ip -6 route add default via fd00:30::ffff:ffff:ffff:fffe";
+    let start = Instant::now();
+    lab.on_node("n1", &["sh", "-c", up]);
+    wait_until("the routes come back with the uplink", SOON, || back(&lab));
+    eprintln!("routes are back with the uplink after {:?}", start.elapsed());
+    lab.assert_full(2, &["--family", "ipv4"]);
+    lab.assert_full(2, &["--family", "ipv6"]);
+    assert_at_rest(&lab, 2);
+    // Somebody else's route is left alone, and told of.
+    let dst = before[0].split(' ').next().expect("a destination");
+    lab.lab(&["fault", "add", "stop", "n1"]).ok();
+    lab.on_node(
+        "n1",
+        &[
+            "sh",
+            "-c",
+            &format!(
+                "ip route del {dst} proto 116; ip route add {dst} via inet6 fd00:30::77 dev eth0 proto static"
+            ),
+        ],
+    );
+    let cleared = lab.lab(&["node", "exec", "n1", "--", "true"]);
+    assert_eq!(cleared.code, 0);
+    lab.lab(&["fault", "rm", "stop", "n1"]).ok();
+    wait_until("it is told", SOON, || {
+        lab.verb("n1", &["status", "-o", "json"]).stdout.contains(&format!("route {dst} via"))
+    });
+    let foreign = lab.on_node("n1", &["ip", "route", "show", dst]);
+    assert!(foreign.contains("fd00:30::77") && foreign.contains("proto static"), "{foreign}");
+}
+
+/// Changes one line of a node's configuration, and starts its agent anew.
+fn configure(lab: &Lab, node: &str, line: &str) {
+    lab.lab(&["fault", "add", "stop", node]).ok();
+    let file = lab.file(node, "tartand.toml");
+    let text = fs::read_to_string(&file).expect("a configuration");
+    let key = line.split(' ').next().expect("a key");
+    let others: Vec<&str> = text.lines().filter(|other| !other.starts_with(&format!("{key} "))).collect();
+    fs::write(&file, format!("{}\n{line}\n", others.join("\n"))).expect("to write");
+    lab.lab(&["fault", "rm", "stop", node]).ok();
+}
+
+#[test]
+fn the_uplink_is_chosen_by_every_way_to_name_it() {
+    let lab = Lab::up("t-paths", &["--nodes", "2", "--pods", "1"]);
+    // A second interface, which the default route does not leave by.
+    for command in [
+        "ip link add eth9 type veth peer name far9",
+        "ip link set far9 up",
+        "ip link set eth9 up",
+        "ip address add 198.51.100.1/24 dev eth9",
+        "ip address add 2001:db8:9::1/64 dev eth9 nodad",
+        "ip address add fd00:77::1/64 dev eth0 nodad",
+    ] {
+        lab.on_node("n1", &command.split(' ').collect::<Vec<_>>());
+    }
+    let uplink = |lab: &Lab| {
+        let status = lab.verb("n1", &["status", "-o", "json"]).json();
+        status["uplink"]["interface"].as_str().unwrap_or_default().to_owned()
+    };
+    for (way, expected) in [
+        ("eth9", "eth9"),
+        ("eth[1-9]", "eth9"),
+        ("eth*", "eth0"),
+        ("198.51.100.0/24", "eth9"),
+        ("fd00:77::/64", "eth0"),
+        ("2001:db8:9::/48", "eth9"),
+        ("can-reach=192.0.2.2", "eth0"),
+        ("can-reach=198.51.100.77", "eth9"),
+        ("can-reach=2001:db8:9::77", "eth9"),
+        ("can-reach=fd00:77::77", "eth0"),
+    ] {
+        configure(&lab, "n1", &format!("interface = {way:?}"));
+        wait_until(way, SOON, || uplink(&lab) == expected);
+    }
+    lab.assert_full(2, &[]);
+    // What is not found is named.
+    for (way, named) in [
+        ("nope", "there is no interface nope"),
+        ("en[op]*", "named like en[op]*"),
+        ("10.99.0.0/16", "has an address in 10.99.0.0/16"),
+        ("can-reach=172.30.0.1", "172.30.0.1 is this node's own address"),
+    ] {
+        configure(&lab, "n1", &format!("interface = {way:?}"));
+        wait_until(way, SOON, || lab.verb("n1", &["status", "-o", "json"]).stdout.contains(named));
+    }
+    // The way to an address changes while the agent runs: id and blocks stay, and the peer follows.
+    configure(&lab, "n1", "interface = \"can-reach=203.0.113.9\"");
+    wait_until("the way out", SOON, || uplink(&lab) == "eth0");
+    let before = (lab.ask("n1", &["status"])["id"].clone(), peer(&lab, "n2", "n1")["blocks"].clone());
+    lab.on_node("n1", &["ip", "route", "add", "203.0.113.0/24", "dev", "eth9"]);
+    wait_until("the uplink follows the route", SOON, || uplink(&lab) == "eth9");
+    wait_until("the peer follows", SOON, || peer(&lab, "n2", "n1")["address"] == "198.51.100.1");
+    lab.on_node("n1", &["ip", "route", "del", "203.0.113.0/24", "dev", "eth9"]);
+    wait_until("and back", SOON, || {
+        uplink(&lab) == "eth0" && peer(&lab, "n2", "n1")["address"] == "172.30.0.1"
+    });
+    let after = (lab.ask("n1", &["status"])["id"].clone(), peer(&lab, "n2", "n1")["blocks"].clone());
+    assert_eq!(after, before);
+    lab.assert_full(2, &[]);
+}
+
+/// A node is put behind a router that translates, as a machine in a home or a cloud is: its own address is nobody else's
+/// business, and the tunnel's port of the router's address leads to it.
+#[test]
+fn a_node_behind_nat_is_reached_by_its_public_address() {
+    let lab = Lab::up("t-paths", &["--nodes", "3", "--pods", "1"]);
+    put_behind_nat();
+    configure(&lab, "n3", "public_address = \"172.30.9.9\"");
+    wait_until("the peers know", SOON, || {
+        ["n1", "n2"].iter().all(|node| peer(&lab, node, "n3")["address"] == "172.30.9.9")
+    });
+    assert_eq!(lab.ask("n3", &["status"])["uplink"]["addresses"], serde_json::json!(["10.77.0.2/24"]));
+    lab.assert_full(3, &[]);
+    lab.assert_full(3, &["--protocol", "udp"]);
+    assert_at_rest(&lab, 3);
+    let fdb = lab.on_node("n1", &["bridge", "fdb", "show", "dev", "tartan.1"]);
+    assert!(fdb.contains("dst 172.30.9.9") && !fdb.contains("10.77.0.2"), "{fdb}");
+    // Another node that says so, too.
+    configure(&lab, "n2", "public_address = \"172.30.9.9\"");
+    wait_until("it is told", SOON, || {
+        peer(&lab, "n1", "n3")["blocked"]
+            .to_string()
+            .contains("n3 and n2 both have the public address 172.30.9.9")
+            && peer(&lab, "n2", "n3")["blocked"]
+                .to_string()
+                .contains("names this node's own address 172.30.9.9")
+    });
+}
+
+fn put_behind_nat() {
+    let nat = "tartan-t-paths_nat";
+    assert!(!Path::new("/run/netns").join(nat).exists());
+    let script = format!(
+        "set -e
+         ip netns add {nat}
+         ip -n tartan-t-paths_n3 link set eth0 netns {nat} name outer
+         ip -n {nat} address add 172.30.9.9/16 dev outer
+         ip -n {nat} link set outer up
+         ip -n {nat} link set lo up
+         ip -n {nat} link add inner type veth peer name eth0 netns tartan-t-paths_n3
+         ip -n {nat} address add 10.77.0.1/24 dev inner
+         ip -n {nat} link set inner up
+         ip -n tartan-t-paths_n3 address add 10.77.0.2/24 dev eth0
+         ip -n tartan-t-paths_n3 link set eth0 up
+         ip -n tartan-t-paths_n3 route add default via 10.77.0.1
+         ip netns exec {nat} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+         ip netns exec {nat} nft 'table ip nat {{
+           chain in {{ type nat hook prerouting priority -100; iifname \"outer\" udp dport 8472 dnat to 10.77.0.2; }}
+           chain out {{ type nat hook postrouting priority 100; oifname \"outer\" snat to 172.30.9.9; }}
+         }}'"
+    );
+    let run = run_command(std::process::Command::new("sh").args(["-c", &script]));
+    assert_eq!(run.code, 0, "{run:?}");
+}

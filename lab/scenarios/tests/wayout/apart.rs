@@ -51,6 +51,13 @@ fn networks_are_kept_apart(attachment: &str) {
             assert!(!pings(&lab, &red, own), "{red} to {own} of {on}");
         }
     }
+    // Nor is there a way through a Service address that somebody translates.
+    let (service, blue) = ("10.96.0.9".parse::<IpAddr>().expect("an address"), of("default/blue1"));
+    let chain = "{ type nat hook prerouting priority -100; policy accept; }";
+    node(&lab, "n1", "nft add table ip services");
+    lab.on_node("n1", &["nft", "add", "chain", "ip", "services", "prerouting", chain]);
+    node(&lab, "n1", &format!("nft add rule ip services prerouting ip daddr {service} dnat to {}", blue.2));
+    assert_eq!(ask(&netns(&lab, &red), service, SHORT), None);
     let own = own_addresses(&lab, "n1", "10.244.");
     assert!(own.iter().all(|own| pings(&lab, &red, *own)), "its own network's are there: {own:?}");
     let denied = lab.ask("n1", &["denied"]);
@@ -60,7 +67,8 @@ fn networks_are_kept_apart(attachment: &str) {
     lab.lab(&["fault", "add", "kill", "n1"]).ok();
     node(&lab, "n1", "nft flush chain inet tartan across");
     let (blue, _, address) = of("default/blue1");
-    assert_eq!(ask(&netns(&lab, &red), address, PATIENCE).map(|(name, _)| name), Some(blue));
+    assert_eq!(ask(&netns(&lab, &red), address, PATIENCE).map(|(name, _)| name).as_ref(), Some(&blue));
+    assert_eq!(ask(&netns(&lab, &red), service, PATIENCE).map(|(name, _)| name), Some(blue));
     lab.lab(&["fault", "clear"]).ok();
     wait_until("ready", PATIENCE, || lab.ask("n1", &["status"])["healthy"] == true);
     assert_eq!(ask(&netns(&lab, &red), address, SHORT), None);

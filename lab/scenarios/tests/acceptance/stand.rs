@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tartan_scenarios::{Lab, Run, holds_within};
-use tartan_store::{Expect, Sqlite, Store};
 
 /// How long what was damaged may take to be right again: five times the goal.
 const REPAIR: Duration = Duration::from_secs(5);
+
+/// Where the lab's etcd answers, and what its keys begin with.
+const ETCD: &str = "http://172.30.255.254:2379";
+const ENTRIES: &str = "/tartan/entry/";
 
 /// The lab of the trials. Each leaves it as it found it.
 pub(crate) struct Stand {
@@ -16,7 +19,7 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) fn up() -> Stand {
-        let args = ["--nodes", "3", "--pods", "1", "--family", "dual"];
+        let args = ["--store", "etcd", "--nodes", "3", "--pods", "1", "--family", "dual"];
         Stand { lab: Lab::up("t-accept", &args) }
     }
 
@@ -83,12 +86,20 @@ impl Stand {
         format!("{} ms", start.elapsed().as_millis())
     }
 
-    /// Takes every entry of this kind out of the store.
-    pub(crate) fn forget(&self, prefix: &str) {
-        let store = Sqlite::open(&self.lab.file("store", "tartan.db")).expect("the store");
-        for entry in store.list(prefix).expect("a list").entries {
-            store.delete(&entry.key, Expect::Any).expect("to delete");
-        }
+    /// Takes an entry out of the store.
+    pub(crate) fn forget(&self, key: &str) {
+        self.etcdctl(&["del", &format!("{ENTRIES}{key}")]);
+    }
+
+    /// How many entries the store has of a kind.
+    pub(crate) fn keys(&self, prefix: &str) -> usize {
+        let keys = self.etcdctl(&["get", &format!("{ENTRIES}{prefix}"), "--prefix", "--keys-only"]);
+        keys.lines().filter(|line| !line.is_empty()).count()
+    }
+
+    pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
+        let command = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ETCD];
+        self.lab.on_node("n1", &[&command, args].concat())
     }
 
     /// A node leaves the cluster, and goes.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tartan_kernel::netns;
+use tartan_store_etcd::EtcdFiles;
 
 use crate::args::{Shared, Uninstall, Usage};
 
@@ -25,6 +26,11 @@ struct Configured {
     store: Option<String>,
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
+    etcd_ca: Option<PathBuf>,
+    etcd_cert: Option<PathBuf>,
+    etcd_key: Option<PathBuf>,
+    etcd_user: Option<String>,
+    etcd_password_file: Option<PathBuf>,
 }
 
 /// Where things are.
@@ -33,6 +39,8 @@ pub(crate) struct Places {
     /// The configuration, which stays.
     pub(crate) config: Option<PathBuf>,
     pub(crate) store: String,
+    /// What etcd is reached by, if the store is one.
+    pub(crate) etcd: EtcdFiles,
     pub(crate) state: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) cni_config: PathBuf,
@@ -74,6 +82,13 @@ impl Places {
                 .clone()
                 .or_else(|| of_lab("cni/bin"))
                 .unwrap_or_else(|| CNI_PLUGINS.into()),
+            etcd: EtcdFiles {
+                ca: configured.etcd_ca,
+                cert: configured.etcd_cert,
+                key: configured.etcd_key,
+                user: configured.etcd_user,
+                password: configured.etcd_password_file,
+            },
             state,
             netns,
         })

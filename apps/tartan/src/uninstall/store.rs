@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tartan_api::verb::{LeftBlock, Uninstalled};
 use tartan_model::NodeId;
-use tartan_store::{BLOCKS, NODES, Sqlite, Store, StoreError, blocks_of, withdraw};
+use tartan_store::{BLOCKS, NODES, OpenError, Sqlite, Store, StoreError, blocks_of, withdraw};
+use tartan_store_etcd::{Etcd, EtcdUrl};
 
 use super::places::Places;
 
@@ -22,23 +23,24 @@ fn id(places: &Places) -> Option<NodeId> {
     Some(kept.id)
 }
 
-/// The store, if it can be asked from here: why not otherwise. None if there is none.
+/// What a person can do where the store does not answer.
+const ELSEWHERE: &str = "if it still knows this node, run `tartan node leave NODE` on another one";
+
+/// The store, or why it cannot be asked. None if there is none.
 fn open(places: &Places) -> Option<Result<Arc<dyn Store>, String>> {
-    let Some(file) = places.database() else {
-        return Some(Err(format!(
-            "the store {} is not asked from here; if the agent did not leave by itself, run `tartan node leave NODE` on another node",
-            places.store
-        )));
-    };
-    if !file.exists() {
-        return None;
+    if let Some(file) = places.database() {
+        let open = || Ok(Arc::new(Sqlite::open(&file)?) as Arc<dyn Store>);
+        return file
+            .exists()
+            .then(|| open().map_err(|error: OpenError| format!("the store: {error}; {ELSEWHERE}")));
     }
-    Some(match Sqlite::open(&file) {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(error) => Err(format!(
-            "the store: {error}; if another node knows this one still, run `tartan node leave NODE` there"
-        )),
-    })
+    let url: Result<EtcdUrl, _> = places.store.parse();
+    let url = match url {
+        Ok(url) => url,
+        Err(error) => return Some(Err(format!("the store {}: {error}; {ELSEWHERE}", places.store))),
+    };
+    let etcd = Etcd::open(url, &places.etcd).map(|etcd| Arc::new(etcd) as Arc<dyn Store>);
+    Some(etcd.map_err(|error| format!("the store {}: {error}; {ELSEWHERE}", places.store)))
 }
 
 /// What will be done there, for a person; none if there is nothing.
@@ -65,7 +67,7 @@ pub(crate) fn leave(places: &Places, outcome: &mut Uninstalled) {
             Ok(freed) => {
                 outcome.blocks.extend(freed.iter().filter_map(|key| block(key)));
             }
-            Err(error) => outcome.failed.push(format!("the store: {error}")),
+            Err(error) => outcome.kept.push(format!("the store: {error}; {ELSEWHERE}")),
         },
     }
 }

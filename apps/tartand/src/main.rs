@@ -25,6 +25,7 @@ mod serve;
 mod status;
 mod store;
 mod survey;
+mod uplink;
 mod wait;
 mod watchers;
 

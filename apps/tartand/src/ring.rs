@@ -20,9 +20,7 @@ use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
 use tartan_kernel::{Kernel, give_back_memory};
-use tartan_model::{
-    AttachmentKey, Cidr, Family, NetworkName, NoUplink, Node, NodeId, Path, Uplink, UplinkChoice,
-};
+use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Path, UplinkChoice};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info};
 
@@ -80,9 +78,9 @@ pub(crate) struct Ring {
     pub(crate) left_cluster: bool,
     inbox: Inbox,
     inputs: Receiver<Input>,
-    interface: UplinkChoice,
-    address: Option<IpAddr>,
-    public_addresses: Vec<IpAddr>,
+    pub(crate) interface: UplinkChoice,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) public_addresses: Vec<IpAddr>,
     /// Claims under way, one for each network and family.
     claiming: BTreeSet<(NetworkName, Family)>,
     pub(crate) dirty: BTreeSet<Scope>,
@@ -384,22 +382,6 @@ impl Ring {
         }
     }
 
-    fn look_at_uplink(&mut self) {
-        let choice = self.interface.clone();
-        match self.loop_.kernel().uplink(&choice) {
-            Ok(uplink) => {
-                let uplink = uplink.and_then(|uplink| narrow(uplink, self.address));
-                let public_addresses = self.public_addresses.clone();
-                let uplink = uplink.map(|uplink| Uplink { public_addresses, ..uplink });
-                self.learn(Fact::Uplink(uplink));
-            }
-            Err(error) => {
-                self.went_wrong(format!("cannot find the uplink: {error}"));
-                self.loop_.doubt_underlay();
-            }
-        }
-    }
-
     /// What is due by time.
     fn due(&mut self) -> Sweep {
         let now = Instant::now();
@@ -604,17 +586,6 @@ impl Ring {
         error!("{message}");
         self.last_error = Some(message);
     }
-}
-
-/// The uplink with only the address that the configuration names.
-fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Result<Uplink, NoUplink> {
-    if let Some(address) = address {
-        uplink.addresses.retain(|candidate| candidate.address() == address);
-        if uplink.addresses.is_empty() {
-            return Err(NoUplink::OtherAddress { link: uplink.name, address });
-        }
-    }
-    Ok(uplink)
 }
 
 /// Whoever asked may have gone away, which is theirs to decide.

@@ -15,8 +15,13 @@ use tartan_scenarios::{Lab, wait_until};
 #[test]
 fn forwarding_does_not_cost_an_advertised_default_route() {
     let lab = Lab::up("t-advertise", &["--nodes", "1", "--pods", "1", "--family", "dual"]);
+    // The first advertisement comes when the node forwards already.
+    assert_eq!(read(&lab, "ipv6/conf/all/forwarding"), "1");
+    advertise(&lab, 600);
+    wait_for(&lab, "a later route is taken", |lab| lifetime(lab).is_some());
     lab.lab(&["fault", "add", "stop", "n1"]).ok();
     // A node that no agent ever ran on.
+    write(&lab, "ipv6/conf/eth0/accept_ra", "1");
     write(&lab, "ipv6/conf/all/forwarding", "0");
     advertise(&lab, 600);
     wait_for(&lab, "the route comes", |lab| lifetime(lab).is_some());

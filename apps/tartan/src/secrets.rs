@@ -19,7 +19,7 @@ const SHOWN: [&str; 10] = [
     "probes",
 ];
 /// Files with secrets: keys that name one.
-const SECRET_FILES: [&str; 1] = ["password_file"];
+const SECRET_FILES: [&str; 2] = ["password_file", "etcd_password_file"];
 /// Parts of the names of environment variables that hold secrets.
 const SECRET_NAMES: [&str; 5] = ["PASSWORD", "SECRET", "TOKEN", "CREDENTIAL", "KEY"];
 /// What stands where a secret was.
@@ -156,7 +156,7 @@ mod tests {
         let (config, password) = (folder.path().join("t.toml"), folder.path().join("password"));
         fs::write(&password, "planted-in-a-file\n").unwrap();
         let text = format!(
-            "node_name = \"n1\"\nstore = \"etcd://user:planted-in-url@host\"\npassword_file = {password:?}\netcd_password = \"planted-in-key\"\n"
+            "node_name = \"n1\"\nstore = \"etcd://user:planted-in-url@host\"\netcd_password_file = {password:?}\netcd_password = \"planted-in-key\"\n"
         );
         fs::write(&config, text).unwrap();
         let secrets = Secrets::of(&config);

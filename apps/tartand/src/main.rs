@@ -22,6 +22,7 @@ mod remove;
 mod repair;
 mod ring;
 mod serve;
+mod sleep;
 mod status;
 mod store;
 mod survey;

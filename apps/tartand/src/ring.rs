@@ -9,7 +9,6 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::{Del, Gc};
@@ -76,7 +75,7 @@ pub(crate) struct Ring {
     pub(crate) departure: Option<Departure>,
     /// It is out, and the agent ends.
     pub(crate) left_cluster: bool,
-    inbox: Inbox,
+    pub(crate) inbox: Inbox,
     inputs: Receiver<Input>,
     pub(crate) interface: UplinkChoice,
     pub(crate) address: Option<IpAddr>,
@@ -100,10 +99,10 @@ pub(crate) struct Ring {
     /// Interfaces to be taken away that nobody waits for.
     pub(crate) leaving: Vec<AttachmentKey>,
     /// Who waits for this agent, and how long at most.
-    waits: BTreeMap<String, Instant>,
+    pub(crate) waits: BTreeMap<String, Instant>,
     pub(crate) sweep_at: Option<Instant>,
     pub(crate) retry_at: Option<Instant>,
-    read_at: Instant,
+    pub(crate) read_at: Instant,
     /// Probes of the ways to peers.
     pub(crate) probing: Probing,
     pub(crate) metrics: Arc<Metrics>,
@@ -112,13 +111,6 @@ pub(crate) struct Ring {
     pub(crate) store_kind: &'static str,
     /// Everything was told or read, which takes much more memory than knowing it.
     swollen: bool,
-}
-
-/// What ended a sleep.
-struct Woken {
-    stop: bool,
-    /// There is more to do than to send and hear probes.
-    turn: bool,
 }
 
 /// What came in at once and is answered when the kernel has settled.
@@ -203,7 +195,7 @@ impl Ring {
     /// Runs until a signal ends it, or the node has left.
     pub(crate) fn run(&mut self, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            let woken = self.wait(signals)?;
+            let woken = self.sleep(signals)?;
             if woken.stop {
                 info!("stopping; what is in the kernel stays");
                 return Ok(());
@@ -224,31 +216,6 @@ impl Ring {
                 bail!("this node's name was taken: {reason}; what is in the kernel stays");
             }
         }
-    }
-
-    /// Sleeps until something comes in or is due.
-    fn wait(&mut self, signals: &SignalFd) -> anyhow::Result<Woken> {
-        let wait_at = self.waits.values().min().copied();
-        let add_at = self.waiting.iter().map(|waiting| waiting.until).min();
-        let due = [self.sweep_at, self.retry_at, wait_at, add_at, self.loop_.due(), self.departs_by()];
-        let turn_at = due.into_iter().flatten().fold(self.read_at, Instant::min);
-        let wake_at = self.probing.due().map_or(turn_at, |at| at.min(turn_at));
-        let left = wake_at.saturating_duration_since(Instant::now());
-        // Rounded up, so as not to wake just before.
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        let mut fds = vec![signals.as_fd(), self.inbox.bell()];
-        fds.extend(self.loop_.kernel_ref().notices_fds());
-        let of_turns = fds.len();
-        // An answer to a probe is heard without a whole turn.
-        fds.extend(self.probing.fds());
-        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error).context("cannot wait"),
-        }
-        let mut ready = fds.iter().take(of_turns).map(|fd| fd.any() == Some(true));
-        let stop = ready.next() == Some(true);
-        Ok(Woken { stop, turn: ready.any(|ready| ready) || Instant::now() >= turn_at })
     }
 
     /// One turn: everything that is in, once round.

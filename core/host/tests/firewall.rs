@@ -72,7 +72,7 @@ fn chains_are_followed_where_rules_jump() {
     let zone = |rules: &[ForeignRule]| chain("zone", None, rules);
     let accept = rule(&[source("10.1.0.0/16")], Verdict::Accept);
     let entry = || chain("FORWARD", Some(true), &[jump()]);
-    assert_eq!(told(&[entry(), zone(&[accept.clone()])]), None);
+    assert_eq!(told(&[entry(), zone(std::slice::from_ref(&accept))]), None);
     assert_eq!(told(&[entry(), zone(&[])]), Some("pods"));
     // Nobody enters it.
     assert_eq!(told(&[chain("FORWARD", Some(true), &[]), zone(&[accept])]), Some("pods"));

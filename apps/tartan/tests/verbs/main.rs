@@ -490,12 +490,12 @@ fn every_help_has_an_example() {
           apply      Write objects to the store; nothing is written if any file has an error
           get        Show objects of the store
           delete     Take an object out of the store
-          check      Check this node, or the ways to the others; exit code 1 with the reason if something is
-                     wrong
-          bundle     Write what a helper needs to see into an archive, without secrets
           import     Make objects of the configuration of another network; they are printed, to be applied
           node       Take nodes out of the cluster
           uninstall  Take everything of ours off this node; says first what it will do
+          check      Check this node, or the ways to the others; exit code 1 with the reason if something is
+                     wrong
+          bundle     Write what a helper needs to see into an archive, without secrets
           version    Show the version of this program
           lab        Build a whole cluster on this machine, in network namespaces
           help       Print this message or the help of the given subcommand(s)

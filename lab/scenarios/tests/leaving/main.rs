@@ -26,7 +26,9 @@ fn traces(lab: &Lab, node: &str, marks: &[&str]) -> Vec<String> {
     let asks =
         ["ip route", "ip -6 route", "ip neighbor show nud permanent", "bridge fdb", "nft list ruleset"];
     let told = asks.map(|ask| lab.on_node(node, &ask.split(' ').collect::<Vec<_>>())).join("\n");
-    told.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).map(String::from).collect()
+    // Ranges are of networks.
+    let single = told.lines().filter(|line| !line.contains("/16") && !line.contains("/56"));
+    single.filter(|line| marks.iter().any(|mark| line.contains(mark))).map(String::from).collect()
 }
 
 /// The first address of a block.

@@ -49,6 +49,10 @@ impl<'a> Host<'a> {
             fs::create_dir(folder.path().join(name)).expect("a folder");
         }
         let host = Host { lab, folder, agent: None };
+        // Until nobody is known to have its link-local address, which the kernel asks for two seconds.
+        wait_until("the host's addresses are its own", Duration::from_secs(5), || {
+            lab.on_node("outside", &["ip", "-6", "-o", "address", "show", "tentative"]).is_empty()
+        });
         let text = format!(
             "node_name = \"visitor\"\nstore = \"sqlite://{}\"\nstate_dir = {:?}\nrun_dir = {:?}\n",
             lab.file("store", "tartan.db").display(),

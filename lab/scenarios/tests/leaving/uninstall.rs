@@ -165,7 +165,9 @@ fn with_half_of_it_missing() {
     lab.on_node("outside", &["ip", "rule", "delete", "priority", "8500"]);
     lab.on_node("outside", &["nft", "delete", "table", "inet", "others"]);
     // What the settings were is not known any more: that is left to whoever lost the file.
-    for setting in ["net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"] {
+    for setting in
+        ["net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.eth0.accept_ra=1"]
+    {
         lab.on_node("outside", &["sysctl", "-qw", setting]);
     }
     assert_as_it_was(&before, &host);

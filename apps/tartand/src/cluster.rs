@@ -224,8 +224,13 @@ impl Writer {
         match write {
             Write::Claim(claim) => self.claim(claim),
             Write::Return(network, block) => {
-                self.give_back(network, *block)?;
-                self.inbox.put(Input::Fact(Fact::Returned(network.clone(), *block)));
+                // What is gone is learned here and now, not when the store tells of it: until then it would be this
+                // node's to give addresses from.
+                let fact = match self.give_back(network, *block)? {
+                    true => Fact::Block(network.clone(), *block, None),
+                    false => Fact::Returned(network.clone(), *block),
+                };
+                self.inbox.put(Input::Fact(fact));
                 Ok(())
             }
             Write::Publish(node) => self.publish(node),
@@ -276,17 +281,17 @@ impl Writer {
         Ok(())
     }
 
-    fn give_back(&self, network: &NetworkName, block: Cidr) -> Result<(), StoreError> {
+    /// Whether nobody has the block now; who was quicker than this is told by the watch.
+    fn give_back(&self, network: &NetworkName, block: Cidr) -> Result<bool, StoreError> {
         let key = EntryKey::Block(network.clone(), block).to_string();
-        let Some(entry) = self.store.get(&key)? else { return Ok(()) };
-        match owner(&entry.value) {
-            Some(id) if id == self.identity.id => {
-                match self.store.delete(&key, Expect::Revision(entry.revision)) {
-                    Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-                    Err(error) => Err(error),
-                }
-            }
-            _ => Ok(()),
+        let Some(entry) = self.store.get(&key)? else { return Ok(true) };
+        if owner(&entry.value) != Some(self.identity.id) {
+            return Ok(false);
+        }
+        match self.store.delete(&key, Expect::Revision(entry.revision)) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -84,7 +84,6 @@ impl Ring {
         let mut reasons = self.own_unreadiness(leases);
         reasons.extend(self.remembered.clone());
         reasons.extend(self.obstacles.iter().cloned());
-        reasons.extend(self.remembered.clone());
         let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
         let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
         reasons.extend(notes.map(ToString::to_string));

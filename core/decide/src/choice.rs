@@ -207,6 +207,16 @@ pub enum Note {
         /// The name of the node that has it, or its id.
         holder: String,
     },
+    /// More ranges that no pool covers any more than are looked after.
+    #[error(
+        "network {network}: pods may still have addresses from {ranges} ranges more than are looked after that no pool covers any more: from those nothing is kept apart or masqueraded; delete these pods, or put the pool back"
+    )]
+    TooManyRanges {
+        /// The network.
+        network: NetworkName,
+        /// How many ranges are left out.
+        ranges: usize,
+    },
     /// An underlay that IPv6 pods hardly fit through.
     #[error(
         "network {network}: the underlay's MTU of {mtu} leaves less than the 1280 bytes that IPv6 needs (RFC 8200); pods have 1280 and the tunnel fragments, so raise the underlay's MTU"

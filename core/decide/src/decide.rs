@@ -52,7 +52,7 @@ impl World {
         Decision {
             choice: Some(Choice::Node(choice)),
             publish: own,
-            notes: self.no_uplink.iter().cloned().map(Note::NoUplink).collect(),
+            notes: self.no_uplink.iter().cloned().map(Note::NoUplink).chain(self.left_out()).collect(),
             ..Decision::default()
         }
     }
@@ -273,7 +273,7 @@ impl World {
             let way = tartan_fabric::choose(own, peer, paths, family);
             blocked.extend(way.blocked);
             let Some(reached) = way.reached else { return Way { reached: None, blocked } };
-            let Some(reason) = self.hindrance(network, peer, &reached) else {
+            let Some(reason) = self.hindrance(peer, &reached) else {
                 return Way { reached: Some(reached), blocked };
             };
             blocked.push(Blocked { path: reached.path, reason });
@@ -283,10 +283,12 @@ impl World {
     }
 
     /// What other nodes and pools have against a path.
-    fn hindrance(&self, network: &Network, peer: &Node, reached: &Reached) -> Option<Reason> {
+    fn hindrance(&self, peer: &Node, reached: &Reached) -> Option<Reason> {
         let address = reached.underlay.remote;
-        if let Some(pool) = pool_over(network, address) {
-            return Some(Reason::InPool { address, pool, network: network.name.clone() });
+        // Of any network: packets to it would go to that network's pods.
+        let over = |network: &Network| pool_over(network, address).map(|pool| (pool, network.name.clone()));
+        if let Some((pool, network)) = self.networks.values().find_map(over) {
+            return Some(Reason::InPool { address, pool, network });
         }
         if peer.address(reached.underlay.family) == Some(address) {
             return None;

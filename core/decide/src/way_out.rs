@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tartan_api::network::Network;
 use tartan_model::{Cidr, Family};
 
-use crate::World;
+use crate::{Note, World};
 
 /// How many ranges of a network that no pool covers any more are taken for its own. Behind a pool of thousands of blocks
 /// that was taken away they would make millions of pairs.
@@ -27,6 +27,8 @@ pub struct WayOut {
 struct Own<'a> {
     network: &'a Network,
     ranges: Vec<Cidr>,
+    /// How many more there are.
+    left_out: usize,
 }
 
 impl World {
@@ -46,6 +48,15 @@ impl World {
         Some(out)
     }
 
+    /// Networks with more ranges behind than are looked after.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = Note> {
+        let of_own = |own: &Own<'_>| {
+            let network = own.network.name.clone();
+            (own.left_out > 0).then_some(Note::TooManyRanges { network, ranges: own.left_out })
+        };
+        self.own_ranges().iter().filter_map(of_own).collect::<Vec<_>>().into_iter()
+    }
+
     /// Beside a network's pools that is what its pods may still have addresses from.
     fn own_ranges(&self) -> Vec<Own<'_>> {
         let served = || self.networks.values().filter(|network| self.unserved(network).is_none());
@@ -55,9 +66,10 @@ impl World {
             let blocks = self.blocks.get(&network.name).into_iter().flat_map(|blocks| blocks.keys());
             let free = blocks.filter(|block| !taken.iter().any(|other| other.overlaps(block)));
             let mut stale = Cidr::aggregate(free.copied());
+            let left_out = stale.len().saturating_sub(MOST_STALE);
             stale.truncate(MOST_STALE);
             taken.extend(&stale);
-            all.push(Own { network, ranges: Cidr::aggregate(pools(network).chain(stale)) });
+            all.push(Own { network, ranges: Cidr::aggregate(pools(network).chain(stale)), left_out });
         }
         all
     }

@@ -167,13 +167,20 @@ async fn hold(
         failure: vec![],
     };
     let done = client.txn(txn, deadline).await;
-    let unused = match &done {
-        Ok(called) if called.answer.succeeded => found.lease,
-        _ => granted.id,
-    };
+    let mut succeeded = matches!(&done, Ok(called) if called.answer.succeeded);
+    let mut unused = if succeeded { found.lease } else { granted.id };
+    if !succeeded {
+        // The answer of an attempt may be lost although it went through: then the name hangs on the new lease.
+        match find(client, name, deadline).await {
+            Ok(now) if now.lease == granted.id => (succeeded, unused) = (true, found.lease),
+            Ok(_) => {}
+            // Nobody knows: it ends by itself.
+            Err(_) => unused = 0,
+        }
+    }
     // A lease that nothing hangs on would only wait for its end.
     revoke(client, unused, deadline).await;
-    Ok(done?.answer.succeeded)
+    if succeeded { Ok(true) } else { done.map(|called| called.answer.succeeded) }
 }
 
 async fn find(client: &Client, name: &str, deadline: Instant) -> Result<Found, Fault> {

@@ -32,7 +32,7 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(20);
 /// Who only wants to know who is alive does not wait long for it.
 const GLANCE: Duration = Duration::from_secs(3);
 /// Entries of one page.
-const PAGE: i64 = 500;
+const PAGE: i64 = 100;
 
 /// A store on etcd, for the agents of many machines.
 #[derive(Clone)]

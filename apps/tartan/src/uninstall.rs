@@ -54,9 +54,20 @@ pub(crate) fn run(shared: &Shared, args: &Uninstall) -> Result<ExitCode> {
     }
     let mut outcome = Uninstalled::default();
     agent.must_answer(&places)?;
-    // No runtime calls the plugin any more when the agent is gone.
+    // First, because it may refuse, and then nothing is changed: it takes no more pods while it leaves, and nobody does
+    // once it is gone.
+    let lock = match agent.end(&places, lock, &mut outcome) {
+        Ok(lock) => lock,
+        Err(error) => {
+            if outcome != Uninstalled::default() {
+                outcome.failed.push(format!("the agent: {error:#}"));
+                told(shared, &outcome)?;
+            }
+            return Err(error);
+        }
+    };
+    // So that no runtime goes on calling the plugin for nothing.
     files::remove_all(&Files::find(&places).of_runtime(&places), &mut outcome);
-    let lock = agent.end(&places, lock, &mut outcome)?;
     carry_out(&places, &mut outcome);
     drop(lock);
     told(shared, &outcome)
@@ -160,18 +171,10 @@ fn put_back(places: &Places, outcome: &mut Uninstalled) {
         }
     };
     for saved in saved {
-        match &saved.now {
-            // Its interface is gone, and it with it.
-            None => {}
-            Some(now) if *now == saved.old => {}
-            Some(now) => match sysctl::give_back(&saved) {
-                Ok(()) => outcome.restored.push(Setting {
-                    now: now.clone(),
-                    key: saved.key.clone(),
-                    then: saved.old.clone(),
-                }),
-                Err(error) => outcome.failed.push(format!("setting {}: {error}", saved.key)),
-            },
+        match sysctl::give_back(&saved) {
+            Ok(None) => {}
+            Ok(Some(now)) => outcome.restored.push(Setting { key: saved.key, now, then: saved.old }),
+            Err(error) => outcome.failed.push(format!("setting {}: {error}", saved.key)),
         }
     }
 }

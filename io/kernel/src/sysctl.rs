@@ -44,7 +44,7 @@ impl Settings {
         }
         // A link of ours had no settings before us.
         if let Some(file) = self.file.as_ref().filter(|_| wanted.key.on().is_none()) {
-            save(file, wanted.key.path(), old.trim())?;
+            save(file, wanted.key.path(), old.trim(), &along(&wanted.key, old.trim())?)?;
         }
         fs::write(&path, value)
     }
@@ -61,7 +61,8 @@ pub struct Saved {
     pub now: Option<String>,
 }
 
-/// The settings that an agent changed, by the file that it kept their old values in; none without such a file.
+/// The settings that an agent changed, by the file that it kept their old values in; none without such a file. In the
+/// order in which they are to be given back: the switches first, because they change others along with them.
 ///
 /// # Errors
 /// When the file cannot be read or makes no sense.
@@ -76,18 +77,58 @@ pub fn saved(file: &Path) -> io::Result<Vec<Saved>> {
         let now = fs::read_to_string(path).ok().map(|now| now.trim().to_owned());
         Ok(Saved { key, old, now })
     };
-    old_values(file)?.into_iter().map(with_now).collect()
+    let mut saved: Vec<Saved> = old_values(file)?.into_iter().map(with_now).collect::<io::Result<_>>()?;
+    let is_switch = |key: &str| SWITCHES.iter().any(|switch| switch.path() == key);
+    saved.sort_by_key(|saved| !is_switch(&saved.key));
+    Ok(saved)
 }
 
-/// Gives a setting of the calling thread's network namespace its old value.
+/// Gives a setting of the calling thread's network namespace its old value. Tells what it was until now; None where it has
+/// that value already or is gone with its link.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn give_back(saved: &Saved) -> io::Result<()> {
-    match path_of(&saved.key) {
-        Some(path) => fs::write(path, &saved.old),
-        None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+pub fn give_back(saved: &Saved) -> io::Result<Option<String>> {
+    let Some(path) = path_of(&saved.key) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    // Not `saved.now`: a switch that was given back since may have changed it.
+    let now = match fs::read_to_string(&path) {
+        Ok(now) => now.trim().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if now == saved.old {
+        return Ok(None);
     }
+    fs::write(path, &saved.old)?;
+    Ok(Some(now))
+}
+
+/// Writing one of these changes other settings along with it.
+const SWITCHES: [SysctlKey; 2] = [SysctlKey::Ipv4Forward, SysctlKey::Ipv6Forward];
+
+/// The settings of the calling thread's namespace that would not be what they are if a switch were thrown and then set
+/// back to its old value. The kernel sets the forwarding of every link and of links to come to the value of the switch
+/// (net/ipv6/addrconf.c, `addrconf_fixup_forwarding`), and for IPv4 has all links accept redirects only while nothing is
+/// forwarded (net/ipv4/devinet.c, `inet_forward_change`).
+fn along(switch: &SysctlKey, old: &str) -> io::Result<Vec<(String, String)>> {
+    let links = match switch {
+        SysctlKey::Ipv4Forward => "net/ipv4/conf",
+        SysctlKey::Ipv6Forward => "net/ipv6/conf",
+        _ => return Ok(Vec::new()),
+    };
+    let mut settings = Vec::new();
+    for link in fs::read_dir(Path::new("/proc/sys").join(links))? {
+        // That of all links is the switch itself.
+        if let Some(link) = link?.file_name().to_str().filter(|link| *link != "all") {
+            settings.push((format!("{links}/{link}/forwarding"), old));
+        }
+    }
+    if *switch == SysctlKey::Ipv4Forward {
+        settings.push((format!("{links}/all/accept_redirects"), if old == "0" { "1" } else { "0" }));
+    }
+    let now = |key: &str| Some(fs::read_to_string(Path::new("/proc/sys").join(key)).ok()?.trim().to_owned());
+    let others = settings.into_iter().filter_map(|(key, then)| now(&key).map(|now| (key, now, then)));
+    Ok(others.filter(|(_, now, then)| now != then).map(|(key, now, _)| (key, now)).collect())
 }
 
 /// The file of a setting; None for what is none of a network namespace.
@@ -188,11 +229,15 @@ fn path(key: &SysctlKey) -> PathBuf {
     Path::new("/proc/sys").join(key.path())
 }
 
-/// Adds an old value to the file, if that setting has none there: the first one is what was before us.
-fn save(file: &Path, key: String, old: &str) -> io::Result<()> {
+/// Adds an old value to the file, and those that change along with it, if that setting has none there: the first one is
+/// what was before us.
+fn save(file: &Path, key: String, old: &str, along: &[(String, String)]) -> io::Result<()> {
     let mut saved = old_values(file)?;
     if saved.contains_key(&key) {
         return Ok(());
+    }
+    for (key, old) in along {
+        saved.entry(key.clone()).or_insert_with(|| old.clone());
     }
     saved.insert(key, old.into());
     let new = file.with_extension("new");

@@ -1,5 +1,6 @@
 //! Files of ours: known by their names in our own folders, and the runtime's configuration that calls our plugin.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileTypeExt;
@@ -30,7 +31,7 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn find(places: &Places) -> Files {
         let mut files = Files { ours: of_runtime(places), kept: Vec::new() };
-        files.ours.extend(sockets(&places.run));
+        files.ours.extend(sockets(places));
         files.ours.extend(database(&places.state.join(RECORDS)));
         files.take_database(places);
         files.ours.extend(STATE.iter().map(|name| places.state.join(name)).filter(|path| is_there(path)));
@@ -79,13 +80,23 @@ fn database(path: &Path) -> Vec<PathBuf> {
     BESIDE.iter().map(beside).filter(|path| is_there(path)).collect()
 }
 
-/// All sockets in the folder of the agent's sockets.
-fn sockets(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
-    let mut sockets: Vec<PathBuf> = entries.filter(is_socket).map(|entry| entry.path()).collect();
-    sockets.sort();
-    sockets
+/// The agent's sockets by their names, for others may have theirs in the same folder; and the folders that they are made in,
+/// if an agent was stopped while it did that.
+fn sockets(places: &Places) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for socket in [Some(places.socket()), places.metrics.clone()].into_iter().flatten() {
+        let kind = |path: &Path| path.symlink_metadata().ok().map(|file| file.file_type());
+        found.extend(made_in(&socket).filter(|path| kind(path).is_some_and(|kind| kind.is_dir())));
+        found.extend(Some(socket).filter(|path| kind(path).is_some_and(|kind| kind.is_socket())));
+    }
+    found
+}
+
+/// Where the agent makes a socket before it gives it its name.
+fn made_in(socket: &Path) -> Option<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(socket.file_name()?);
+    Some(socket.with_file_name(name))
 }
 
 /// Configurations that call our plugin, and the plugin.

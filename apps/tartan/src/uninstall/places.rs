@@ -1,5 +1,6 @@
 //! Where things of ours are on this node: what the agent's configuration says, or what is usual.
 
+use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -31,6 +32,7 @@ struct Configured {
     etcd_key: Option<PathBuf>,
     etcd_user: Option<String>,
     etcd_password_file: Option<PathBuf>,
+    metrics_listen: Option<String>,
 }
 
 /// Where things are.
@@ -43,6 +45,8 @@ pub(crate) struct Places {
     pub(crate) etcd: EtcdFiles,
     pub(crate) state: PathBuf,
     pub(crate) run: PathBuf,
+    /// The socket that metrics are served at, if it is one with a name.
+    pub(crate) metrics: Option<PathBuf>,
     pub(crate) cni_config: PathBuf,
     pub(crate) cni_plugins: PathBuf,
     /// The namespace of a lab's node.
@@ -50,7 +54,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// By flags, the environment and the file, in this order, as the agent does.
+    /// By flags, the environment and the file, in this order, as the agent does. What etcd is reached by and where metrics
+    /// are served has no flags here: whoever gave the agent flags for it sets the variables that stand for them.
     pub(crate) fn find(shared: &Shared, args: &Uninstall) -> Result<Places> {
         if shared.socket.is_some() {
             let usage = "uninstall finds the agent by its configuration: give --config, not --socket";
@@ -83,12 +88,13 @@ impl Places {
                 .or_else(|| of_lab("cni/bin"))
                 .unwrap_or_else(|| CNI_PLUGINS.into()),
             etcd: EtcdFiles {
-                ca: configured.etcd_ca,
-                cert: configured.etcd_cert,
-                key: configured.etcd_key,
-                user: configured.etcd_user,
-                password: configured.etcd_password_file,
+                ca: path_in("TARTAN_ETCD_CA").or(configured.etcd_ca),
+                cert: path_in("TARTAN_ETCD_CERT").or(configured.etcd_cert),
+                key: path_in("TARTAN_ETCD_KEY").or(configured.etcd_key),
+                user: text_in("TARTAN_ETCD_USER")?.or(configured.etcd_user),
+                password: path_in("TARTAN_ETCD_PASSWORD_FILE").or(configured.etcd_password_file),
             },
+            metrics: text_in("TARTAN_METRICS_LISTEN")?.or(configured.metrics_listen).and_then(unix_socket),
             state,
             netns,
         })
@@ -121,6 +127,23 @@ impl Places {
     pub(crate) fn database(&self) -> Option<PathBuf> {
         self.store.strip_prefix("sqlite://").filter(|path| path.starts_with('/')).map(PathBuf::from)
     }
+}
+
+/// What a variable says; an empty one says nothing.
+fn path_in(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn text_in(variable: &str) -> Result<Option<String>, Usage> {
+    let text = |path: PathBuf| path.into_os_string().into_string();
+    let wrong = |_| Usage(format!("{variable}: this is no UTF-8; nothing was changed"));
+    path_in(variable).map(text).transpose().map_err(wrong)
+}
+
+/// The socket's name, where metrics are served at one: `unix:/PATH` or `/PATH`.
+fn unix_socket(listen: String) -> Option<PathBuf> {
+    let path = listen.strip_prefix("unix:").unwrap_or(&listen);
+    path.starts_with('/').then(|| path.into())
 }
 
 fn in_lab(lab: &str, node: &str) -> Result<(PathBuf, PathBuf), Usage> {

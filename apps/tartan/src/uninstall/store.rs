@@ -1,12 +1,13 @@
 //! What the store has of this node, where no agent took it out.
 
+use std::fmt;
 use std::fs;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use tartan_api::verb::{LeftBlock, Uninstalled};
 use tartan_model::NodeId;
-use tartan_store::{BLOCKS, NODES, OpenError, Sqlite, Store, StoreError, blocks_of, withdraw};
+use tartan_store::{BLOCKS, NODES, Sqlite, Store, StoreError, blocks_of, withdraw};
 use tartan_store_etcd::{Etcd, EtcdUrl};
 
 use super::places::Places;
@@ -23,52 +24,47 @@ fn id(places: &Places) -> Option<NodeId> {
     Some(kept.id)
 }
 
-/// What a person can do where the store does not answer.
-const ELSEWHERE: &str = "if it still knows this node, run `tartan node leave NODE` on another one";
-
-/// The store, or why it cannot be asked. None if there is none.
-fn open(places: &Places) -> Option<Result<Arc<dyn Store>, String>> {
-    if let Some(file) = places.database() {
-        let open = || Ok(Arc::new(Sqlite::open(&file)?) as Arc<dyn Store>);
-        return file
-            .exists()
-            .then(|| open().map_err(|error: OpenError| format!("the store: {error}; {ELSEWHERE}")));
-    }
-    let url: Result<EtcdUrl, _> = places.store.parse();
-    let url = match url {
-        Ok(url) => url,
-        Err(error) => return Some(Err(format!("the store {}: {error}; {ELSEWHERE}", places.store))),
-    };
-    let etcd = Etcd::open(url, &places.etcd).map(|etcd| Arc::new(etcd) as Arc<dyn Store>);
-    Some(etcd.map_err(|error| format!("the store {}: {error}; {ELSEWHERE}", places.store)))
+/// Why nothing can be done there, and what a person can do: the id is told because the file that has it goes.
+fn elsewhere(why: &dyn fmt::Display, id: &str) -> String {
+    format!("the store: {why}; if it still knows this node, run `tartan node leave {id}` on another one")
 }
 
-/// What will be done there, for a person; none if there is nothing.
+/// The store, or why it cannot be asked.
+fn open(places: &Places) -> Result<Arc<dyn Store>, String> {
+    let wrong = |error: &dyn fmt::Display| format!("{}: {error}", places.store);
+    if let Some(file) = places.database() {
+        // Opening would make one.
+        if !file.exists() {
+            return Err(wrong(&"there is no such file"));
+        }
+        // The error names the file.
+        return Ok(Arc::new(Sqlite::open(&file).map_err(|error| error.to_string())?));
+    }
+    let url: EtcdUrl = places.store.parse().map_err(|error| wrong(&error))?;
+    Ok(Arc::new(Etcd::open(url, &places.etcd).map_err(|error| wrong(&error))?))
+}
+
+/// What will be done there, or why nothing can be, for a person; none if there is nothing.
 pub(crate) fn plan(places: &Places) -> Option<String> {
     let id = id(places)?.to_string();
-    match open(places)? {
-        Err(reason) => Some(reason),
-        Ok(store) => {
-            let there = store.get(&format!("{NODES}{id}")).ok()?.is_some();
-            let blocks = blocks_of(store.as_ref(), &id).ok()?.len();
-            let what = format!("node {id} leaves the cluster and gives back {blocks} blocks");
-            (there || blocks > 0).then_some(what)
-        }
+    match open(places).and_then(|store| known(store.as_ref(), &id).map_err(|error| error.to_string())) {
+        Err(why) => Some(elsewhere(&why, &id)),
+        Ok((false, 0)) => None,
+        Ok((_, blocks)) => Some(format!("node {id} leaves the cluster and gives back {blocks} blocks")),
     }
+}
+
+/// Whether the store has an entry of this node, and how many blocks.
+fn known(store: &dyn Store, id: &str) -> Result<(bool, usize), StoreError> {
+    Ok((store.get(&format!("{NODES}{id}"))?.is_some(), blocks_of(store, id)?.len()))
 }
 
 /// Takes this node out.
 pub(crate) fn leave(places: &Places, outcome: &mut Uninstalled) {
     let Some(id) = id(places).map(|id| id.to_string()) else { return };
-    match open(places) {
-        None => {}
-        Some(Err(reason)) => outcome.kept.push(reason),
-        Some(Ok(store)) => match take_out(store.as_ref(), &id) {
-            Ok(freed) => {
-                outcome.blocks.extend(freed.iter().filter_map(|key| block(key)));
-            }
-            Err(error) => outcome.kept.push(format!("the store: {error}; {ELSEWHERE}")),
-        },
+    match open(places).and_then(|store| take_out(store.as_ref(), &id).map_err(|error| error.to_string())) {
+        Ok(freed) => outcome.blocks.extend(freed.iter().filter_map(|key| block(key))),
+        Err(why) => outcome.kept.push(elsewhere(&why, &id)),
     }
 }
 
@@ -90,7 +86,7 @@ fn block(key: &str) -> Option<LeftBlock> {
 /// The other nodes that the store knows; None if it cannot be asked.
 pub(crate) fn others(places: &Places) -> Option<usize> {
     let own = id(places).map(|id| format!("{NODES}{id}"));
-    let store = open(places)?.ok()?;
+    let store = open(places).ok()?;
     let entries = store.list(NODES).ok()?.entries;
     Some(entries.iter().filter(|entry| Some(&entry.key) != own.as_ref()).count())
 }

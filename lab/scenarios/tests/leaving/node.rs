@@ -54,10 +54,12 @@ impl<'a> Host<'a> {
             lab.on_node("outside", &["ip", "-6", "-o", "address", "show", "tentative"]).is_empty()
         });
         let text = format!(
-            "node_name = \"visitor\"\nstore = \"sqlite://{}\"\nstate_dir = {:?}\nrun_dir = {:?}\n",
+            "node_name = \"visitor\"\nstore = \"sqlite://{}\"\nstate_dir = {:?}\nrun_dir = {:?}\n\
+             metrics_listen = \"unix:{}\"\n",
             lab.file("store", "tartan.db").display(),
             host.path("state"),
             host.path("run"),
+            host.path("etc/metrics.sock").display(),
         );
         fs::write(host.path("etc/tartand.toml"), text).expect("a file");
         // Somebody else's network.
@@ -127,10 +129,15 @@ impl<'a> Host<'a> {
     }
 
     pub(crate) fn uninstall(&self, args: &[&str]) -> Run {
+        run_command(&mut self.uninstalling(args))
+    }
+
+    pub(crate) fn uninstalling(&self, args: &[&str]) -> Command {
         let mut command = self.command(&programs().join("tartan"));
         command.arg("uninstall").arg("--config").arg(self.path("etc/tartand.toml"));
         command.arg("--cni-config").arg(self.path("net.d")).arg("--cni-plugins").arg(self.path("bin"));
-        run_command(command.args(args))
+        command.args(args);
+        command
     }
 
     pub(crate) fn kill(&mut self) {

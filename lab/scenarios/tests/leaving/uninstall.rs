@@ -1,14 +1,16 @@
 //! `tartan uninstall` leaves the node as it was.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{Lab, holds_within, programs, run_plugin};
+use tartan_scenarios::{Lab, holds_within, programs, run_command, run_plugin};
 
 use crate::AT_ONCE;
 use crate::node::{Host, Seen};
@@ -108,10 +110,23 @@ fn with_the_agent_alive_and_pods_there() {
 fn with_the_agent_dead_and_pods_there() {
     let lab = lab("routed");
     let mut host = Host::new(&lab);
+    // Somebody else's socket where the agent's will be, and settings that its switches change along.
+    fs::create_dir(host.path("run")).unwrap();
+    let _others = UnixListener::bind(host.path("run/others.sock")).unwrap();
+    for setting in [
+        "net.ipv4.conf.all.accept_redirects=0",
+        "net.ipv4.conf.lo.forwarding=1",
+        "net.ipv4.conf.default.forwarding=1",
+        "net.ipv6.conf.lo.forwarding=1",
+    ] {
+        lab.on_node("outside", &["sysctl", "-qw", setting]);
+    }
     let before = host.seen();
     host.install();
     let pods = [Pod::add(&host, 1), Pod::add(&host, 2)];
     host.kill();
+    assert!(host.path("etc/metrics.sock").exists() && host.socket().exists(), "it was killed");
+    fs::create_dir(host.path("run/.tartand.sock")).unwrap();
     let plan = host.uninstall(&["--dry-run", "-o", "json"]).ok().json();
     assert_eq!(plan["agent"], "stopped");
     let done = host.uninstall(&["--yes", "-o", "json"]).ok().json();
@@ -183,14 +198,66 @@ fn with_the_store_gone_and_the_agent_alive() {
     let before = host.seen();
     host.install();
     let pod = Pod::add(&host, 1);
+    let id: Value = serde_json::from_slice(&fs::read(host.path("state/node.json")).unwrap()).unwrap();
+    let id = id["id"].as_str().unwrap();
     let away = lab.file("store", "").with_extension("away");
     fs::rename(lab.file("store", ""), &away).unwrap();
     let done = host.uninstall(&["--yes", "-o", "json"]).ok().json();
     assert_eq!(done["failed"], json!([]), "{done}");
+    assert!(done["kept"].to_string().contains(&format!("tartan node leave {id}")), "{done}");
     fs::rename(&away, lab.file("store", "")).unwrap();
     assert_eq!(host.ended(), Some(0));
     drop(pod);
     assert_as_it_was(&before, &host);
+}
+
+/// Etcd is named by the environment, with keys that are not in the file.
+#[test]
+fn with_etcd_gone_and_the_agent_dead() {
+    let lab = lab("routed");
+    let mut host = Host::new(&lab);
+    let before = host.seen();
+    host.install();
+    host.kill();
+    let id: Value = serde_json::from_slice(&fs::read(host.path("state/node.json")).unwrap()).unwrap();
+    let leave = format!("tartan node leave {}", id["id"].as_str().unwrap());
+    let no_file = host.path("no-ca.pem");
+    let plan = |environment: &[(&str, &str)]| {
+        let mut command = host.uninstalling(&["--dry-run", "-o", "json"]);
+        let plan = run_command(command.envs(environment.iter().copied())).ok().json();
+        plan["store"].as_str().map(String::from).unwrap_or_default()
+    };
+    let etcd = ("TARTAN_STORE", "etcd://127.0.0.1:9");
+    let silent = plan(&[etcd]);
+    assert!(silent.contains("127.0.0.1:9") && silent.contains(&leave), "{silent}");
+    let keyless = plan(&[etcd, ("TARTAN_ETCD_CA", no_file.to_str().unwrap())]);
+    assert!(keyless.contains("no-ca.pem") && keyless.contains(&leave), "{keyless}");
+    let mut command = host.uninstalling(&["--yes", "-o", "json"]);
+    let done = run_command(command.envs([etcd])).ok().json();
+    assert!(done["kept"].to_string().contains(&leave), "{done}");
+    assert_as_it_was(&before, &host);
+}
+
+#[test]
+fn what_was_done_is_told_when_the_agent_runs_again() {
+    let lab = lab("routed");
+    let mut host = Host::new(&lab);
+    host.install();
+    // As its supervisor's next one would, and before anybody else can.
+    let path = host.path("state/tartand.lock");
+    fs::remove_file(&path).unwrap();
+    let next = Flock::lock(File::create(&path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    let refused = host.uninstall(&["--yes", "-o", "json"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert_eq!(host.ended(), Some(0));
+    let told = refused.json();
+    assert_eq!(told["blocks"].as_array().map(Vec::len), Some(2), "{told}");
+    assert!(told["failed"].to_string().contains("runs again"), "{told}");
+    assert!(host.path("net.d/10-tartan.conflist").exists(), "that agent is still to be called");
+    assert!(host.path("bin/tartan-cni").exists(), "that agent is still to be called");
+    drop(next);
+    host.uninstall(&["--yes"]).ok();
+    assert!(!host.path("net.d/10-tartan.conflist").exists());
 }
 
 #[test]

@@ -253,6 +253,12 @@ pub(crate) fn left(left: &Left) -> String {
     if let Some(reason) = &left.store {
         text += &format!("the store was not told: {reason}\n");
     }
+    for stays in &left.stays {
+        text += &format!("still in the kernel: {}\n", clean(stays));
+    }
+    if !left.stays.is_empty() {
+        text += "take away what stays with: tartan uninstall\n";
+    }
     text
 }
 
@@ -352,5 +358,19 @@ fn attachment(attachment: Attachment) -> &'static str {
     match attachment {
         Attachment::Routed => "routed",
         Attachment::Bridge => "bridge",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_in_the_kernel_is_shown() {
+        let mut left: Left =
+            serde_json::from_str(r#"{"node": "n1", "blocks": [], "pods": [], "store": null}"#).unwrap();
+        assert_eq!(super::left(&left), "node n1 has left the cluster\n");
+        left.stays.push("link tartan.1 stays: busy".into());
+        assert!(super::left(&left).contains("still in the kernel: link tartan.1 stays: busy\n"));
     }
 }

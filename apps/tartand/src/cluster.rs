@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,8 +34,9 @@ pub(crate) enum Write {
     PutBack(Vec<PutBack>),
     /// Answer a wait.
     Heard(String, Heard),
-    /// Take this node out. Nothing is written after it, unless it fails.
-    Leave,
+    /// Take this node out, before anything that waits. Nothing is written after it, unless it fails. Whoever sets the flag
+    /// first has decided: the writer that the node is out, the ring that it stays.
+    Leave(Arc<AtomicBool>),
     /// Write nothing more.
     Stop,
 }
@@ -138,6 +140,7 @@ impl Writer {
             let wait = due.min(pause);
             match commands.recv_timeout(wait) {
                 Ok(Write::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(_) if self.gone => continue,
                 Ok(write) => self.queue(write),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -145,6 +148,7 @@ impl Writer {
                 continue;
             }
             if let Some(force) = self.wanted {
+                self.refuse_leave();
                 self.register_in_time(force);
             } else {
                 self.renew_in_time();
@@ -190,9 +194,10 @@ impl Writer {
 
     /// What is written later about the same thing makes what waits needless.
     fn queue(&mut self, write: Write) {
-        if matches!(write, Write::Leave) {
-            // What was to be written of this node is of no use any more.
-            self.waiting.clear();
+        if matches!(write, Write::Leave(_)) {
+            // What else waits is kept: if leaving fails, the ring relies on it.
+            self.waiting.push_front(write);
+            return;
         }
         if let Write::Publish(node) = &write {
             self.published = Some(node.clone());
@@ -204,9 +209,10 @@ impl Writer {
     /// Writes what waits, in its order, as far as the store takes it.
     fn write_next(&mut self) {
         while let Some(write) = self.waiting.front() {
-            if matches!(write, Write::Leave) {
+            if let Write::Leave(decided) = write {
+                let decided = decided.clone();
                 self.waiting.pop_front();
-                self.leave();
+                self.leave(&decided);
                 continue;
             }
             if let Err(error) = self.write(write) {
@@ -235,7 +241,7 @@ impl Writer {
             }
             Write::Publish(node) => self.publish(node),
             Write::PutBack(entries) => self.put_back(entries),
-            Write::Leave | Write::Stop => Ok(()),
+            Write::Leave(_) | Write::Stop => Ok(()),
             Write::Heard(wait, heard) => {
                 let key = format!("{HEARD}{wait}/{}", self.identity.id);
                 self.store.put(&key, &encode(heard), Expect::Any, Durability::Crash).map(drop)
@@ -243,13 +249,39 @@ impl Writer {
         }
     }
 
+    /// Nothing of this node is in the store that it could not reach yet, as far as is known; who asked is not kept waiting.
+    fn refuse_leave(&mut self) {
+        let (asked, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|write| matches!(write, Write::Leave(_)));
+        self.waiting = waiting;
+        // One that the ring gave up waiting for is not answered.
+        let decides =
+            |write: &Write| matches!(write, Write::Leave(decided) if !decided.swap(true, Ordering::SeqCst));
+        if asked.iter().any(decides) {
+            self.inbox.put(Input::Left(Err("it could not be reached since the agent started".into())));
+        }
+    }
+
     /// Tried once: who asked for it is told, and may ask again.
-    fn leave(&mut self) {
+    fn leave(&mut self, decided: &AtomicBool) {
+        if decided.load(Ordering::SeqCst) {
+            return;
+        }
         let Identity { id, name } = &self.identity;
         let id = id.to_string();
         let outcome = tartan_store::withdraw(self.store.as_ref(), &id)
             .and_then(|freed| self.store.release_lease(name.as_str(), &id).map(|()| freed));
-        self.gone = outcome.is_ok();
+        if decided.swap(true, Ordering::SeqCst) {
+            // The ring gave up waiting. It sees which of its entries are gone, and writes them anew.
+            warn!("the store was too late to take this node out; it stays, and writes anew what is gone");
+            self.renew();
+            return;
+        }
+        if outcome.is_ok() {
+            self.gone = true;
+            self.waiting.clear();
+        }
         self.inbox.put(Input::Left(outcome.map_err(|error| told(&error))));
     }
 
@@ -375,18 +407,17 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_name_is_renewed_between_two_writes() {
-        let folder = tempfile::tempdir().unwrap();
+    /// A writer with two things that wait, its store, and what it tells.
+    fn writer(folder: &tempfile::TempDir) -> (Writer, Arc<dyn Store>, Receiver<Input>) {
         let store: Arc<dyn Store> =
             Arc::new(tartan_store::Sqlite::open(&folder.path().join("s.db")).unwrap());
         let identity = Identity { id: NodeId::from_bytes([1; 16]), name: "n1".parse().unwrap() };
-        let inbox = Inbox::new(channel().0).unwrap();
+        let (told, inputs) = channel();
         let waiting = ["a", "b"].map(|wait| Write::Heard(wait.into(), Heard { reasons: Vec::new() })).into();
-        let mut writer = Writer {
+        let writer = Writer {
             identity,
             store: store.clone(),
-            inbox,
+            inbox: Inbox::new(told).unwrap(),
             wanted: None,
             tell: None,
             published: None,
@@ -394,8 +425,69 @@ mod tests {
             renew_at: Instant::now(),
             gone: false,
         };
+        (writer, store, inputs)
+    }
+
+    fn left(inputs: &Receiver<Input>) -> Vec<Result<Vec<String>, String>> {
+        let left = inputs.try_iter().filter_map(|input| match input {
+            Input::Left(outcome) => Some(outcome),
+            _ => None,
+        });
+        left.collect()
+    }
+
+    #[test]
+    fn the_name_is_renewed_between_two_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, store, _inputs) = writer(&folder);
         writer.write_next();
         assert!(writer.waiting.is_empty());
         assert_eq!(store.leases().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn leaving_comes_first_and_only_if_it_succeeds_the_rest_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, store, inputs) = writer(&folder);
+        let away = folder.path().join("away.db");
+        std::fs::rename(folder.path().join("s.db"), &away).unwrap();
+        writer.queue(Write::Leave(Arc::default()));
+        writer.write_next();
+        assert!(matches!(left(&inputs).as_slice(), [Err(_)]));
+        assert!(!writer.gone);
+        assert_eq!(writer.waiting.len(), 2);
+
+        std::fs::rename(&away, folder.path().join("s.db")).unwrap();
+        writer.queue(Write::Leave(Arc::default()));
+        writer.write_next();
+        assert_eq!(left(&inputs), [Ok(Vec::new())]);
+        assert!(writer.gone && writer.waiting.is_empty());
+        assert!(store.list(HEARD).unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn leaving_that_the_ring_gave_up_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, store, inputs) = writer(&folder);
+        writer.queue(Write::Leave(Arc::new(AtomicBool::new(true))));
+        writer.write_next();
+        assert!(left(&inputs).is_empty() && !writer.gone);
+        assert_eq!(store.list(HEARD).unwrap().entries.len(), 2);
+    }
+
+    #[test]
+    fn leaving_is_answered_while_the_store_was_never_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, _store, inputs) = writer(&folder);
+        writer.wanted = Some(false);
+        // Not until long after this test.
+        writer.renew_at = Instant::now() + LEASE;
+        let (writes, commands) = channel();
+        let thread = thread::spawn(move || writer.run(&commands));
+        writes.send(Write::Leave(Arc::default())).unwrap();
+        let answer = inputs.recv_timeout(Duration::from_secs(5));
+        assert!(matches!(answer, Ok(Input::Left(Err(_)))));
+        writes.send(Write::Stop).unwrap();
+        thread.join().unwrap();
     }
 }

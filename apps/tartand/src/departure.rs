@@ -1,5 +1,7 @@
 //! Leaving: the pods first, then what the store has of this node, then its kernel, and then the agent ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use crate::serve::{failure, ok};
 
 /// How long the pods' interfaces may take to go.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the store may take then: who asked is still there.
+const STORE_PATIENCE: Duration = Duration::from_secs(8);
 /// How many pods are named at most.
 const NAMED: usize = 10;
 
@@ -25,10 +29,10 @@ pub(crate) struct Departure {
     without_store: bool,
     reply: SyncSender<Answer>,
     pods: Vec<PodName>,
-    /// When the pods' interfaces must be gone.
+    /// When the pods' interfaces must be gone, or, once the store was asked, when it must have answered.
     until: Instant,
-    /// The store was asked.
-    asked: bool,
+    /// The store was asked; whoever sets this first has decided.
+    asked: Option<Arc<AtomicBool>>,
 }
 
 impl Ring {
@@ -49,7 +53,7 @@ impl Ring {
         pods.dedup();
         let until = Instant::now() + PATIENCE;
         self.departure =
-            Some(Departure { without_store: leave.without_store, reply, pods, until, asked: false });
+            Some(Departure { without_store: leave.without_store, reply, pods, until, asked: None });
         for waiting in std::mem::take(&mut self.waiting) {
             give(&waiting.reply, failure(FailureCode::Stopping, "this node leaves the cluster"));
         }
@@ -80,10 +84,14 @@ impl Ring {
 
     /// What can be done now of leaving, and was not.
     pub(crate) fn go_on_leaving(&mut self) {
-        let Some(departure) = self.departure.as_mut().filter(|departure| !departure.asked) else { return };
-        if self.world.endpoints().next().is_none() {
-            departure.asked = true;
-            self.cluster.write(Write::Leave);
+        let Some(departure) = self.departure.as_mut() else { return };
+        if departure.asked.is_some() {
+            self.give_up_the_store();
+        } else if self.world.endpoints().next().is_none() {
+            let decided = Arc::<AtomicBool>::default();
+            departure.asked = Some(decided.clone());
+            departure.until = Instant::now() + STORE_PATIENCE;
+            self.cluster.write(Write::Leave(decided));
         } else if Instant::now() >= departure.until {
             let reasons: Vec<String> = self.loop_.all_unsettled().filter_map(|row| row.reason).collect();
             let reasons = self.kept.as_ref().err().cloned().into_iter().chain(reasons);
@@ -92,9 +100,27 @@ impl Ring {
         }
     }
 
+    /// A store that does not answer in time holds up nobody.
+    fn give_up_the_store(&mut self) {
+        let Some(departure) = self.departure.as_mut() else { return };
+        let Some(decided) = departure.asked.as_ref().filter(|_| Instant::now() >= departure.until) else {
+            return;
+        };
+        let why = format!("it has not answered within {} s", STORE_PATIENCE.as_secs());
+        if departure.without_store {
+            // If it takes this node out after all, so much the better.
+            self.leave(Vec::new(), Some(why));
+        } else if decided.swap(true, Ordering::SeqCst) {
+            // It just did, and the answer is on its way.
+            departure.until = Instant::now() + STORE_PATIENCE;
+        } else {
+            self.stay(FailureCode::Store, format!("the store: {why}"));
+        }
+    }
+
     /// When something has to be looked at although nothing came in.
     pub(crate) fn departs_by(&self) -> Option<Instant> {
-        self.departure.as_ref().filter(|departure| !departure.asked).map(|departure| departure.until)
+        self.departure.as_ref().map(|departure| departure.until)
     }
 
     /// The store has answered.
@@ -111,8 +137,13 @@ impl Ring {
     fn leave(&mut self, freed: Vec<String>, store: Option<String>) {
         let Some(departure) = self.departure.take() else { return };
         self.loop_.want_nothing();
-        self.settle(Sweep::Now);
-        for stays in self.loop_.failed_removals() {
+        let read = self.settle(Sweep::Now);
+        let mut stays: Vec<String> = self.loop_.failed_removals().collect();
+        if !read {
+            let why = self.last_error.as_deref().unwrap_or("the kernel could not be read");
+            stays.push(format!("perhaps more stays: {why}"));
+        }
+        for stays in &stays {
             warn!("{stays}");
         }
         let block = |key: String| match EntryKey::parse(&key) {
@@ -120,7 +151,7 @@ impl Ring {
             _ => None,
         };
         let blocks = freed.into_iter().filter_map(block).collect();
-        let left = Left { node: self.world.name().to_string(), blocks, pods: departure.pods, store };
+        let left = Left { node: self.world.name().to_string(), blocks, pods: departure.pods, store, stays };
         give(&departure.reply, ok(&left));
         self.left_cluster = true;
     }

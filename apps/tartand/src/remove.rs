@@ -45,7 +45,8 @@ impl Service {
                 message: format!("there is no node {node:?}; see those there are: tartan nodes"),
             }));
         }
-        let mut left = Left { node: node.into(), blocks: Vec::new(), pods: Vec::new(), store: None };
+        let mut left =
+            Left { node: node.into(), blocks: Vec::new(), pods: Vec::new(), store: None, stays: Vec::new() };
         for (id, name) in found {
             left.node.clone_from(&name);
             left.blocks.extend(self.remove_one(&id, &name)?);

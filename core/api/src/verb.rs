@@ -279,6 +279,9 @@ pub struct Left {
     pub pods: Vec<PodName>,
     /// Why the store was not told; only where that was allowed.
     pub store: Option<String>,
+    /// What could not be taken out of the node's kernel, and why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<String>,
 }
 
 /// A block that a node gave back.

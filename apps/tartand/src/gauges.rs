@@ -18,6 +18,7 @@ impl Ring {
     /// Brings every metric up to date that is not counted as it happens.
     pub(crate) fn gauge(&mut self, leases: Option<&[Lease]>) {
         let metrics = self.metrics.clone();
+        let _whole = metrics.hold();
         metrics.healthy.set(i64::from(self.reasons(leases).is_empty()));
         metrics.ready.set(i64::from(self.unreadiness(leases).is_empty()));
         metrics.endpoints.set(count(self.world.endpoints().count()));

@@ -49,9 +49,14 @@ impl Ask {
     pub(crate) fn is_about_the_kernel(&self) -> bool {
         match &self.question {
             Question::Request { request, .. } => matches!(request, Request::Status | Request::Plan { .. }),
-            Question::Readiness(_) => true,
+            Question::Readiness(_) | Question::Gauges(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether somebody may just have followed an advice and wants to see it gone; others ask again and again.
+    pub(crate) fn is_by_a_person(&self) -> bool {
+        matches!(&self.question, Question::Request { request: Request::Status, .. })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the agent counts and measures. Names are a promise: `docs/reference/metrics.md` lists them, and a test compares.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -106,6 +107,8 @@ pub(crate) struct Metrics {
     pub(crate) cpu: Seconds,
     pub(crate) descriptors: Gauge,
     pub(crate) start_time: Float,
+    /// Held while they are brought up to date, and while they are written as text.
+    whole: Mutex<()>,
     registry: Registry,
 }
 
@@ -136,6 +139,7 @@ impl Metrics {
             cpu: Seconds::default(),
             descriptors: Gauge::default(),
             start_time: Float::default(),
+            whole: Mutex::default(),
             registry: Registry::default(),
         };
         metrics.register();
@@ -197,8 +201,14 @@ impl Metrics {
         of.register_with_unit("start_time", "Start of the process since the epoch", seconds(), start);
     }
 
+    /// Keeps others from reading what is half brought up to date.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All of them as text, and the type of that text: OpenMetrics for those who can read it.
     pub(crate) fn text(&self, accept: &str) -> (&'static str, String) {
+        let _whole = self.hold();
         let mut text = String::new();
         // Writing to a string cannot fail.
         if accept.contains("application/openmetrics-text") {

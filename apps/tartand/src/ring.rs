@@ -68,6 +68,7 @@ pub(crate) struct Ring {
     pub(crate) kept: Result<(), String>,
     /// Rules of others that do not let pods' packets pass, as they were when somebody last asked.
     pub(crate) obstacles: Vec<String>,
+    pub(crate) obstacles_at: Option<Instant>,
     /// Records of what is so whether they can be kept or not.
     pub(crate) unkept: Vec<Record>,
     pub(crate) cluster: Cluster,
@@ -154,6 +155,7 @@ impl Ring {
             records,
             kept: Ok(()),
             obstacles: Vec::new(),
+            obstacles_at: None,
             unkept: Vec::new(),
             cluster,
             departure: None,
@@ -228,7 +230,7 @@ impl Ring {
         self.hear();
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
-            self.look_at_firewalls();
+            self.look_at_firewalls(batch.asks.iter().any(Ask::is_by_a_person));
             self.look_at_records();
         }
         let adding = self.begin_adds();

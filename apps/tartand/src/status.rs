@@ -1,6 +1,7 @@
 //! What the ring answers to those who only want to know.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tartan_api::VERSION;
 use tartan_api::object::Object;
@@ -14,6 +15,9 @@ use tartan_store::Lease;
 
 use crate::ring::Ring;
 use crate::serve::{failure, ok};
+
+/// How often rules of others are looked at for those who ask again and again.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl Ring {
     pub(crate) fn answer_request(&self, request: Request, leases: Option<&[Lease]>) -> Answer {
@@ -99,8 +103,12 @@ impl Ring {
         reasons
     }
 
-    /// Whether rules of others let pods' packets pass.
-    pub(crate) fn look_at_firewalls(&mut self) {
+    /// Whether rules of others let pods' packets pass. Reading them takes its time where there are many.
+    pub(crate) fn look_at_firewalls(&mut self, at_once: bool) {
+        if !at_once && self.obstacles_at.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return;
+        }
+        self.obstacles_at = Some(Instant::now());
         let pools = self.world.networks().flat_map(|network| &network.pools);
         let ranges: Vec<Cidr> = pools.map(|pool| pool.cidr()).collect();
         let found = self.loop_.kernel().foreign_chains().map(|chains| obstacles(chains, &ranges));

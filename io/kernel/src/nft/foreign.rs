@@ -1,6 +1,6 @@
 //! Other people's chains for what is forwarded, read as far as [`tartan_host::obstacles`] understands them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use tartan_host::{ForeignChain, ForeignRule, TABLE, Test, Verdict};
@@ -25,26 +25,31 @@ const FORWARD: u32 = 2;
 pub(super) fn read(nft: &mut Nftables) -> Result<Vec<ForeignChain>, KernelError> {
     let mut all = Vec::new();
     for (number, family) in FAMILIES {
-        let mut chains =
-            nft.dump_number(kind::GETCHAIN, number, &Attributes::default(), |body| chain(family, body))?;
+        let found = nft.dump_number(kind::GETCHAIN, number, &Attributes::default(), usize::MAX, |body| {
+            chain(family, body)
+        })?;
         let tables: BTreeSet<String> =
-            chains.iter().filter(|chain| chain.entry.is_some()).map(|chain| chain.table.clone()).collect();
+            found.iter().filter(|chain| chain.entry.is_some()).map(|chain| chain.table.clone()).collect();
+        // A node with many services has tens of thousands of chains and of rules.
+        let mut chains: BTreeMap<(String, String), ForeignChain> =
+            found.into_iter().map(|chain| ((chain.table.clone(), chain.name.clone()), chain)).collect();
+        let mut whole = BTreeSet::new();
         for table in tables {
             let of_table = Attributes::default().text(1, &table);
-            let rules = nft.dump_number(kind::GETRULE, number, &of_table, |body| {
-                rule(body).filter(|(of, ..)| *of == table)
+            let rules = nft.dump_number(kind::GETRULE, number, &of_table, MOST_RULES, |body| {
+                rule(number, body).filter(|(of, ..)| *of == table)
             })?;
-            let whole = rules.len() <= MOST_RULES;
-            for (_, name, rule) in rules.into_iter().filter(|_| whole) {
-                if let Some(chain) =
-                    chains.iter_mut().find(|chain| chain.table == table && chain.name == name)
-                {
+            if rules.len() > MOST_RULES {
+                continue;
+            }
+            for (_, name, rule) in rules {
+                if let Some(chain) = chains.get_mut(&(table.clone(), name)) {
                     chain.rules.push(rule);
                 }
             }
-            let read = |chain: &&mut ForeignChain| chain.table == table && whole;
-            all.extend(chains.iter_mut().filter(read).map(|chain| chain.clone()));
+            whole.insert(table);
         }
+        all.extend(chains.into_values().filter(|chain| whole.contains(&chain.table)));
     }
     Ok(all)
 }
@@ -70,9 +75,9 @@ fn chain(family: &'static str, body: &[u8]) -> Option<ForeignChain> {
 }
 
 /// Table, chain and what is understood of a rule.
-fn rule(body: &[u8]) -> Option<(String, String, ForeignRule)> {
+fn rule(table_family: u8, body: &[u8]) -> Option<(String, String, ForeignRule)> {
     let (table, chain) = (text(body, 1)?, text(body, 2)?);
-    let mut reading = Reading::default();
+    let mut reading = Reading { family: family(table_family), ..Reading::default() };
     for (_, expression) in wire::attributes(wire::find(body, 4).unwrap_or_default()) {
         let name = wire::find(expression, 1).and_then(wire::text).unwrap_or_default();
         reading.take(name, wire::find(expression, 2).unwrap_or_default());
@@ -95,6 +100,8 @@ enum Held {
 #[derive(Default)]
 struct Reading {
     held: HashMap<u32, Held>,
+    /// Whose header the network's is, if that is certain.
+    family: Option<Family>,
     rule: ForeignRule,
 }
 
@@ -103,7 +110,10 @@ impl Reading {
         let field = |kind| wire::find(data, kind);
         let register = |kind| field(kind).and_then(number).unwrap_or(u32::MAX);
         match name {
-            "payload" => self.load(register(1), payload(register(2), register(3), register(4))),
+            "payload" => {
+                let held = self.family.and_then(|of| payload(of, register(2), register(3), register(4)));
+                self.load(register(1), held);
+            }
             "meta" if field(1).is_some() => self.load(register(1), meta(register(2))),
             "bitwise" => {
                 let mask = field(4).and_then(|mask| wire::find(mask, 1)).and_then(prefix);
@@ -118,6 +128,9 @@ impl Reading {
             "cmp" => {
                 let value = field(3).and_then(|value| wire::find(value, 1)).unwrap_or_default();
                 let test = self.held.get(&register(1)).and_then(|held| compared(*held, register(2), value));
+                if let Some(Test::Family(family)) = test {
+                    self.family = Some(family);
+                }
                 self.rule.tests.push(test.unwrap_or(Test::Unknown));
             }
             "lookup" => {
@@ -153,13 +166,23 @@ impl Reading {
     }
 }
 
+/// The family of which all packets of a table are (NFPROTO_).
+fn family(number: u8) -> Option<Family> {
+    match number {
+        2 => Some(Family::Ipv4),
+        10 => Some(Family::Ipv6),
+        _ => None,
+    }
+}
+
 /// Addresses in the network's header. Of one that is compared at whole bytes only those are loaded.
-fn payload(base: u32, offset: u32, _length: u32) -> Option<Held> {
-    match (base, offset) {
-        (1, 12) => Some(Held::Source(Family::Ipv4)),
-        (1, 16) => Some(Held::Destination(Family::Ipv4)),
-        (1, 8) => Some(Held::Source(Family::Ipv6)),
-        (1, 24) => Some(Held::Destination(Family::Ipv6)),
+fn payload(family: Family, base: u32, offset: u32, length: u32) -> Option<Held> {
+    if length == 0 || length > u32::from(family.bits() / 8) {
+        return None;
+    }
+    match (family, base, offset) {
+        (Family::Ipv4, 1, 12) | (Family::Ipv6, 1, 8) => Some(Held::Source(family)),
+        (Family::Ipv4, 1, 16) | (Family::Ipv6, 1, 24) => Some(Held::Destination(family)),
         _ => None,
     }
 }
@@ -233,5 +256,21 @@ fn verdict(data: &[u8]) -> Option<Verdict> {
         -4 => chain().map(Verdict::Goto),
         -5 => Some(Verdict::Return),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_tables_family_are_taken_for_addresses() {
+        let source = |family, offset, length| matches!(payload(family, 1, offset, length), Some(Held::Source(found)) if found == family);
+        assert!(source(Family::Ipv4, 12, 4) && source(Family::Ipv4, 12, 2));
+        assert!(source(Family::Ipv6, 8, 16));
+        assert!(!source(Family::Ipv4, 8, 1), "the time to live");
+        assert!(!source(Family::Ipv4, 12, 8), "both addresses at once");
+        assert!(!source(Family::Ipv6, 12, 4));
+        assert!(family(1).is_none() && family(7).is_none(), "not certain before it is compared");
     }
 }

@@ -138,10 +138,10 @@ impl Nftables {
         attributes: &Attributes,
         read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
-        self.dump_number(kind, number(family), attributes, read)
+        self.dump_number(kind, number(family), attributes, usize::MAX, read)
     }
 
-    /// The same for any family, by its number.
+    /// The same for any family, by its number. What comes behind one more than `most` is not looked at.
     ///
     /// # Errors
     /// As [`Nftables::dump`].
@@ -150,10 +150,11 @@ impl Nftables {
         kind: u8,
         family: u8,
         attributes: &Attributes,
+        most: usize,
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
         for _ in 0..DUMPS {
-            if let Some(found) = self.try_dump(kind, family, attributes, &mut read)? {
+            if let Some(found) = self.try_dump(kind, family, attributes, most, &mut read)? {
                 return Ok(found);
             }
         }
@@ -177,6 +178,7 @@ impl Nftables {
         kind: u8,
         family: u8,
         attributes: &Attributes,
+        most: usize,
         read: &mut impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Option<Vec<T>>, KernelError> {
         let mut bytes = Vec::new();
@@ -188,7 +190,10 @@ impl Nftables {
             for message in Messages(&self.buffer).filter(|message| message.sequence == self.sequence) {
                 torn |= message.flags & NLM_F_DUMP_INTR != 0;
                 if !matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
-                    found.extend(body(&message).and_then(&mut *read));
+                    // The kernel tells the rest in any case, and takes no other question before.
+                    if found.len() <= most {
+                        found.extend(body(&message).and_then(&mut *read));
+                    }
                     continue;
                 }
                 return match outcome(&message) {

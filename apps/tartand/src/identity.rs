@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -24,6 +25,10 @@ use crate::entry::{BLOCKS, EntryKey, HEARD, NODES, Owner, WAITS};
 
 /// How long a node is thought alive after its last renewal.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
+
+/// How long a killed agent may still hold its locks: until the last of its threads is gone, which is after its first.
+const DYING: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// This node's id and name.
 #[derive(Debug, Clone)]
@@ -62,10 +67,26 @@ impl Lock {
             .with_context(|| format!("cannot make the state folder {}", config.state_dir.display()))?;
         let path = config.state_dir.join("tartand.lock");
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let state = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| taken(path.display().to_string()))?;
-        let namespace = claim_namespace()?.ok_or_else(|| taken("this network namespace".into()))?;
-        Ok(Lock { _state: state, _namespace: namespace })
+        let until = Instant::now() + DYING;
+        let state = lock_file(file, until).map_err(|_| taken(path.display().to_string()))?;
+        while Instant::now() < until {
+            if let Some(namespace) = claim_namespace()? {
+                return Ok(Lock { _state: state, _namespace: namespace });
+            }
+            sleep(PAUSE);
+        }
+        Err(taken("this network namespace".into()))
+    }
+}
+
+fn lock_file(mut file: File, until: Instant) -> nix::Result<Flock<File>> {
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, error)) if Instant::now() >= until => return Err(error),
+            Err((back, _)) => file = back,
+        }
+        sleep(PAUSE);
     }
 }
 

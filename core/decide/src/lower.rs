@@ -321,8 +321,10 @@ fn lower_guard(endpoint: &Endpoint) -> Vec<Row> {
     let of_table = |table: &TableFamily| {
         let table = *table;
         let fitting = addresses().filter(move |address| table != TableFamily::Arp || address.is_ipv4());
-        let members = fitting.map(|address| Member::Address(link.clone(), address));
-        [Member::Mac(link.clone(), *mac)].into_iter().chain(members).map(move |member| element(table, member))
+        let sources = fitting.map(|address| Member::Source(link.clone(), *mac, address));
+        // ARP is judged by what it says, not by its frame.
+        let frames = (table != TableFamily::Arp).then(|| Member::Mac(link.clone(), *mac));
+        frames.into_iter().chain(sources).map(move |member| element(table, member))
     };
     // Frames for one may go back by the port that they came by, those for many must not.
     let port = tables.contains(&TableFamily::Bridge).then(|| Member::Port(link.clone()));

@@ -23,8 +23,8 @@ pub struct Element {
 pub enum Member {
     /// Frames by this link may come from this MAC address.
     Mac(IfName, Mac),
-    /// Packets by this link may come from this address.
-    Address(IfName, IpAddr),
+    /// Packets by this link, from this MAC address, may come from this address.
+    Source(IfName, Mac, IpAddr),
     /// This is a node's address.
     Node(IpAddr),
     /// No pod sends to a node on this port: it is a tunnel's.
@@ -67,7 +67,7 @@ impl Member {
     /// The link that it is about.
     pub const fn link(&self) -> Option<&IfName> {
         match self {
-            Member::Mac(link, _) | Member::Address(link, _) | Member::Port(link) => Some(link),
+            Member::Mac(link, _) | Member::Source(link, ..) | Member::Port(link) => Some(link),
             Member::Node(_) | Member::Tunnel(..) | Member::Control(..) | Member::Vxlan(..) => None,
             Member::Masquerade(..) | Member::Kept(..) | Member::Across(..) => None,
         }
@@ -77,8 +77,8 @@ impl Member {
     pub fn set(&self) -> &'static str {
         match self {
             Member::Mac(..) => "macs",
-            Member::Address(_, IpAddr::V4(_)) => "ipv4",
-            Member::Address(_, IpAddr::V6(_)) => "ipv6",
+            Member::Source(_, _, IpAddr::V4(_)) => "sources_ipv4",
+            Member::Source(_, _, IpAddr::V6(_)) => "sources_ipv6",
             Member::Node(IpAddr::V4(_)) => "nodes_ipv4",
             Member::Node(IpAddr::V6(_)) => "nodes_ipv6",
             Member::Tunnel(..) => "tunnels",
@@ -118,7 +118,7 @@ impl fmt::Display for Element {
         write!(f, "element {} {} ", self.table.as_str(), self.member.set())?;
         match &self.member {
             Member::Mac(link, mac) => write!(f, "{link} . {mac}"),
-            Member::Address(link, address) => write!(f, "{link} . {address}"),
+            Member::Source(link, mac, address) => write!(f, "{link} . {mac} . {address}"),
             Member::Node(address) => write!(f, "{address}"),
             Member::Tunnel(protocol, port) | Member::Control(protocol, port) => {
                 write!(f, "{protocol} . {port}")

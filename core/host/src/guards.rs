@@ -23,6 +23,10 @@ pub(crate) const DEVICES: &[u8] = b"tart";
 /// first, and without it the rest comes to nothing.
 pub(crate) const PRIORITY: i32 = -350;
 
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+pub(crate) const IPV4: &[u8] = &[2];
+pub(crate) const IPV6: &[u8] = &[10];
+pub(crate) const TCP: &[u8] = &[6];
 pub(crate) const UDP: &[u8] = &[17];
 /// PACKET_BROADCAST and PACKET_MULTICAST (linux/if_packet.h).
 const BROADCAST: &[u8] = &[1];
@@ -166,14 +170,15 @@ pub fn parts_of<'a>(chains: impl IntoIterator<Item = &'a str>) -> Parts {
 /// Bridged pods: their frames pass here before the bridge looks at them.
 fn bridge() -> Table {
     let mut chains = checks();
-    chains.push(arp_checks("arp"));
-    let mut rules = entry();
-    rules.extend([
+    chains.push(chain("resolution", [vec![stranger()], claims()].concat()));
+    let rules = vec![
+        not_a_pod(),
         vec![is(Field::EtherType, &[0x08, 0x00]), Statement::Goto("ipv4")],
         vec![is(Field::EtherType, &[0x86, 0xdd]), Statement::Goto("ipv6")],
-        vec![is(Field::EtherType, &[0x08, 0x06]), Statement::Goto("arp")],
+        vec![is(Field::EtherType, &[0x08, 0x06]), Statement::Goto("resolution")],
+        stranger(),
         vec![deny(Reason::Other)],
-    ]);
+    ];
     chains.push(base("pods", Hook::Prerouting, rules));
     // A frame for one port may go back by the port that it came by: that is how a pod reaches itself through an address
     // that was translated. One for many must not: it would meet its sender.
@@ -191,41 +196,36 @@ fn bridge() -> Table {
 /// Routed pods: what else than IP and ARP they send is heard by nobody.
 fn inet(parts: Parts) -> Table {
     let mut chains = checks();
-    let mut rules = entry();
-    rules.extend([vec![is(Field::Nfproto, &[2]), Statement::Goto("ipv4")], vec![Statement::Goto("ipv6")]]);
+    let rules = vec![
+        not_a_pod(),
+        vec![is(Field::Nfproto, IPV4), Statement::Goto("ipv4")],
+        vec![Statement::Goto("ipv6")],
+    ];
     chains.push(base("pods", Hook::Prerouting, rules));
-    chains.push(chain(
-        "tunnel",
-        vec![
-            vec![
-                is(Field::Nfproto, &[2]),
-                Statement::NotIn("nodes_ipv4", vec![Field::Ipv4Source]),
-                deny(Reason::Tunnel),
-            ],
-            vec![
-                is(Field::Nfproto, &[10]),
-                Statement::NotIn("nodes_ipv6", vec![Field::Ipv6Source]),
-                deny(Reason::Tunnel),
-            ],
-            vec![Statement::Accept],
-        ],
-    ));
+    // No pod has a node's address. Most of what comes here are the tunnels' packets: they pay for no more than this.
+    let by_node = |family: &'static [u8], nodes, source| {
+        vec![is(Field::Nfproto, family), Statement::In(nodes, vec![source]), Statement::Accept]
+    };
     // What came from a pod, or through a tunnel, is judged by any address of this node, not only by those it publishes.
     let inner = |prefix: &'static [u8]| {
         vec![Statement::Is(Field::Iifname, prefix.into()), Statement::Goto("to_node")]
     };
     let vni = || vec![Field::DestinationPort, Field::Vni];
-    let ours = vec![is(Field::Protocol, UDP), Statement::In("vnis", vni()), Statement::Goto("tunnel")];
+    let ours = vec![is(Field::Protocol, UDP), Statement::In("vnis", vni()), deny(Reason::Tunnel)];
     // Others may have tunnels of their own on the same port: they are not looked at.
     let others = vec![is(Field::Protocol, UDP), Statement::NotIn("vnis", vni()), Statement::Accept];
     // Neither holds where no VNI can be read, as in the first of several fragments, which IPv6 puts together only later.
     let unread =
         vec![Statement::In("tunnels", vec![Field::Protocol, Field::DestinationPort]), deny(Reason::Tunnel)];
-    let mut rules = vec![inner(PODS), inner(DEVICES), ours, others, unread];
+    let mut rules = vec![
+        by_node(IPV4, "nodes_ipv4", Field::Ipv4Source),
+        by_node(IPV6, "nodes_ipv6", Field::Ipv6Source),
+    ];
     if parts.apart {
         chains.extend(way_out::apart());
-        rules.splice(0..0, way_out::apart_on_node());
+        rules.extend(way_out::apart_on_node());
     }
+    rules.extend([inner(PODS), inner(DEVICES), ours, others, unread]);
     chains.push(base("node", Hook::Input, rules));
     if parts.masquerade {
         chains.extend(way_out::masquerade());
@@ -237,43 +237,58 @@ fn inet(parts: Parts) -> Table {
 }
 
 fn arp() -> Table {
-    let mut pods = arp_checks("pods");
-    pods.base = Some(Base { kind: BaseKind::Filter, hook: Hook::Input, priority: PRIORITY });
-    pods.rules.insert(0, not_a_pod());
-    let sets =
-        vec![set("macs", &[KeyType::IfName, KeyType::Mac]), set("ipv4", &[KeyType::IfName, KeyType::Ipv4])];
-    table(TableFamily::Arp, sets, vec![pods])
-}
-
-/// What holds for every packet of a pod.
-fn entry() -> Vec<Rule> {
-    let stranger =
-        vec![Statement::NotIn("macs", vec![Field::Iifname, Field::EtherSource]), deny(Reason::Mac)];
-    vec![not_a_pod(), stranger]
+    let pods = base("pods", Hook::Input, [vec![not_a_pod()], claims()].concat());
+    table(TableFamily::Arp, vec![sources_ipv4()], vec![pods])
 }
 
 fn not_a_pod() -> Rule {
     vec![Statement::Not(Field::Iifname, PODS.into()), Statement::Accept]
 }
 
-fn arp_checks(name: &'static str) -> Chain {
-    let rules = vec![
-        vec![Statement::NotIn("macs", vec![Field::Iifname, Field::ArpSenderMac]), deny(Reason::Arp)],
+/// From another MAC address than the pod's.
+fn stranger() -> Rule {
+    vec![Statement::NotIn("macs", vec![Field::Iifname, Field::EtherSource]), deny(Reason::Mac)]
+}
+
+/// What ARP may claim.
+fn claims() -> Vec<Rule> {
+    let of = |address| vec![Field::Iifname, Field::ArpSenderMac, address];
+    vec![
         // A probe for the pod's own address claims nothing yet (RFC 5227, section 2.1.1).
         vec![
             is(Field::ArpSenderIpv4, &[0; 4]),
-            Statement::In("ipv4", vec![Field::Iifname, Field::ArpTargetIpv4]),
+            Statement::In("sources_ipv4", of(Field::ArpTargetIpv4)),
             Statement::Accept,
         ],
-        vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::ArpSenderIpv4]), deny(Reason::Arp)],
+        vec![Statement::NotIn("sources_ipv4", of(Field::ArpSenderIpv4)), deny(Reason::Arp)],
         vec![Statement::Accept],
-    ];
-    chain(name, rules)
+    ]
+}
+
+/// What a frame comes from: its link, its MAC address, and an address.
+fn from(address: Field) -> Vec<Field> {
+    vec![Field::Iifname, Field::EtherSource, address]
 }
 
 /// The chains for IP, those that are jumped to first.
 fn checks() -> Vec<Chain> {
-    vec![to_node(), icmpv6(), nobody(), ipv4(), ipv6()]
+    let stranger_ipv4 = chain("stranger_ipv4", vec![stranger(), vec![deny(Reason::Ipv4)]]);
+    // What is all that TCP is asked for beside its source.
+    let onward = |name, nodes, address| {
+        let to_node = vec![Statement::In(nodes, vec![address]), Statement::Goto("to_node")];
+        chain(name, vec![to_node, vec![Statement::Accept]])
+    };
+    vec![
+        to_node(),
+        onward("onward_ipv4", "nodes_ipv4", Field::Ipv4Destination),
+        onward("onward_ipv6", "nodes_ipv6", Field::Ipv6Destination),
+        discovery(),
+        nobody(),
+        stranger_ipv4,
+        stranger_ipv6(),
+        ipv4(),
+        ipv6(),
+    ]
 }
 
 /// What a pod sends to a node.
@@ -284,14 +299,14 @@ fn to_node() -> Chain {
     chain("to_node", rules)
 }
 
-fn icmpv6() -> Chain {
-    let foreign = Statement::NotIn("ipv6", vec![Field::Iifname, Field::NdTarget]);
+fn discovery() -> Chain {
+    let foreign = Statement::NotIn("sources_ipv6", from(Field::NdTarget));
     let rules = vec![
         vec![is(Field::IcmpType, &[134]), deny(Reason::Ra)],
         vec![is(Field::IcmpType, &[136]), foreign, deny(Reason::Nd)],
         vec![is(Field::IcmpType, &[137]), deny(Reason::Redirect)],
     ];
-    chain("icmpv6", rules)
+    chain("discovery", rules)
 }
 
 /// Packets from `::`, sent before a pod's interface has an address that it may use: it reports the groups that it
@@ -303,7 +318,7 @@ fn nobody() -> Chain {
         rule.extend(rest);
         rule
     };
-    let own = Statement::In("ipv6", vec![Field::Iifname, Field::NdTarget]);
+    let own = Statement::In("sources_ipv6", from(Field::NdTarget));
     let rules = vec![
         with(of_type(&[143]), vec![Statement::Accept]),
         with(of_type(&[131]), vec![Statement::Accept]),
@@ -315,28 +330,36 @@ fn nobody() -> Chain {
     chain("nobody", rules)
 }
 
+fn stranger_ipv6() -> Chain {
+    let rules = vec![
+        stranger(),
+        vec![is(Field::Ipv6Source, &[0; 16]), Statement::Goto("nobody")],
+        vec![deny(Reason::Ipv6)],
+    ];
+    chain("stranger_ipv6", rules)
+}
+
 fn ipv4() -> Chain {
     let rules = vec![
-        vec![Statement::NotIn("ipv4", vec![Field::Iifname, Field::Ipv4Source]), deny(Reason::Ipv4)],
+        vec![Statement::NotIn("sources_ipv4", from(Field::Ipv4Source)), Statement::Goto("stranger_ipv4")],
+        vec![is(Field::Protocol, TCP), Statement::Goto("onward_ipv4")],
         vec![is(Field::Protocol, ICMP), is(Field::IcmpType, &[5]), deny(Reason::Redirect)],
         // Servers answer to the client's port, from whichever they like (RFC 2131, section 4.1; RFC 8415, section 7.2).
         vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[0, 67]), deny(Reason::Dhcp)],
         vec![is(Field::Protocol, UDP), is(Field::DestinationPort, &[0, 68]), deny(Reason::Dhcp)],
-        vec![Statement::In("nodes_ipv4", vec![Field::Ipv4Destination]), Statement::Goto("to_node")],
-        vec![Statement::Accept],
+        vec![Statement::Goto("onward_ipv4")],
     ];
     chain("ipv4", rules)
 }
 
 fn ipv6() -> Chain {
     let rules = vec![
-        vec![is(Field::Ipv6Source, &[0; 16]), Statement::Goto("nobody")],
-        vec![Statement::NotIn("ipv6", vec![Field::Iifname, Field::Ipv6Source]), deny(Reason::Ipv6)],
-        vec![is(Field::Protocol, ICMPV6), Statement::Jump("icmpv6")],
+        vec![Statement::NotIn("sources_ipv6", from(Field::Ipv6Source)), Statement::Goto("stranger_ipv6")],
+        vec![is(Field::Protocol, TCP), Statement::Goto("onward_ipv6")],
+        vec![is(Field::Protocol, ICMPV6), Statement::Jump("discovery")],
         vec![is(Field::Protocol, UDP), is(Field::SourcePort, &[2, 35]), deny(Reason::Dhcp)],
         vec![is(Field::Protocol, UDP), is(Field::DestinationPort, &[2, 34]), deny(Reason::Dhcp)],
-        vec![Statement::In("nodes_ipv6", vec![Field::Ipv6Destination]), Statement::Goto("to_node")],
-        vec![Statement::Accept],
+        vec![Statement::Goto("onward_ipv6")],
     ];
     chain("ipv6", rules)
 }
@@ -344,13 +367,17 @@ fn ipv6() -> Chain {
 fn pod_sets() -> Vec<Set> {
     vec![
         set("macs", &[KeyType::IfName, KeyType::Mac]),
-        set("ipv4", &[KeyType::IfName, KeyType::Ipv4]),
-        set("ipv6", &[KeyType::IfName, KeyType::Ipv6]),
+        sources_ipv4(),
+        set("sources_ipv6", &[KeyType::IfName, KeyType::Mac, KeyType::Ipv6]),
         set("nodes_ipv4", &[KeyType::Ipv4]),
         set("nodes_ipv6", &[KeyType::Ipv6]),
         set("tunnels", &[KeyType::Protocol, KeyType::Port]),
         set("control", &[KeyType::Protocol, KeyType::Port]),
     ]
+}
+
+fn sources_ipv4() -> Set {
+    set("sources_ipv4", &[KeyType::IfName, KeyType::Mac, KeyType::Ipv4])
 }
 
 /// A table with what it counts, and the chains that do.

@@ -2,7 +2,7 @@
 //! routed. Each is there only where some network wants it, as packets pay for it.
 
 use crate::Reason;
-use crate::guards::{DEVICES, PODS, PRIORITY, UDP, chain, deny, is};
+use crate::guards::{DEVICES, IPV4, IPV6, PODS, PRIORITY, TCP, UDP, chain, deny, is};
 use crate::nftables::{Base, BaseKind, Chain, Field, Holds, Hook, KeyType, Rule, Set, Statement};
 
 /// The chain that tells that connections take the node's address.
@@ -15,9 +15,6 @@ pub(crate) const APART: &str = "apart";
 const SOURCE_NAT: i32 = 100;
 /// Before connections are tracked (NF_IP_PRI_RAW).
 const RAW: i32 = -300;
-const TCP: &[u8] = &[6];
-const IPV4: &[u8] = &[2];
-const IPV6: &[u8] = &[10];
 /// The ports that connections leave by. Below are those that somebody listens at, the tunnel's (8472) among them: as its
 /// packets are not tracked, an answer to it would not find its way back.
 const PORTS: (u16, u16) = (32768, 65535);

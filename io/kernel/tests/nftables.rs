@@ -22,11 +22,13 @@ fn ruleset() -> Row {
 fn elements() -> Vec<Row> {
     let link = ifname("tt0123456789ab");
     let member = |table, member| Row::Element(Element { table, member });
+    let mac = Mac::from_bytes([2, 0, 0, 0, 0, 1]);
+    let source = |address: &str| Member::Source(link.clone(), mac, address.parse().unwrap());
     let mut rows = Vec::new();
     for table in [TableFamily::Bridge, TableFamily::Inet] {
-        rows.push(member(table, Member::Mac(link.clone(), Mac::from_bytes([2, 0, 0, 0, 0, 1]))));
-        rows.push(member(table, Member::Address(link.clone(), "10.1.0.2".parse().unwrap())));
-        rows.push(member(table, Member::Address(link.clone(), "fd00::2".parse().unwrap())));
+        rows.push(member(table, Member::Mac(link.clone(), mac)));
+        rows.push(member(table, source("10.1.0.2")));
+        rows.push(member(table, source("fd00::2")));
         rows.push(member(table, Member::Node("192.0.2.1".parse().unwrap())));
         rows.push(member(table, Member::Node("2001:db8::1".parse().unwrap())));
         rows.push(member(table, Member::Tunnel(Protocol::Udp, 8472)));
@@ -35,7 +37,7 @@ fn elements() -> Vec<Row> {
     rows.push(member(TableFamily::Bridge, Member::Port(link.clone())));
     rows.push(member(TableFamily::Inet, Member::Vxlan(8472, 77.try_into().unwrap())));
     rows.extend(ranges());
-    rows.push(member(TableFamily::Arp, Member::Address(link, "10.1.0.2".parse().unwrap())));
+    rows.push(member(TableFamily::Arp, source("10.1.0.2")));
     rows
 }
 

@@ -63,10 +63,11 @@ pub(super) fn listed(body: &[u8]) -> Option<(&str, impl Iterator<Item = &[u8]>)>
 /// What an element of a set of ours says.
 pub(super) fn member(set: &str, element: &[u8]) -> Option<Member> {
     let key = wire::find(wire::find(element, KEY)?, VALUE)?;
-    let (link, rest) = (|| if_name(key.get(..16)?), key.get(16..));
+    let link = || if_name(key.get(..16)?);
+    let mac = || Some(Mac::from_bytes(*key.get(16..)?.first_chunk()?));
     Some(match set {
-        "macs" => Member::Mac(link()?, Mac::from_bytes(rest?.get(..6)?.try_into().ok()?)),
-        "ipv4" | "ipv6" => Member::Address(link()?, address(rest?)?),
+        "macs" => Member::Mac(link()?, mac()?),
+        "sources_ipv4" | "sources_ipv6" => Member::Source(link()?, mac()?, address(key.get(24..)?)?),
         "nodes_ipv4" | "nodes_ipv6" => Member::Node(address(key)?),
         "tunnels" => Member::Tunnel(protocol(key)?, port(key.get(4..)?)?),
         "control" => Member::Control(protocol(key)?, port(key.get(4..)?)?),
@@ -104,8 +105,10 @@ pub(super) fn counted(element: &[u8]) -> Option<(IfName, u64, u64)> {
 
 fn encode(member: &Member) -> Vec<u8> {
     match member {
-        Member::Mac(link, mac) => [&padded(link.as_str(), 16)[..], &mac.bytes(), &[0; 2]].concat(),
-        Member::Address(link, address) => [padded(link.as_str(), 16), octets(*address)].concat(),
+        Member::Mac(link, mac) => [padded(link.as_str(), 16), padded_mac(*mac)].concat(),
+        Member::Source(link, mac, address) => {
+            [padded(link.as_str(), 16), padded_mac(*mac), octets(*address)].concat()
+        }
         Member::Node(address) => octets(*address),
         Member::Tunnel(protocol, port) | Member::Control(protocol, port) => {
             [&[protocol.number(), 0, 0, 0][..], &port.to_be_bytes(), &[0; 2]].concat()
@@ -120,6 +123,10 @@ fn encode(member: &Member) -> Vec<u8> {
             [octets(from.first()), octets(to.first())].concat()
         }
     }
+}
+
+fn padded_mac(mac: Mac) -> Vec<u8> {
+    [&mac.bytes()[..], &[0; 2]].concat()
 }
 
 fn padded(text: &str, length: usize) -> Vec<u8> {
@@ -179,10 +186,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
+        let mac = Mac::from_bytes([2, 1, 2, 3, 4, 5]);
+        let source = |address: &str| {
+            Member::Source("tt0123456789ab".parse().unwrap(), mac, address.parse().unwrap())
+        };
         let members = [
-            Member::Mac("tt0123456789ab".parse().unwrap(), Mac::from_bytes([2, 1, 2, 3, 4, 5])),
-            Member::Address("tt0123456789ab".parse().unwrap(), "10.1.2.3".parse().unwrap()),
-            Member::Address("tt0123456789ab".parse().unwrap(), "fd00::1".parse().unwrap()),
+            Member::Mac("tt0123456789ab".parse().unwrap(), mac),
+            source("10.1.2.3"),
+            source("fd00::1"),
             Member::Node("192.0.2.1".parse().unwrap()),
             Member::Node("2001:db8::1".parse().unwrap()),
             Member::Tunnel(Protocol::Udp, 8472),

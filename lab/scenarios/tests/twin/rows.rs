@@ -62,11 +62,11 @@ pub(crate) fn filter(dice: &mut Dice<'_>) -> Row {
     let table = dice.pick(&TableFamily::ALL).unwrap();
     let member = match dice.roll(6) {
         0 => return Row::Ruleset(Ruleset { intact: true, parts: Some(Parts::default()) }),
-        1 => Member::Mac(pod, mac(1 + dice.roll(2))),
-        2 => Member::Address(pod, ip(dice.word(&["10.0.1.5", "10.0.1.6"]))),
+        1 => Member::Source(pod, mac(1 + dice.roll(2)), ip(dice.word(&["10.0.1.5", "10.0.1.6"]))),
         // A table for ARP knows of nothing else.
-        _ if table == TableFamily::Arp => Member::Mac(pod, mac(3)),
-        3 => Member::Address(pod, ip(dice.word(&["fd00::5", "fe80::5"]))),
+        _ if table == TableFamily::Arp => Member::Source(pod, mac(3), ip("10.0.1.7")),
+        2 => Member::Mac(pod, mac(1 + dice.roll(2))),
+        3 => Member::Source(pod, mac(1), ip(dice.word(&["fd00::5", "fe80::5"]))),
         4 => Member::Tunnel(Protocol::Udp, 8472 + u16::from(dice.roll(2))),
         _ => Member::Node(ip(dice.word(&["192.0.2.2", "2001:db8::2"]))),
     };

@@ -217,10 +217,8 @@ fn inet(parts: Parts) -> Table {
     // Neither holds where no VNI can be read, as in the first of several fragments, which IPv6 puts together only later.
     let unread =
         vec![Statement::In("tunnels", vec![Field::Protocol, Field::DestinationPort]), deny(Reason::Tunnel)];
-    let mut rules = vec![
-        by_node(IPV4, "nodes_ipv4", Field::Ipv4Source),
-        by_node(IPV6, "nodes_ipv6", Field::Ipv6Source),
-    ];
+    let mut rules =
+        vec![by_node(IPV4, "nodes_ipv4", Field::Ipv4Source), by_node(IPV6, "nodes_ipv6", Field::Ipv6Source)];
     if parts.apart {
         chains.extend(way_out::apart());
         rules.extend(way_out::apart_on_node());

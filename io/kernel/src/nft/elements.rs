@@ -187,9 +187,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let mac = Mac::from_bytes([2, 1, 2, 3, 4, 5]);
-        let source = |address: &str| {
-            Member::Source("tt0123456789ab".parse().unwrap(), mac, address.parse().unwrap())
-        };
+        let source =
+            |address: &str| Member::Source("tt0123456789ab".parse().unwrap(), mac, address.parse().unwrap());
         let members = [
             Member::Mac("tt0123456789ab".parse().unwrap(), mac),
             source("10.1.2.3"),

@@ -9,6 +9,7 @@ use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Fact, Phase, Refused, Scope};
 use tartan_host::{Reason, Row, obstacles};
+use tartan_kernel::KernelError;
 use tartan_model::{Cidr, Endpoint, IfName, NetworkName, Node, NodeId};
 use tartan_probe::Health;
 use tartan_store::Lease;
@@ -114,6 +115,8 @@ impl Ring {
         let found = self.loop_.kernel().foreign_chains().map(|chains| obstacles(chains, &ranges));
         self.obstacles = match found {
             Ok(found) => found.iter().map(ToString::to_string).collect(),
+            // Others change their rules all the time just now: what was found before stands until the next look.
+            Err(KernelError::Restless) => return,
             Err(error) => vec![format!("cannot read whether other rules let pods' packets pass: {error}")],
         };
     }

@@ -4,6 +4,7 @@
 //! Rules are not understood in whole. What is told is only what is certain to be dropped as far as a new connection is
 //! looked at by its addresses and interfaces, and not accepted by any rule that may be about these.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use tartan_model::{Cidr, Family};
@@ -85,11 +86,16 @@ pub struct Obstacle {
 /// The chains that drop what pods of these ranges send each other, or to somebody outside.
 pub fn obstacles(chains: &[ForeignChain], ranges: &[Cidr]) -> Vec<Obstacle> {
     let entries = || chains.iter().filter(|chain| chain.entry.is_some());
-    let found = ranges.iter().flat_map(|range| entries().filter_map(|chain| obstacle(chains, chain, *range)));
+    let by_name = chains.iter().map(|chain| ((chain.family, &*chain.table, &*chain.name), chain)).collect();
+    let found =
+        ranges.iter().flat_map(|range| entries().filter_map(|chain| obstacle(&by_name, chain, *range)));
     found.collect()
 }
 
-fn obstacle(chains: &[ForeignChain], entry: &ForeignChain, range: Cidr) -> Option<Obstacle> {
+/// Chains by family, table and name: there may be tens of thousands, which jump to each other.
+type Chains<'a> = BTreeMap<(&'static str, &'a str, &'a str), &'a ForeignChain>;
+
+fn obstacle(chains: &Chains<'_>, entry: &ForeignChain, range: Cidr) -> Option<Obstacle> {
     let sees = match range.family() {
         Family::Ipv4 => entry.family != "ip6",
         Family::Ipv6 => entry.family != "ip",
@@ -110,13 +116,13 @@ fn obstacle(chains: &[ForeignChain], entry: &ForeignChain, range: Cidr) -> Optio
 }
 
 /// Where people may put rules of their own: docker keeps a chain for that.
-fn way_in<'a>(chains: &'a [ForeignChain], entry: &'a ForeignChain) -> &'a ForeignChain {
-    let is_theirs = |chain: &&ForeignChain| chain.name == "DOCKER-USER" && same_table(chain, entry);
-    chains.iter().find(is_theirs).unwrap_or(entry)
+fn way_in<'a>(chains: &Chains<'a>, entry: &'a ForeignChain) -> &'a ForeignChain {
+    beside(chains, entry, "DOCKER-USER").unwrap_or(entry)
 }
 
-fn same_table(one: &ForeignChain, other: &ForeignChain) -> bool {
-    (one.family, &one.table) == (other.family, &other.table)
+/// The chain of a name in the same table.
+fn beside<'a>(chains: &Chains<'a>, chain: &ForeignChain, name: &str) -> Option<&'a ForeignChain> {
+    chains.get(&(chain.family, chain.table.as_str(), name)).copied()
 }
 
 /// The first of a new connection that a pod opens.
@@ -144,12 +150,13 @@ enum Holds {
 }
 
 impl Packet {
-    fn walk(&self, chains: &[ForeignChain], chain: &ForeignChain, depth: usize) -> Fate {
+    fn walk(&self, chains: &Chains<'_>, chain: &ForeignChain, depth: usize) -> Fate {
         for rule in &chain.rules {
             let holds = rule.tests.iter().map(|test| self.holds(test)).min().unwrap_or(Holds::Yes);
             let into = |name: &String| {
-                let to = chains.iter().find(|to| to.name == *name && same_table(to, chain));
-                to.filter(|_| depth > 0).map_or(Fate::Through, |to| self.walk(chains, to, depth - 1))
+                beside(chains, chain, name)
+                    .filter(|_| depth > 0)
+                    .map_or(Fate::Through, |to| self.walk(chains, to, depth - 1))
             };
             let fate = match (&rule.verdict, holds) {
                 (Some(Verdict::Accept), Holds::Yes | Holds::Likely) => Fate::Accepted,

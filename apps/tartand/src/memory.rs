@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tartan_model::NodeId;
-use tartan_store::{Change, Entry, Expect, History, Listing, Revision};
+use tartan_store::{
+    BLOCKS, Change, DELETED, Entry, EntryKey, Expect, History, Listing, NETWORKS, NODES, Owner, Revision,
+};
 
-use crate::entry::{BLOCKS, EntryKey, NETWORKS, NODES, Owner, WAITS};
+use crate::entry::WAITS;
 
 /// How long others have to put back what they own over older states of it; then the store is believed again.
 const OVERWRITING: Duration = Duration::from_secs(60);
@@ -19,6 +21,8 @@ pub(crate) struct PutBack {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
     pub(crate) expect: Expect,
+    /// The store's revision that it is known by; a deletion after it holds.
+    pub(crate) known: Revision,
 }
 
 /// What a listing comes to.
@@ -57,8 +61,10 @@ impl Memory {
         let before = self.history.replace(listing.history.clone());
         let other = before.as_ref().is_some_and(|before| *before != listing.history);
         let same_store = before.is_some_and(|before| before.store == listing.history.store);
+        let (deleted, entries): (Vec<Entry>, Vec<Entry>) =
+            listing.entries.into_iter().partition(|entry| entry.key.starts_with(DELETED));
         // Who waited before this gap has given up, or will.
-        let entries = listing.entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
+        let entries = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
         let mut taken = Taken { other, ..Taken::default() };
         let mut missing: BTreeSet<Box<str>> = self.known.keys().cloned().collect();
         if other {
@@ -72,8 +78,15 @@ impl Memory {
                 taken.changes.push(Change::Put(entry));
             }
         }
+        if other && !same_store {
+            // Of another store no revision compares: what it tells of a deletion came after all that is known.
+            self.known.values_mut().for_each(|known| known.revision = Revision(0));
+        }
         for key in missing {
-            if other || self.kept.get(&key) == Some(&None) {
+            let was_deleted = self.was_deleted(&key, &deleted);
+            if was_deleted {
+                taken.changes.push(Change::Delete { key: key.into(), revision: Revision(0) });
+            } else if other || self.kept.get(&key) == Some(&None) {
                 self.keep(&key, None, &mut taken);
             } else {
                 taken.changes.push(Change::Delete { key: key.into(), revision: Revision(0) });
@@ -85,7 +98,10 @@ impl Memory {
     /// Notes a change that is told; false if it is of a kind that is passed over.
     pub(crate) fn note(&mut self, change: &Change) -> bool {
         let key = change.key();
-        let Some(parsed) = EntryKey::parse(key) else { return false };
+        let Some(parsed) = EntryKey::parse(key).filter(|parsed| !matches!(parsed, EntryKey::Deleted(_)))
+        else {
+            return false;
+        };
         self.kept.remove(key);
         match change {
             Change::Put(entry) => {
@@ -143,10 +159,18 @@ impl Memory {
         }
         match EntryKey::parse(key) {
             Some(EntryKey::Node(_)) => true,
-            Some(EntryKey::Block(..)) => owner(&entry.value)
+            Some(EntryKey::Block(_)) => Owner::read(&entry.value)
                 .is_none_or(|owner| self.known.contains_key(EntryKey::Node(owner).to_string().as_str())),
             _ => false,
         }
+    }
+
+    /// Whether the store says that a network was deleted after the state that is known of it.
+    fn was_deleted(&self, key: &str, deleted: &[Entry]) -> bool {
+        let Some(EntryKey::Network(name)) = EntryKey::parse(key) else { return false };
+        let word = EntryKey::Deleted(name).to_string();
+        let known = self.known.get(key).map_or(Revision(0), |known| known.revision);
+        deleted.iter().any(|entry| entry.key == word && entry.revision > known)
     }
 
     fn keep(&mut self, key: &str, found: Option<Revision>, taken: &mut Taken) {
@@ -155,7 +179,12 @@ impl Memory {
             && let Some(value) = &known.value
         {
             let expect = found.map_or(Expect::Absent, Expect::Revision);
-            taken.put_back.push(PutBack { key: key.into(), value: value.to_vec(), expect });
+            taken.put_back.push(PutBack {
+                key: key.into(),
+                value: value.to_vec(),
+                expect,
+                known: known.revision,
+            });
         }
         self.kept.insert(key.into(), found);
     }
@@ -164,13 +193,10 @@ impl Memory {
         match key {
             EntryKey::Network(_) => true,
             EntryKey::Node(id) => *id == self.me,
-            EntryKey::Block(..) => owner(value) == Some(self.me),
+            EntryKey::Block(_) => Owner::read(value) == Some(self.me),
+            EntryKey::Deleted(_) => false,
         }
     }
-}
-
-pub(crate) fn owner(value: &[u8]) -> Option<NodeId> {
-    serde_json::from_slice::<Owner>(value).ok().map(|owner| owner.node)
 }
 
 #[cfg(test)]
@@ -182,10 +208,6 @@ mod tests {
     const NEW: NodeId = NodeId::from_bytes([3; 16]);
     const BLOCK: &str = "block/default/10.244.0.0-24";
     const OTHERS: &str = "block/default/10.244.1.0-24";
-
-    fn own(owner: NodeId) -> Vec<u8> {
-        serde_json::to_vec(&Owner { node: owner }).unwrap()
-    }
 
     fn node(id: NodeId) -> String {
         EntryKey::Node(id).to_string()
@@ -204,8 +226,8 @@ mod tests {
             entry("network/default", b"net", 10),
             entry(&node(ME), b"me", 11),
             entry(&node(PEER), b"peer", 12),
-            entry(BLOCK, &own(ME), 13),
-            entry(OTHERS, &own(PEER), 14),
+            entry(BLOCK, &Owner::text(ME), 13),
+            entry(OTHERS, &Owner::text(PEER), 14),
         ]
     }
 
@@ -264,14 +286,39 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_was_deleted_since_the_wipe_stays_deleted() {
+        let mut memory = agent();
+        // The word of another store's revision 2 is newer than all that is known of revision 10 of this one.
+        let word = entry("deleted/default", b"", 2);
+        let taken = take(&mut memory, listing("b", 1, vec![word.clone()]));
+        assert_eq!(taken.changes.iter().map(Change::key).collect::<Vec<_>>(), ["network/default"]);
+        assert!(put_back(&taken).iter().all(|(key, _)| !key.starts_with(NETWORKS)));
+        // Who waits for it to be put back by others sees it in a later listing, too.
+        let mut memory = agent();
+        take(&mut memory, listing("b", 1, vec![]));
+        let taken = take(&mut memory, listing("b", 1, vec![word]));
+        assert_eq!(taken.changes.iter().map(Change::key).collect::<Vec<_>>(), ["network/default"]);
+    }
+
+    #[test]
+    fn a_deletion_of_before_does_not_hold_for_a_network_that_was_made_anew() {
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("a", 1, vec![entry("deleted/default", b"", 9)]));
+        assert!(put_back(&taken).contains(&("network/default", Expect::Absent)));
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("a", 1, vec![entry("deleted/default", b"", 11)]));
+        assert!(put_back(&taken).iter().all(|(key, _)| !key.starts_with(NETWORKS)));
+    }
+
+    #[test]
     fn of_an_earlier_state_what_is_known_to_be_newer_holds_and_ours_goes_over_it() {
         let mut memory = agent();
         let older = vec![
             entry("network/default", b"old net", 3),
             entry(&node(ME), b"me", 11),
             entry(&node(PEER), b"old peer", 4),
-            entry(BLOCK, &own(PEER), 5),
-            entry("block/default/10.244.9.0-24", &own(PEER), 6),
+            entry(BLOCK, &Owner::text(PEER), 5),
+            entry("block/default/10.244.9.0-24", &Owner::text(PEER), 6),
         ];
         let taken = take(&mut memory, listing("a", 1, older.clone()));
         let told: Vec<&str> = taken.changes.iter().map(Change::key).collect();
@@ -292,7 +339,7 @@ mod tests {
     fn a_block_that_a_node_of_before_seems_to_have_is_ours_and_one_of_a_new_node_is_its() {
         for (other, ours) in [(PEER, true), (NEW, false)] {
             let mut memory = agent();
-            let taken = take(&mut memory, listing("b", 1, vec![entry(BLOCK, &own(other), 2)]));
+            let taken = take(&mut memory, listing("b", 1, vec![entry(BLOCK, &Owner::text(other), 2)]));
             let over = taken.put_back.iter().any(|back| back.key == BLOCK);
             assert_eq!((over, taken.changes.is_empty()), (ours, ours));
         }

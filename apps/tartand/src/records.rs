@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tartan_decide::{Fact, Record};
 use tartan_model::{AttachmentKey, Cidr, Endpoint, NetworkName};
-use tartan_store::{Durability, Entry, Expect, Sqlite, Store};
+use tartan_store::{BlockKey, Durability, Entry, Expect, Sqlite, Store};
 use tracing::warn;
 
 const ENDPOINTS: &str = "endpoint/";
@@ -159,7 +159,7 @@ fn endpoint_key(key: &AttachmentKey) -> String {
 }
 
 fn released_key(network: &NetworkName, block: &Cidr, address: IpAddr) -> String {
-    format!("{RELEASED}{network}/{}-{}/{address}", block.first(), block.length())
+    format!("{RELEASED}{}/{address}", BlockKey { network: network.clone(), block: *block })
 }
 
 fn bridge(entry: &Entry) -> Option<Fact> {
@@ -169,11 +169,9 @@ fn bridge(entry: &Entry) -> Option<Fact> {
 }
 
 fn released(entry: &Entry) -> Option<Fact> {
-    let mut parts = entry.key.strip_prefix(RELEASED)?.splitn(3, '/');
-    let network: NetworkName = parts.next()?.parse().ok()?;
-    let (first, length) = parts.next()?.rsplit_once('-')?;
-    let block: Cidr = format!("{first}/{length}").parse().ok()?;
-    Some(Fact::Released(network, block, parts.next()?.parse().ok()?))
+    let (block, address) = entry.key.strip_prefix(RELEASED)?.rsplit_once('/')?;
+    let BlockKey { network, block } = block.parse().ok()?;
+    Some(Fact::Released(network, block, address.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -222,7 +220,7 @@ mod tests {
         assert_eq!(records.facts().unwrap().len(), 2);
         records.keep(&[Record::Endpoint(endpoint.clone())]).unwrap();
         assert_eq!(records.facts().unwrap(), [Fact::Restored(endpoint)]);
-        let (network, block) = ("blue".parse().unwrap(), "10.0.0.0/24".parse().unwrap());
+        let (network, block): (NetworkName, Cidr) = ("blue".parse().unwrap(), "10.0.0.0/24".parse().unwrap());
         let address = "10.0.0.9".parse().unwrap();
         records.keep(&[Record::Released(network, block, address)]).unwrap();
         let facts = records.facts().unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tartan_api::rpc::{Answer, FailureCode, Leave};
 use tartan_api::verb::{Left, LeftBlock};
+use tartan_decide::Fact;
 use tartan_model::{AttachmentKey, PodName};
 use tartan_reconcile::Sweep;
 use tartan_store::BlockKey;
@@ -146,6 +147,8 @@ impl Ring {
         for stays in &stays {
             warn!("{stays}");
         }
+        // Of before it has nothing to go back to.
+        self.learn(Fact::Left);
         let block = |BlockKey { network, block }| LeftBlock { network, block };
         let blocks = freed.into_iter().map(block).collect();
         let left = Left { node: self.world.name().to_string(), blocks, pods: departure.pods, store, stays };

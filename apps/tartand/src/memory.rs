@@ -3,6 +3,7 @@
 //! what others own stays known until they put it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use tartan_model::NodeId;
@@ -47,8 +48,12 @@ pub(crate) struct Memory {
 
 struct Known {
     revision: Revision,
+    /// Tells whether a value is the one that is known.
+    digest: u64,
     /// Of what this node may have to put back.
     value: Option<Box<[u8]>>,
+    /// Of a block.
+    owner: Option<NodeId>,
 }
 
 impl Memory {
@@ -106,7 +111,10 @@ impl Memory {
         match change {
             Change::Put(entry) => {
                 let value = self.is_ours(&parsed, &entry.value).then(|| entry.value.as_slice().into());
-                self.known.insert(key.into(), Known { revision: entry.revision, value });
+                let is_block = matches!(parsed, EntryKey::Block(_));
+                let owner = is_block.then(|| Owner::read(&entry.value)).flatten();
+                let digest = digest(&entry.value);
+                self.known.insert(key.into(), Known { revision: entry.revision, digest, value, owner });
             }
             Change::Delete { .. } => drop(self.known.remove(key)),
         }
@@ -119,9 +127,20 @@ impl Memory {
             return false;
         }
         self.since = None;
-        let before = self.kept.len();
-        self.kept.retain(|_, older| older.is_none());
-        self.kept.len() < before
+        let is_believed = |key: &str, older: Option<Revision>| older.is_some() || self.is_given_back(key);
+        let believed = self.kept.iter().filter(|(key, older)| is_believed(key, **older));
+        let believed: BTreeSet<Box<str>> = believed.map(|(key, _)| key.clone()).collect();
+        self.kept.retain(|key, _| !believed.contains(key));
+        !believed.is_empty()
+    }
+
+    /// Whether this is a block whose owner has put itself back, and not the block.
+    fn is_given_back(&self, key: &str) -> bool {
+        let owner = self.known.get(key).and_then(|known| known.owner);
+        owner.is_some_and(|owner| {
+            let node = EntryKey::Node(owner).to_string();
+            self.known.contains_key(node.as_str()) && !self.kept.contains_key(node.as_str())
+        })
     }
 
     /// What is known from memory only, in words.
@@ -149,12 +168,16 @@ impl Memory {
             return self.kept.get(key) == Some(&Some(entry.revision));
         }
         let Some(known) = self.known.get(key) else { return false };
+        // Its owner was quicker than this listing, and what it put back has another revision.
+        if known.digest == digest(&entry.value) {
+            return false;
+        }
         if same_store && entry.revision < known.revision {
             return true;
         }
         // Of another store no revision compares. What is this node's it knows best, unless a node that came since, and
         // could not know, has taken it.
-        if known.value.as_deref().is_none_or(|value| value == entry.value) {
+        if known.value.is_none() {
             return false;
         }
         match EntryKey::parse(key) {
@@ -197,6 +220,12 @@ impl Memory {
             EntryKey::Deleted(_) => false,
         }
     }
+}
+
+fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -283,6 +312,33 @@ mod tests {
         }
         assert_eq!(memory.kept(), None);
         assert_eq!(take(&mut memory, listing("b", 1, vec![])).changes.len(), 5, "now they would be gone");
+    }
+
+    #[test]
+    fn what_others_put_back_before_this_node_lists_is_theirs_again() {
+        let mut memory = agent();
+        let again = before().into_iter().map(|old| Entry { revision: Revision(old.revision.0 - 8), ..old });
+        let taken = take(&mut memory, listing("a", 1, again.collect()));
+        assert_eq!((taken.changes.len(), taken.put_back.len(), memory.kept()), (5, 0, None));
+    }
+
+    #[test]
+    fn of_an_owner_that_is_back_what_it_does_not_put_back_is_not_its_after_a_while() {
+        let mut memory = agent();
+        take(&mut memory, listing("b", 1, vec![entry(&node(PEER), b"peer", 3)]));
+        memory.note(&Change::Put(entry(&node(ME), b"me", 4)));
+        memory.note(&Change::Put(entry(BLOCK, &Owner::text(ME), 5)));
+        assert!(memory.kept().unwrap().contains(": 1 network, 1 block."));
+        assert!(memory.believe(Instant::now() + OVERWRITING));
+        let now = vec![
+            entry(&node(PEER), b"peer", 3),
+            entry(&node(ME), b"me", 4),
+            entry(BLOCK, &Owner::text(ME), 5),
+        ];
+        let taken = take(&mut memory, listing("b", 1, now));
+        let gone = Change::Delete { key: OTHERS.into(), revision: Revision(0) };
+        assert!(taken.changes.contains(&gone), "{:?}", taken.changes);
+        assert!(memory.kept().unwrap().contains(": 1 network."), "that somebody has to put back");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tartan_scenarios::{Lab, Probe, programs, wait_until};
+use tartan_scenarios::{Lab, Probe, holds_within, programs, wait_until};
 
 /// How long the issue says that etcd is away.
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -71,10 +71,15 @@ fn etcdctl(lab: &Lab, args: &[&str]) -> String {
 #[track_caller]
 fn wait_until_healthy(lab: &Lab, nodes: &[&str]) {
     for node in nodes {
-        wait_until(&format!("{node} is healthy"), PATIENCE, || {
+        let mut told = None;
+        let healthy = holds_within(PATIENCE, || {
             let run = lab.verb(node, &["status", "-o", "json"]);
-            run.code == 0 && run.json()["healthy"] == true && run.json()["store"]["connected"] == true
+            let is_healthy =
+                run.code == 0 && run.json()["healthy"] == true && run.json()["store"]["connected"] == true;
+            told = Some(run);
+            is_healthy
         });
+        assert!(healthy, "{node}: {told:?}");
     }
 }
 
@@ -230,11 +235,14 @@ fn who_sees_a_wipe_late_puts_no_deleted_network_back_and_who_died_before_it_can_
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("red.yaml");
     let red = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: red}\n\
-               spec: {pools: [{cidr: 10.77.0.0/16}], vxlan: {vni: 77}}\n";
+               spec: {pools: [{cidr: 10.77.0.0/24, blockSize: 24, reservations: [{node: n2, block: 10.77.0.0/24}]}], \
+               vxlan: {vni: 77}}\n";
     fs::write(&file, red).expect("a file");
-    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")]).ok();
+    lab.verb("n1", &["apply", "-f", file.to_str().expect("text")]).ok();
     let has_red = |node: &str| lab.on_node(node, &["ip", "-o", "link"]).contains(": tartan.77:");
-    assert!(has_red("n1") && has_red("n2"));
+    wait_until("red is there", PATIENCE, || {
+        has_red("n1") && has_red("n2") && owned(&lab, "n3", "n2").contains(&"10.77.0.0/24".into())
+    });
     lab.lab(&["fault", "add", "kill", "n3"]).ok();
     let late = Pid::from_raw(lab.agent("n2"));
     kill(late, Signal::SIGSTOP).expect("the agent is there");

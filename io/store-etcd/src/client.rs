@@ -179,18 +179,16 @@ impl Client {
 
     /// The connection there is, or a new one.
     pub(crate) async fn open(&self, deadline: Instant) -> Result<Arc<Open>, Fault> {
-        let late = || Fault::Late { endpoint: self.url.endpoints.join(","), patience: ATTEMPT };
-        let mut line = timeout_at(deadline, self.line.lock()).await.map_err(|_| late())?;
+        let start = Instant::now();
+        let late = |endpoint: String| Fault::Late { endpoint, patience: start.elapsed() };
+        let all = || self.url.endpoints.join(",");
+        let mut line = timeout_at(deadline, self.line.lock()).await.map_err(|_| late(all()))?;
         if let Some(open) = &line.open {
             return Ok(Arc::clone(open));
         }
-        let start = Instant::now();
-        let late = |at| {
-            let endpoint = self.url.endpoints.get(at).cloned().unwrap_or_default();
-            Fault::Late { endpoint, patience: start.elapsed() }
-        };
+        let asked = self.url.endpoints.get(line.at).cloned().unwrap_or_default();
         let connected = timeout_at(deadline, self.connect(line.at)).await;
-        match connected.unwrap_or_else(|_| Err(late(line.at))) {
+        match connected.unwrap_or_else(|_| Err(late(asked))) {
             Ok(open) => Ok(Arc::clone(line.open.insert(Arc::new(open)))),
             Err(fault) => {
                 line.at = (line.at + 1) % self.endpoints.len().max(1);

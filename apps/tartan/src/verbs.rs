@@ -68,6 +68,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let leave = Leave { node: name, force, without_store: false };
             let left: Left = agent(&shared)?.ask(&Request::Leave(leave))?;
             show(&shared, &left, || table::left(&left))?;
+            // It is out of the cluster, and not all of it is gone.
+            return Ok(if left.stays.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Verb::Check { what: None } => {
             let (findings, code) = check::node(&agent(&shared)?)?;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tartan_decide::{Claim, Fact};
 use tartan_model::{Cidr, NetworkName, Node};
-use tartan_store::{Durability, Expect, Store, StoreError};
+use tartan_store::{Durability, EntryKey, Expect, Owner, Revision, Store, StoreError};
 use tracing::{error, info, warn};
 
-use crate::entry::{EntryKey, HEARD, Heard, Owner};
+use crate::entry::{HEARD, Heard, fact};
 use crate::identity::{Identity, LEASE, NameHeld};
 use crate::input::{Inbox, Input};
 use crate::listen::Listener;
-use crate::memory::{Memory, PutBack, owner};
+use crate::memory::{Memory, PutBack};
 
 /// How long to wait after the store failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -91,6 +91,7 @@ impl Cluster {
             writes: writes.clone(),
             memory: Memory::new(identity.id),
             unread: BTreeMap::new(),
+            fails: None,
         };
         named("store-watch").spawn(move || listener.run()).context("cannot start a thread")?;
         Ok(Cluster { writes, writer })
@@ -269,9 +270,8 @@ impl Writer {
             return;
         }
         let Identity { id, name } = &self.identity;
-        let id = id.to_string();
-        let outcome = tartan_store::withdraw(self.store.as_ref(), &id)
-            .and_then(|freed| self.store.release_lease(name.as_str(), &id).map(|()| freed));
+        let outcome = tartan_store::withdraw(self.store.as_ref(), *id)
+            .and_then(|freed| self.store.release_lease(name.as_str(), &id.to_string()).map(|()| freed));
         if decided.swap(true, Ordering::SeqCst) {
             // The ring gave up waiting. It sees which of its entries are gone, and writes them anew.
             warn!("the store was too late to take this node out; it stays, and writes anew what is gone");
@@ -289,8 +289,8 @@ impl Writer {
         if !self.holds_name()? {
             return Ok(());
         }
-        let key = EntryKey::Block(claim.network.clone(), claim.block);
-        let mine = encode(&Owner { node: self.identity.id });
+        let key = EntryKey::block(&claim.network, claim.block);
+        let mine = Owner::text(self.identity.id);
         match self.store.put(&key.to_string(), &mine, Expect::Absent, Durability::Power) {
             Ok(_) => {
                 let fact = Fact::Block(claim.network.clone(), claim.block, Some(self.identity.id));
@@ -306,7 +306,7 @@ impl Writer {
     /// Tells whose the block is, so that the next claim is for another.
     fn lost(&self, claim: &Claim, key: EntryKey) -> Result<(), StoreError> {
         let entry = self.store.get(&key.to_string())?;
-        if let Ok(fact) = key.fact(entry.as_ref().map(|entry| entry.value.as_slice())) {
+        if let Ok(Some(fact)) = fact(key, entry.as_ref().map(|entry| entry.value.as_slice())) {
             self.inbox.put(Input::Fact(fact));
         }
         self.inbox.put(Input::Fact(Fact::ClaimLost(claim.network.clone())));
@@ -315,9 +315,9 @@ impl Writer {
 
     /// Whether nobody has the block now; who was quicker than this is told by the watch.
     fn give_back(&self, network: &NetworkName, block: Cidr) -> Result<bool, StoreError> {
-        let key = EntryKey::Block(network.clone(), block).to_string();
+        let key = EntryKey::block(network, block).to_string();
         let Some(entry) = self.store.get(&key)? else { return Ok(true) };
-        if owner(&entry.value) != Some(self.identity.id) {
+        if Owner::read(&entry.value) != Some(self.identity.id) {
             return Ok(false);
         }
         match self.store.delete(&key, Expect::Revision(entry.revision)) {
@@ -347,11 +347,14 @@ impl Writer {
             return Ok(());
         }
         let own = EntryKey::Node(self.identity.id).to_string();
-        for PutBack { key, value, expect } in entries {
+        for PutBack { key, value, expect, known } in entries {
             if *key == own
                 && let Some(node) = &self.published
             {
                 self.publish(node)?;
+                continue;
+            }
+            if self.was_deleted(key, *known)? {
                 continue;
             }
             match self.store.put(key, value, *expect, Durability::Power) {
@@ -360,6 +363,13 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody deleted a network after the state that is known of it, here, and not in a store of before.
+    fn was_deleted(&self, key: &str, known: Revision) -> Result<bool, StoreError> {
+        let Some(EntryKey::Network(name)) = EntryKey::parse(key) else { return Ok(false) };
+        let word = self.store.get(&EntryKey::Deleted(name).to_string())?;
+        Ok(word.is_some_and(|word| word.revision > known))
     }
 
     /// Whether this node may still write in its name; tells the ring if another node took it, and what went with it.
@@ -404,6 +414,7 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use tartan_model::NodeId;
+    use tartan_store::BlockKey;
 
     use super::*;
 
@@ -428,7 +439,7 @@ mod tests {
         (writer, store, inputs)
     }
 
-    fn left(inputs: &Receiver<Input>) -> Vec<Result<Vec<String>, String>> {
+    fn left(inputs: &Receiver<Input>) -> Vec<Result<Vec<BlockKey>, String>> {
         let left = inputs.try_iter().filter_map(|input| match input {
             Input::Left(outcome) => Some(outcome),
             _ => None,

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use tartan_api::rpc::{Answer, FailureCode, Leave};
 use tartan_api::verb::{Left, LeftBlock};
+use tartan_decide::Fact;
 use tartan_model::{AttachmentKey, PodName};
 use tartan_reconcile::Sweep;
+use tartan_store::BlockKey;
 use tracing::{info, warn};
 
 use crate::cluster::Write;
-use crate::entry::EntryKey;
 use crate::pods::Deleting;
 use crate::ring::{Ring, give};
 use crate::serve::{failure, ok};
@@ -124,7 +125,7 @@ impl Ring {
     }
 
     /// The store has answered.
-    pub(crate) fn note_left(&mut self, outcome: Result<Vec<String>, String>) {
+    pub(crate) fn note_left(&mut self, outcome: Result<Vec<BlockKey>, String>) {
         let Some(departure) = &self.departure else { return };
         match outcome {
             Ok(freed) => self.leave(freed, None),
@@ -134,7 +135,7 @@ impl Ring {
     }
 
     /// Nothing of ours stays in the kernel but settings: see `tartan uninstall`.
-    fn leave(&mut self, freed: Vec<String>, store: Option<String>) {
+    fn leave(&mut self, freed: Vec<BlockKey>, store: Option<String>) {
         let Some(departure) = self.departure.take() else { return };
         self.loop_.want_nothing();
         let read = self.settle(Sweep::Now);
@@ -146,11 +147,10 @@ impl Ring {
         for stays in &stays {
             warn!("{stays}");
         }
-        let block = |key: String| match EntryKey::parse(&key) {
-            Some(EntryKey::Block(network, block)) => Some(LeftBlock { network, block }),
-            _ => None,
-        };
-        let blocks = freed.into_iter().filter_map(block).collect();
+        // Of before it has nothing to go back to.
+        self.learn(Fact::Left);
+        let block = |BlockKey { network, block }| LeftBlock { network, block };
+        let blocks = freed.into_iter().map(block).collect();
         let left = Left { node: self.world.name().to_string(), blocks, pods: departure.pods, store, stays };
         give(&departure.reply, ok(&left));
         self.left_cluster = true;

@@ -16,12 +16,12 @@ use nix::sys::socket::{
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use tartan_model::{Node, NodeId, NodeName};
-use tartan_store::{Durability, Expect, Store, StoreError};
+use tartan_store::{Durability, EntryKey, Expect, NODES, Owner, Store, StoreError};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::entry::{BLOCKS, EntryKey, HEARD, NODES, Owner, WAITS};
+use crate::entry::{HEARD, WAITS};
 
 /// How long a node is thought alive after its last renewal.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
@@ -173,12 +173,9 @@ impl Identity {
     }
 
     fn inherit_blocks(&self, store: &dyn Store, from: NodeId) -> anyhow::Result<()> {
-        let mine = serde_json::to_vec(&Owner { node: self.id })?;
-        for entry in store.list(BLOCKS)?.entries {
-            let Ok(owner) = serde_json::from_slice::<Owner>(&entry.value) else { continue };
-            if owner.node == from {
-                store.put(&entry.key, &mine, Expect::Revision(entry.revision), Durability::Power)?;
-            }
+        let mine = Owner::text(self.id);
+        for entry in tartan_store::blocks_of(store, from)? {
+            store.put(&entry.key, &mine, Expect::Revision(entry.revision), Durability::Power)?;
         }
         Ok(())
     }

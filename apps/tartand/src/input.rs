@@ -12,7 +12,7 @@ use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Claim, Fact};
 use tartan_model::NodeName;
 use tartan_rpc::Client;
-use tartan_store::Lease;
+use tartan_store::{BlockKey, Lease};
 
 use crate::serve::failure;
 
@@ -32,8 +32,8 @@ pub(crate) enum Input {
     Kept(Option<String>),
     /// The networks that the store has and that are not understood, and why not: all of them.
     Misunderstood(Vec<String>),
-    /// This node is out of the store: the keys of the blocks that are free again, or why it is not.
-    Left(Result<Vec<String>, String>),
+    /// This node is out of the store: the blocks that are free again, or why it is not.
+    Left(Result<Vec<BlockKey>, String>),
     /// Somebody asks.
     Ask(Ask),
 }
@@ -74,6 +74,8 @@ pub(crate) enum Question {
     Gauges(Option<Vec<Lease>>),
     /// The ways to these peers, or to all.
     Lanes(Vec<NodeName>),
+    /// What is known of the nodes of this name or id.
+    Memories(String),
 }
 
 /// Where other threads put what they have for the ring.

@@ -13,7 +13,9 @@ impl Ring {
         }
         let Err(error) = self.records.keep(&learned.records) else { return true };
         self.note_unkept(&error);
-        let is_so = |record: &Record| matches!(record, Record::Bridge(..));
+        let is_so = |record: &Record| {
+            matches!(record, Record::Bridge(..) | Record::Held(..) | Record::HeldNoMore(..))
+        };
         self.unkept.extend(learned.records.into_iter().filter(is_so));
         false
     }

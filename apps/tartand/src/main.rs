@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod config;
 mod counted;
+mod deleted;
 mod departure;
 mod entry;
 mod gauges;

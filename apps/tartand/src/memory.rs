@@ -3,12 +3,15 @@
 //! what others own stays known until they put it back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use tartan_model::NodeId;
-use tartan_store::{Change, Entry, Expect, History, Listing, Revision};
+use tartan_store::{
+    BLOCKS, Change, DELETED, Entry, EntryKey, Expect, History, Listing, NETWORKS, NODES, Owner, Revision,
+};
 
-use crate::entry::{BLOCKS, EntryKey, NETWORKS, NODES, Owner, WAITS};
+use crate::entry::WAITS;
 
 /// How long others have to put back what they own over older states of it; then the store is believed again.
 const OVERWRITING: Duration = Duration::from_secs(60);
@@ -19,6 +22,8 @@ pub(crate) struct PutBack {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
     pub(crate) expect: Expect,
+    /// The store's revision that it is known by; a deletion after it holds.
+    pub(crate) known: Revision,
 }
 
 /// What a listing comes to.
@@ -43,8 +48,12 @@ pub(crate) struct Memory {
 
 struct Known {
     revision: Revision,
+    /// Tells whether a value is the one that is known.
+    digest: u64,
     /// Of what this node may have to put back.
     value: Option<Box<[u8]>>,
+    /// Of a block.
+    owner: Option<NodeId>,
 }
 
 impl Memory {
@@ -57,8 +66,10 @@ impl Memory {
         let before = self.history.replace(listing.history.clone());
         let other = before.as_ref().is_some_and(|before| *before != listing.history);
         let same_store = before.is_some_and(|before| before.store == listing.history.store);
+        let (deleted, entries): (Vec<Entry>, Vec<Entry>) =
+            listing.entries.into_iter().partition(|entry| entry.key.starts_with(DELETED));
         // Who waited before this gap has given up, or will.
-        let entries = listing.entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
+        let entries = entries.into_iter().filter(|entry| !entry.key.starts_with(WAITS));
         let mut taken = Taken { other, ..Taken::default() };
         let mut missing: BTreeSet<Box<str>> = self.known.keys().cloned().collect();
         if other {
@@ -72,8 +83,15 @@ impl Memory {
                 taken.changes.push(Change::Put(entry));
             }
         }
+        if other && !same_store {
+            // Of another store no revision compares: what it tells of a deletion came after all that is known.
+            self.known.values_mut().for_each(|known| known.revision = Revision(0));
+        }
         for key in missing {
-            if other || self.kept.get(&key) == Some(&None) {
+            let was_deleted = self.was_deleted(&key, &deleted);
+            if was_deleted {
+                taken.changes.push(Change::Delete { key: key.into(), revision: Revision(0) });
+            } else if other || self.kept.get(&key) == Some(&None) {
                 self.keep(&key, None, &mut taken);
             } else {
                 taken.changes.push(Change::Delete { key: key.into(), revision: Revision(0) });
@@ -85,12 +103,18 @@ impl Memory {
     /// Notes a change that is told; false if it is of a kind that is passed over.
     pub(crate) fn note(&mut self, change: &Change) -> bool {
         let key = change.key();
-        let Some(parsed) = EntryKey::parse(key) else { return false };
+        let Some(parsed) = EntryKey::parse(key).filter(|parsed| !matches!(parsed, EntryKey::Deleted(_)))
+        else {
+            return false;
+        };
         self.kept.remove(key);
         match change {
             Change::Put(entry) => {
                 let value = self.is_ours(&parsed, &entry.value).then(|| entry.value.as_slice().into());
-                self.known.insert(key.into(), Known { revision: entry.revision, value });
+                let is_block = matches!(parsed, EntryKey::Block(_));
+                let owner = is_block.then(|| Owner::read(&entry.value)).flatten();
+                let digest = digest(&entry.value);
+                self.known.insert(key.into(), Known { revision: entry.revision, digest, value, owner });
             }
             Change::Delete { .. } => drop(self.known.remove(key)),
         }
@@ -103,9 +127,20 @@ impl Memory {
             return false;
         }
         self.since = None;
-        let before = self.kept.len();
-        self.kept.retain(|_, older| older.is_none());
-        self.kept.len() < before
+        let is_believed = |key: &str, older: Option<Revision>| older.is_some() || self.is_given_back(key);
+        let believed = self.kept.iter().filter(|(key, older)| is_believed(key, **older));
+        let believed: BTreeSet<Box<str>> = believed.map(|(key, _)| key.clone()).collect();
+        self.kept.retain(|key, _| !believed.contains(key));
+        !believed.is_empty()
+    }
+
+    /// Whether this is a block whose owner has put itself back, and not the block.
+    fn is_given_back(&self, key: &str) -> bool {
+        let owner = self.known.get(key).and_then(|known| known.owner);
+        owner.is_some_and(|owner| {
+            let node = EntryKey::Node(owner).to_string();
+            self.known.contains_key(node.as_str()) && !self.kept.contains_key(node.as_str())
+        })
     }
 
     /// What is known from memory only, in words.
@@ -133,20 +168,32 @@ impl Memory {
             return self.kept.get(key) == Some(&Some(entry.revision));
         }
         let Some(known) = self.known.get(key) else { return false };
+        // Its owner was quicker than this listing, and what it put back has another revision.
+        if known.digest == digest(&entry.value) {
+            return false;
+        }
         if same_store && entry.revision < known.revision {
             return true;
         }
         // Of another store no revision compares. What is this node's it knows best, unless a node that came since, and
         // could not know, has taken it.
-        if known.value.as_deref().is_none_or(|value| value == entry.value) {
+        if known.value.is_none() {
             return false;
         }
         match EntryKey::parse(key) {
             Some(EntryKey::Node(_)) => true,
-            Some(EntryKey::Block(..)) => owner(&entry.value)
+            Some(EntryKey::Block(_)) => Owner::read(&entry.value)
                 .is_none_or(|owner| self.known.contains_key(EntryKey::Node(owner).to_string().as_str())),
             _ => false,
         }
+    }
+
+    /// Whether the store says that a network was deleted after the state that is known of it.
+    fn was_deleted(&self, key: &str, deleted: &[Entry]) -> bool {
+        let Some(EntryKey::Network(name)) = EntryKey::parse(key) else { return false };
+        let word = EntryKey::Deleted(name).to_string();
+        let known = self.known.get(key).map_or(Revision(0), |known| known.revision);
+        deleted.iter().any(|entry| entry.key == word && entry.revision > known)
     }
 
     fn keep(&mut self, key: &str, found: Option<Revision>, taken: &mut Taken) {
@@ -155,7 +202,12 @@ impl Memory {
             && let Some(value) = &known.value
         {
             let expect = found.map_or(Expect::Absent, Expect::Revision);
-            taken.put_back.push(PutBack { key: key.into(), value: value.to_vec(), expect });
+            taken.put_back.push(PutBack {
+                key: key.into(),
+                value: value.to_vec(),
+                expect,
+                known: known.revision,
+            });
         }
         self.kept.insert(key.into(), found);
     }
@@ -164,13 +216,16 @@ impl Memory {
         match key {
             EntryKey::Network(_) => true,
             EntryKey::Node(id) => *id == self.me,
-            EntryKey::Block(..) => owner(value) == Some(self.me),
+            EntryKey::Block(_) => Owner::read(value) == Some(self.me),
+            EntryKey::Deleted(_) => false,
         }
     }
 }
 
-pub(crate) fn owner(value: &[u8]) -> Option<NodeId> {
-    serde_json::from_slice::<Owner>(value).ok().map(|owner| owner.node)
+fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -182,10 +237,6 @@ mod tests {
     const NEW: NodeId = NodeId::from_bytes([3; 16]);
     const BLOCK: &str = "block/default/10.244.0.0-24";
     const OTHERS: &str = "block/default/10.244.1.0-24";
-
-    fn own(owner: NodeId) -> Vec<u8> {
-        serde_json::to_vec(&Owner { node: owner }).unwrap()
-    }
 
     fn node(id: NodeId) -> String {
         EntryKey::Node(id).to_string()
@@ -204,8 +255,8 @@ mod tests {
             entry("network/default", b"net", 10),
             entry(&node(ME), b"me", 11),
             entry(&node(PEER), b"peer", 12),
-            entry(BLOCK, &own(ME), 13),
-            entry(OTHERS, &own(PEER), 14),
+            entry(BLOCK, &Owner::text(ME), 13),
+            entry(OTHERS, &Owner::text(PEER), 14),
         ]
     }
 
@@ -264,14 +315,66 @@ mod tests {
     }
 
     #[test]
+    fn what_others_put_back_before_this_node_lists_is_theirs_again() {
+        let mut memory = agent();
+        let again = before().into_iter().map(|old| Entry { revision: Revision(old.revision.0 - 8), ..old });
+        let taken = take(&mut memory, listing("a", 1, again.collect()));
+        assert_eq!((taken.changes.len(), taken.put_back.len(), memory.kept()), (5, 0, None));
+    }
+
+    #[test]
+    fn of_an_owner_that_is_back_what_it_does_not_put_back_is_not_its_after_a_while() {
+        let mut memory = agent();
+        take(&mut memory, listing("b", 1, vec![entry(&node(PEER), b"peer", 3)]));
+        memory.note(&Change::Put(entry(&node(ME), b"me", 4)));
+        memory.note(&Change::Put(entry(BLOCK, &Owner::text(ME), 5)));
+        assert!(memory.kept().unwrap().contains(": 1 network, 1 block."));
+        assert!(memory.believe(Instant::now() + OVERWRITING));
+        let now = vec![
+            entry(&node(PEER), b"peer", 3),
+            entry(&node(ME), b"me", 4),
+            entry(BLOCK, &Owner::text(ME), 5),
+        ];
+        let taken = take(&mut memory, listing("b", 1, now));
+        let gone = Change::Delete { key: OTHERS.into(), revision: Revision(0) };
+        assert!(taken.changes.contains(&gone), "{:?}", taken.changes);
+        assert!(memory.kept().unwrap().contains(": 1 network."), "that somebody has to put back");
+    }
+
+    #[test]
+    fn a_network_that_was_deleted_since_the_wipe_stays_deleted() {
+        let mut memory = agent();
+        // The word of another store's revision 2 is newer than all that is known of revision 10 of this one.
+        let word = entry("deleted/default", b"", 2);
+        let taken = take(&mut memory, listing("b", 1, vec![word.clone()]));
+        assert_eq!(taken.changes.iter().map(Change::key).collect::<Vec<_>>(), ["network/default"]);
+        assert!(put_back(&taken).iter().all(|(key, _)| !key.starts_with(NETWORKS)));
+        // Who waits for it to be put back by others sees it in a later listing, too.
+        let mut memory = agent();
+        take(&mut memory, listing("b", 1, vec![]));
+        let taken = take(&mut memory, listing("b", 1, vec![word]));
+        assert_eq!(taken.changes.iter().map(Change::key).collect::<Vec<_>>(), ["network/default"]);
+    }
+
+    #[test]
+    fn a_deletion_of_before_does_not_hold_for_a_network_that_was_made_anew() {
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("a", 1, vec![entry("deleted/default", b"", 9)]));
+        assert!(put_back(&taken).contains(&("network/default", Expect::Absent)));
+        let mut memory = agent();
+        let taken = take(&mut memory, listing("a", 1, vec![entry("deleted/default", b"", 11)]));
+        assert!(put_back(&taken).iter().all(|(key, _)| !key.starts_with(NETWORKS)));
+    }
+
+    #[test]
     fn of_an_earlier_state_what_is_known_to_be_newer_holds_and_ours_goes_over_it() {
         let mut memory = agent();
         let older = vec![
             entry("network/default", b"old net", 3),
             entry(&node(ME), b"me", 11),
             entry(&node(PEER), b"old peer", 4),
-            entry(BLOCK, &own(PEER), 5),
-            entry("block/default/10.244.9.0-24", &own(PEER), 6),
+            entry(BLOCK, &Owner::text(PEER), 5),
+            entry("block/default/10.244.9.0-24", &Owner::text(PEER), 6),
         ];
         let taken = take(&mut memory, listing("a", 1, older.clone()));
         let told: Vec<&str> = taken.changes.iter().map(Change::key).collect();
@@ -292,7 +395,7 @@ mod tests {
     fn a_block_that_a_node_of_before_seems_to_have_is_ours_and_one_of_a_new_node_is_its() {
         for (other, ours) in [(PEER, true), (NEW, false)] {
             let mut memory = agent();
-            let taken = take(&mut memory, listing("b", 1, vec![entry(BLOCK, &own(other), 2)]));
+            let taken = take(&mut memory, listing("b", 1, vec![entry(BLOCK, &Owner::text(other), 2)]));
             let over = taken.put_back.iter().any(|back| back.key == BLOCK);
             assert_eq!((over, taken.changes.is_empty()), (ours, ours));
         }

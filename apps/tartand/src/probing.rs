@@ -60,9 +60,8 @@ impl Probing {
         let answers = sockets.answers();
         let now = self.start.elapsed();
         for (family, heard) in answers {
-            if let Some(Echo { kind: EchoKind::Reply, sequence, nonce, .. }) = decode(family, &heard.message)
-            {
-                self.engine.answered(Reply { from: heard.from, sequence, nonce }, now);
+            if let Some(Echo { kind: EchoKind::Reply, nonce, .. }) = decode(family, &heard.message) {
+                self.engine.answered(Reply { from: heard.from, nonce }, now);
             }
         }
     }
@@ -168,7 +167,7 @@ impl Ring {
     }
 }
 
-/// Eight bytes of chance. Without any, a nonce is still one of many that nobody has seen.
+/// Eight bytes of chance. Without any, nonces can be guessed, and are still told apart.
 pub(crate) fn chance() -> u64 {
     let mut bytes = [0; 8];
     if let Err(error) = random(&mut bytes) {

@@ -10,12 +10,14 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tartan_decide::{Fact, Record};
 use tartan_model::{AttachmentKey, Cidr, Endpoint, NetworkName};
-use tartan_store::{Durability, Entry, Expect, Sqlite, Store};
+use tartan_store::{BlockKey, Durability, Entry, Expect, Sqlite, Store};
 use tracing::warn;
 
 const ENDPOINTS: &str = "endpoint/";
 const RELEASED: &str = "released/";
 const BRIDGES: &str = "bridge/";
+/// Blocks that are this node's as far as it knows.
+const HELD: &str = "held/";
 /// Written to see whether anything can be written.
 const TRIED: &str = "tried";
 /// How many released addresses are remembered over a restart.
@@ -74,6 +76,7 @@ impl Records {
     /// Also when a record is not understood: what it holds might be given away a second time, and a pod be cut off.
     pub(crate) fn facts(&self) -> anyhow::Result<Vec<Fact>> {
         let mut facts: Vec<Fact> = self.read(BRIDGES, bridge)?;
+        facts.extend(self.read(HELD, held)?);
         let endpoints: Vec<Kept> = self.read(ENDPOINTS, |entry| serde_json::from_slice(&entry.value).ok())?;
         for Kept { endpoint, adding } in endpoints {
             let key = endpoint.key.clone();
@@ -144,6 +147,8 @@ fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
             (released_key(network, block, *address), Some(b"null".to_vec()))
         }
         Record::Forgotten(network, block, address) => (released_key(network, block, *address), None),
+        Record::Held(network, block) => (held_key(network, block), Some(b"null".to_vec())),
+        Record::HeldNoMore(network, block) => (held_key(network, block), None),
         Record::Bridge(network, number) => {
             (format!("{BRIDGES}{network}"), Some(serde_json::to_vec(&Number { number: *number })?))
         }
@@ -159,7 +164,16 @@ fn endpoint_key(key: &AttachmentKey) -> String {
 }
 
 fn released_key(network: &NetworkName, block: &Cidr, address: IpAddr) -> String {
-    format!("{RELEASED}{network}/{}-{}/{address}", block.first(), block.length())
+    format!("{RELEASED}{}/{address}", BlockKey { network: network.clone(), block: *block })
+}
+
+fn held_key(network: &NetworkName, block: &Cidr) -> String {
+    format!("{HELD}{}", BlockKey { network: network.clone(), block: *block })
+}
+
+fn held(entry: &Entry) -> Option<Fact> {
+    let BlockKey { network, block } = entry.key.strip_prefix(HELD)?.parse().ok()?;
+    Some(Fact::Held(network, block))
 }
 
 fn bridge(entry: &Entry) -> Option<Fact> {
@@ -169,11 +183,9 @@ fn bridge(entry: &Entry) -> Option<Fact> {
 }
 
 fn released(entry: &Entry) -> Option<Fact> {
-    let mut parts = entry.key.strip_prefix(RELEASED)?.splitn(3, '/');
-    let network: NetworkName = parts.next()?.parse().ok()?;
-    let (first, length) = parts.next()?.rsplit_once('-')?;
-    let block: Cidr = format!("{first}/{length}").parse().ok()?;
-    Some(Fact::Released(network, block, parts.next()?.parse().ok()?))
+    let (block, address) = entry.key.strip_prefix(RELEASED)?.rsplit_once('/')?;
+    let BlockKey { network, block } = block.parse().ok()?;
+    Some(Fact::Released(network, block, address.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -222,7 +234,10 @@ mod tests {
         assert_eq!(records.facts().unwrap().len(), 2);
         records.keep(&[Record::Endpoint(endpoint.clone())]).unwrap();
         assert_eq!(records.facts().unwrap(), [Fact::Restored(endpoint)]);
-        let (network, block) = ("blue".parse().unwrap(), "10.0.0.0/24".parse().unwrap());
+        let (network, block): (NetworkName, Cidr) = ("blue".parse().unwrap(), "10.0.0.0/24".parse().unwrap());
+        records.keep(&[Record::Held(network.clone(), block)]).unwrap();
+        assert_eq!(records.facts().unwrap().first(), Some(&Fact::Held(network.clone(), block)));
+        records.keep(&[Record::HeldNoMore(network.clone(), block)]).unwrap();
         let address = "10.0.0.9".parse().unwrap();
         records.keep(&[Record::Released(network, block, address)]).unwrap();
         let facts = records.facts().unwrap();

@@ -57,6 +57,8 @@ pub(crate) struct Ring {
     pub(crate) store: Result<(), String>,
     /// What the store has lost and is known from memory only, in words.
     pub(crate) remembered: Option<String>,
+    /// Since when.
+    pub(crate) lost_at: Option<Instant>,
     pub(crate) last_error: Option<String>,
     pub(crate) started: SystemTime,
     /// The path and address by which each peer is reached, if it is, and since when.
@@ -148,6 +150,7 @@ impl Ring {
             notes: BTreeMap::new(),
             store: Err("not heard of yet".into()),
             remembered: None,
+            lost_at: None,
             last_error: None,
             started: SystemTime::now(),
             ways: BTreeMap::new(),
@@ -278,6 +281,7 @@ impl Ring {
                     if let Some(remembered) = &remembered {
                         self.last_error = Some(remembered.clone());
                     }
+                    self.lost_at = remembered.is_some().then(|| self.lost_at.unwrap_or_else(Instant::now));
                     self.remembered = remembered;
                 }
                 Input::Misunderstood(networks) => self.misunderstood = networks,
@@ -486,6 +490,7 @@ impl Ring {
                 ok(&())
             }
             Question::Lanes(peers) => self.lanes(&peers),
+            Question::Memories(called) => self.memories(&called),
             Question::Request { request: Request::Denied, .. } => {
                 self.denied().map_or_else(Answer::Error, |rows| ok(&rows))
             }

@@ -10,12 +10,12 @@ use tartan_api::network::{ClusterNetwork, Network};
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Action, Applied};
-use tartan_model::NodeId;
+use tartan_model::{NetworkName, NodeId};
 use tartan_rpc::{Client, Handler};
-use tartan_store::{Durability, Expect, Store, StoreError};
+use tartan_store::{Durability, Expect, NETWORKS, Store, StoreError};
 
 use crate::cluster::told;
-use crate::entry::NETWORKS;
+use crate::deleted::delete_network;
 use crate::input::{Inbox, Question};
 use crate::metrics::{CniLabels, Metrics};
 use crate::remove::Removal;
@@ -126,10 +126,10 @@ impl Service {
     }
 
     fn delete(&self, kind: ObjectKind, name: &str) -> Result<Answer, Failure> {
-        let gone = self.store.delete(&format!("{NETWORKS}{name}"), Expect::Any);
-        match gone {
-            Ok(Some(_)) => Ok(ok(&Applied { kind, name: name.into(), action: Action::Deleted })),
-            Ok(None) | Err(StoreError::BadKey { .. }) => Err(not_found(kind, name)),
+        let Ok(network) = name.parse::<NetworkName>() else { return Err(not_found(kind, name)) };
+        match delete_network(self.store.as_ref(), &network) {
+            Ok(true) => Ok(ok(&Applied { kind, name: name.into(), action: Action::Deleted })),
+            Ok(false) => Err(not_found(kind, name)),
             Err(error) => Err(store(error)),
         }
     }

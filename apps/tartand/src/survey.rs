@@ -77,7 +77,7 @@ fn wait_for_answers(survey: &mut Survey<NodeName>, sockets: &EchoSockets, start:
         let now: Moment = start.elapsed();
         for (family, heard) in sockets.answers() {
             if let Some(echo) = decode(family, &heard.message).filter(|echo| echo.kind == EchoKind::Reply) {
-                survey.answered(Reply { from: heard.from, sequence: echo.sequence, nonce: echo.nonce }, now);
+                survey.answered(Reply { from: heard.from, nonce: echo.nonce }, now);
             }
         }
     }

@@ -155,19 +155,23 @@ impl World {
         }
     }
 
-    /// A block that pods of this node have addresses from, and that nobody owns: somebody took its entry away.
+    /// A block that is this node's and that nobody owns, as the store was wiped or somebody took the entry away: one that
+    /// pods have addresses from, else one that pods may have addresses from.
     fn lost_block(&self, network: &Network, family: Family) -> Option<Cidr> {
         let used = self
             .addresses
             .iter()
-            .filter(|((name, _), addresses)| *name == network.name && addresses.used() > 0);
+            .filter(|((name, _), addresses)| *name == network.name && addresses.used() > 0)
+            .map(|((_, block), _)| block);
+        let serves = |block: &&Cidr| network.pools.iter().any(|pool| pool.serves(block, &self.name));
+        let own = self.held.iter().filter(|(name, _)| *name == network.name).map(|(_, block)| block);
         // Mostly it is there as it was: among thousands the search is for others.
         let held = self.blocks.get(&network.name);
         let taken = |block: &Cidr| {
             held.is_some_and(|blocks| blocks.contains_key(block))
                 || self.blocks.values().flat_map(|blocks| blocks.keys()).any(|other| other.overlaps(block))
         };
-        used.map(|((_, block), _)| *block).find(|block| block.family() == family && !taken(block))
+        used.chain(own.filter(serves)).copied().find(|block| block.family() == family && !taken(block))
     }
 
     /// A block that is reserved for this node and that nobody owns.

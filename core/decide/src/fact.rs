@@ -30,6 +30,10 @@ pub enum Fact {
     Returning(NetworkName, Cidr),
     /// The store has the block back, or did not take it.
     Returned(NetworkName, Cidr),
+    /// A block that was this node's before a restart, from this node's own records.
+    Held(NetworkName, Cidr),
+    /// This node has left the cluster: no block of before is its own any more.
+    Left,
     /// The store has told all it knows.
     InSync,
     /// A pod's interface of before a restart, from this node's own records.
@@ -98,6 +102,10 @@ pub enum Record {
     Forgotten(NetworkName, Cidr, IpAddr),
     /// The number of a network's bridge.
     Bridge(NetworkName, u32),
+    /// A block is this node's.
+    Held(NetworkName, Cidr),
+    /// It was given back, or is another node's.
+    HeldNoMore(NetworkName, Cidr),
 }
 
 /// Why a pod cannot be attached.

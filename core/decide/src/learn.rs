@@ -33,6 +33,15 @@ impl World {
                 self.returning.remove(&(network.clone(), block));
                 dirty([Scope::Network(network)])
             }
+            Fact::Held(network, block) => {
+                self.held.insert((network.clone(), block));
+                dirty([Scope::Network(network)])
+            }
+            Fact::Left => {
+                let gone = std::mem::take(&mut self.held).into_iter();
+                let records = gone.map(|(network, block)| Record::HeldNoMore(network, block)).collect();
+                Learned { dirty: self.scopes(), records }
+            }
             Fact::InSync => {
                 let changed = !self.in_sync;
                 self.in_sync = true;
@@ -145,7 +154,7 @@ impl World {
             return Learned::default();
         }
         self.index(&network, block, old, owner);
-        self.returning.remove(&(network.clone(), block));
+        let records = self.learn_held(&network, block, owner);
         let mut scopes: BTreeSet<Scope> = old.iter().chain(&owner).map(|id| Scope::Peer(*id)).collect();
         scopes.insert(Scope::Network(network.clone()));
         if owner == Some(self.this) {
@@ -167,7 +176,20 @@ impl World {
         if old == Some(self.this) || owner == Some(self.this) || self.has_other(&network) {
             scopes.extend(self.scopes());
         }
-        dirty(scopes)
+        Learned { dirty: scopes, records }
+    }
+
+    /// Notes whether a block is this node's to go back to. That nobody owns it any more does not end that, unless this
+    /// node gave it back: the store was wiped, or somebody took the entry away.
+    fn learn_held(&mut self, network: &NetworkName, block: Cidr, owner: Option<NodeId>) -> Vec<Record> {
+        let key = (network.clone(), block);
+        let gave_back = self.returning.remove(&key);
+        if owner == Some(self.this) {
+            let is_new = self.held.insert(key);
+            return is_new.then(|| Record::Held(network.clone(), block)).into_iter().collect();
+        }
+        let ends = (owner.is_some() || gave_back) && self.held.remove(&key);
+        ends.then(|| Record::HeldNoMore(network.clone(), block)).into_iter().collect()
     }
 
     /// Whether there is anything of another network.

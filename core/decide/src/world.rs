@@ -73,6 +73,9 @@ pub struct World {
     pub(crate) owned: BTreeMap<NodeId, Vec<(NetworkName, Cidr)>>,
     /// Own blocks on their way back to the store: no pod gets an address from them any more.
     pub(crate) returning: BTreeSet<(NetworkName, Cidr)>,
+    /// Blocks that are this node's as far as it knows: neither did it give them back, nor are they another's. They are
+    /// claimed again when the store has lost them.
+    pub(crate) held: BTreeSet<(NetworkName, Cidr)>,
     pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
     /// The number in each bridge's name: given once, kept.
     pub(crate) bridges: BTreeMap<NetworkName, u32>,
@@ -98,6 +101,7 @@ impl World {
             blocks: BTreeMap::new(),
             owned: BTreeMap::new(),
             returning: BTreeSet::new(),
+            held: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             bridges: BTreeMap::new(),
             addresses: BTreeMap::new(),

@@ -189,6 +189,8 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4)
             .prop_map(|(at, f, n)| Fact::Block(name(at), block(at, f, n), None)),
         1 => (0usize..2).prop_map(|at| Fact::ClaimLost(name(at))),
+        1 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4)
+            .prop_map(|(at, f, n)| Fact::Held(name(at), block(at, f, n))),
         1 => Just(Fact::InSync),
         6 => (0u8..6, 0usize..2, any::<u32>()).prop_map(|(n, at, link)| attach(n, at, link)),
         2 => (0u8..6).prop_map(|n| Fact::Added(key(n))),
@@ -411,6 +413,32 @@ proptest! {
         }
     }
 
+    /// A node takes again what it had and did not give back, before it looks for another block.
+    #[test]
+    fn a_block_that_the_store_lost_is_claimed_again_unless_it_is_anothers(facts in facts(40), n in 0u8..4, other: bool) {
+        let mut world = world();
+        for fact in facts { let _ = world.learn(fact); }
+        let _ = world.learn(Fact::Uplink(Ok(uplink(&[4], 1500))));
+        let _ = world.learn(Fact::Network(name(1), None));
+        let _ = world.learn(Fact::Network(name(0), Some(networks(0, 0, "attachment: routed"))));
+        let blocks: Vec<_> = world.blocks().map(|(network, block, _)| (network.clone(), *block)).collect();
+        let _ = world.learn(Fact::Left);
+        let _ = world.learn(Fact::Block(name(0), block(0, 4, n), None));
+        let _ = world.learn(Fact::Block(name(0), block(0, 4, n), Some(id(THIS))));
+        let _ = world.learn(Fact::InSync);
+        // The store is wiped.
+        for (network, block) in blocks { let _ = world.learn(Fact::Block(network, block, None)); }
+        let _ = world.learn(Fact::Block(name(0), block(0, 4, n), other.then(|| id(3))));
+        let lived_in = |claim: &tartan_decide::Claim| world.used(&claim.network, &claim.block).unwrap_or(0) > 0;
+        let claims = world.decide(&Scope::Network(name(0))).claims;
+        let claimed: Vec<_> = claims.iter().filter(|claim| !lived_in(claim)).map(|claim| claim.block).collect();
+        if other {
+            prop_assert!(!claimed.contains(&block(0, 4, n)));
+        } else if claims.iter().all(|claim| !lived_in(claim)) {
+            prop_assert_eq!(claimed, [block(0, 4, n)]);
+        }
+    }
+
     /// Returning a block never makes room scarce, so that it is not claimed again at once.
     #[test]
     fn what_is_returned_has_no_pods_and_is_not_claimed_again(facts in facts(60)) {
@@ -484,6 +512,10 @@ fn restored(records: &[Record]) -> Vec<Fact> {
                 released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
             }
             Record::Bridge(network, number) => facts.push(Fact::Bridge(network, number)),
+            Record::Held(network, block) => facts.push(Fact::Held(network, block)),
+            Record::HeldNoMore(network, block) => {
+                facts.retain(|fact| *fact != Fact::Held(network.clone(), block))
+            }
         }
     }
     facts.extend(endpoints.into_values().map(Fact::Restored));

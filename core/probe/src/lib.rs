@@ -9,6 +9,7 @@ mod lane;
 mod packet;
 mod survey;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,9 +64,9 @@ pub struct Probe {
     pub local: IpAddr,
     /// Where to.
     pub remote: IpAddr,
-    /// Its number.
+    /// Its number on the wire, for those who look at packets there; it wraps, and no answer is told by it.
     pub sequence: u16,
-    /// What only an answer to it can hold.
+    /// What only an answer to it can hold, and no other probe that is on its way.
     pub nonce: u64,
     /// The length of the whole packet in bytes, its IP header included; None for as small as can be.
     pub length: Option<u16>,
@@ -76,8 +77,6 @@ pub struct Probe {
 pub struct Reply {
     /// Who answers.
     pub from: IpAddr,
-    /// The probe's number.
-    pub sequence: u16,
     /// The probe's nonce.
     pub nonce: u64,
 }
@@ -88,15 +87,41 @@ struct Flight<T> {
     whose: T,
     size: Size,
     remote: IpAddr,
-    nonce: u64,
     sent: Moment,
     lost: bool,
 }
 
-impl<T> Flight<T> {
-    /// Whether an answer is to this probe.
-    fn is_answered_by(&self, reply: &Reply) -> bool {
-        (self.remote, self.nonce) == (reply.from, reply.nonce)
+/// Probes that are on their way, by their nonces: their numbers on the wire begin anew after 65,536, which is less than
+/// what hundreds of ways in tens of networks have on its way at once.
+#[derive(Debug)]
+struct Flights<T> {
+    by_nonce: BTreeMap<u64, Flight<T>>,
+    sequence: u16,
+}
+
+impl<T> Default for Flights<T> {
+    fn default() -> Flights<T> {
+        Flights { by_nonce: BTreeMap::new(), sequence: 0 }
+    }
+}
+
+impl<T> Flights<T> {
+    /// Sends one more: its number, and its nonce by `chance`, which no other has.
+    fn send(&mut self, flight: Flight<T>, chance: u64) -> (u16, u64) {
+        let mut nonce = chance;
+        while self.by_nonce.contains_key(&nonce) {
+            nonce = nonce.wrapping_add(1);
+        }
+        self.by_nonce.insert(nonce, flight);
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        (sequence, nonce)
+    }
+
+    /// Takes out the one that this is an answer to.
+    fn answered(&mut self, reply: &Reply) -> Option<Flight<T>> {
+        self.by_nonce.get(&reply.nonce).filter(|flight| flight.remote == reply.from)?;
+        self.by_nonce.remove(&reply.nonce)
     }
 }
 

@@ -1,9 +1,8 @@
 //! Asking every one of some ways at once, because somebody wants to know now.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Flight, Lane, Moment, PATIENCE, Probe, Reply, Size, probe};
+use crate::{Flight, Flights, Lane, Moment, PATIENCE, Probe, Reply, Size, probe};
 
 /// Probes for each way and size.
 const TRIES: u8 = 3;
@@ -31,10 +30,9 @@ pub struct Surveyed<T> {
 #[derive(Debug)]
 pub struct Survey<T> {
     rows: Vec<Surveyed<T>>,
-    flights: BTreeMap<u16, Flight<(usize, u8)>>,
+    flights: Flights<(usize, u8)>,
     /// Rows and sizes to ask, and how often they were asked already.
     left: Vec<(usize, Size, u8)>,
-    sequence: u16,
 }
 
 impl<T> Survey<T> {
@@ -45,12 +43,12 @@ impl<T> Survey<T> {
         let both = |place| [(place, Size::Small, 0), (place, Size::Full, 0)];
         // Taken from the end, so that the first row is asked first.
         let left = (0..rows.len()).rev().flat_map(both).collect();
-        Survey { rows, flights: BTreeMap::new(), left, sequence: 0 }
+        Survey { rows, flights: Flights::default(), left }
     }
 
     /// Whether every way has answered or been given up.
     pub fn is_done(&self) -> bool {
-        self.left.is_empty() && self.flights.is_empty()
+        self.left.is_empty() && self.flights.by_nonce.is_empty()
     }
 
     /// When the next tick is due.
@@ -58,7 +56,7 @@ impl<T> Survey<T> {
         if !self.left.is_empty() {
             return now + TICK;
         }
-        self.flights.values().map(|flight| flight.sent + PATIENCE).min().unwrap_or(now)
+        self.flights.by_nonce.values().map(|flight| flight.sent + PATIENCE).min().unwrap_or(now)
     }
 
     /// The probes to send now.
@@ -70,20 +68,20 @@ impl<T> Survey<T> {
         {
             let Some(row) = self.rows.get_mut(place) else { continue };
             row.asked = true;
-            let (sequence, nonce, remote) = (self.sequence, chance(), row.lane.remote);
-            self.sequence = self.sequence.wrapping_add(1);
+            let (whose, remote) = ((place, tries + 1), row.lane.remote);
+            let flight = Flight { whose, size, remote, sent: now, lost: false };
+            let (sequence, nonce) = self.flights.send(flight, chance());
             probes.push(probe(&row.lane, size, sequence, nonce));
-            let whose = (place, tries + 1);
-            self.flights.insert(sequence, Flight { whose, size, remote, nonce, sent: now, lost: false });
         }
         probes
     }
 
     fn give_up(&mut self, now: Moment) {
         let late = |flight: &Flight<_>| flight.sent + PATIENCE <= now;
-        let lost: Vec<u16> =
-            self.flights.iter().filter(|(_, flight)| late(flight)).map(|(sequence, _)| *sequence).collect();
-        for flight in lost.into_iter().filter_map(|sequence| self.flights.remove(&sequence)) {
+        let flights = &mut self.flights.by_nonce;
+        let lost: Vec<u64> =
+            flights.iter().filter(|(_, flight)| late(flight)).map(|(nonce, _)| *nonce).collect();
+        for flight in lost.into_iter().filter_map(|nonce| flights.remove(&nonce)) {
             let (place, tries) = flight.whose;
             if tries < TRIES {
                 self.left.push((place, flight.size, tries));
@@ -93,12 +91,9 @@ impl<T> Survey<T> {
 
     /// An answer came; one that is to nothing that was asked is passed over.
     pub fn answered(&mut self, reply: Reply, now: Moment) {
-        let Some(flight) = self.flights.get(&reply.sequence).filter(|flight| flight.is_answered_by(&reply))
-        else {
+        let Some(Flight { whose: (place, _), size, sent, .. }) = self.flights.answered(&reply) else {
             return;
         };
-        let (place, size, sent) = (flight.whose.0, flight.size, flight.sent);
-        self.flights.remove(&reply.sequence);
         let Some(row) = self.rows.get_mut(place) else { return };
         let rtt = now.saturating_sub(sent);
         match size {

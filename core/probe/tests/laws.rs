@@ -37,6 +37,11 @@ fn lane(number: u32) -> Lane {
     }
 }
 
+/// The same without a tunnel.
+fn direct(number: u32) -> Lane {
+    Lane { path: Path::Direct, ..lane(number) }
+}
+
 /// What the wire does to probes to a peer, and whether that peer's own probes arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wire {
@@ -87,7 +92,7 @@ impl World {
             Wire::Cut | Wire::OneWay => false,
         };
         if passes {
-            let reply = Reply { from: probe.remote, sequence: probe.sequence, nonce: probe.nonce };
+            let reply = Reply { from: probe.remote, nonce: probe.nonce };
             self.answers.push((self.now + self.delay, reply));
         }
     }
@@ -181,18 +186,40 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_has_a_bound_whatever_the_number_of_peers(dead in 0u32..3_000, busy in 0u32..3_000) {
+    fn a_peer_without_a_tunnel_is_told_within_three_seconds_among_as_many_as_are_asked_each_second(
+        (wire, health) in any_fault(), number in 0u32..32, phase in 0u64..100, delay in 1u64..300,
+    ) {
+        let mut world = World::new(32);
+        (0..32).for_each(|number| world.engine.set(id(number), vec![direct(number)], Moment::ZERO));
+        world.delay = Duration::from_millis(delay);
+        world.rest(5);
+        world.run(Duration::from_millis(phase * 10), |_| false);
+        world.wire(number, wire);
+        let told = world.run(SOON, |engine| engine.health(&id(number)) == health);
+        prop_assert!(told.is_some(), "{:?}", world.engine.health(&id(number)));
+        world.wire(number, Wire::Whole);
+        prop_assert!(world.run(SOON, |engine| engine.health(&id(number)) == Health::Works).is_some());
+    }
+
+    #[test]
+    fn what_is_sent_has_a_bound_whatever_the_number_of_peers(
+        dead in 0u32..3_000, busy in 0u32..3_000, without_tunnel: bool,
+    ) {
         let mut world = World::new(3_000);
+        if without_tunnel {
+            (0..3_000).for_each(|number| world.engine.set(id(number), vec![direct(number)], Moment::ZERO));
+        }
+        let most = if without_tunnel { 32 } else { 0 };
         (0..dead).for_each(|number| world.wire(number, Wire::Cut));
         world.rest(1);
         let now = world.now + Duration::from_secs(5);
         (0..busy).for_each(|number| world.engine.used(id(number), now, now));
         world.sent = 0;
         world.rest(10);
-        // Three kinds in a round, each twice, and those in question.
-        prop_assert!(world.sent <= 10 * (2 * 27 + 2 * 5 * 32), "{} probes", world.sent);
+        // Four kinds in a round, each twice, and those in question.
+        prop_assert!(world.sent <= 10 * (2 * (27 + most) + 2 * 5 * 32), "{} probes", world.sent);
         if dead == 0 {
-            prop_assert!(world.sent <= 10 * 2 * 19 + 38, "{} probes", world.sent);
+            prop_assert!(world.sent <= 10 * 2 * (19 + most) + 2 * (19 + most), "{} probes", world.sent);
         }
     }
 
@@ -218,14 +245,14 @@ proptest! {
     }
 
     #[test]
-    fn answers_to_nothing_change_nothing(sequence: u16, nonce in 1_000_000u64.., number in 0u32..3) {
+    fn answers_to_nothing_change_nothing(nonce in 1_000_000u64.., number in 0u32..3) {
         let mut world = World::new(2);
         world.wire(0, Wire::Cut);
         world.wire(1, Wire::Cut);
         world.rest(5);
         for _ in 0..40 {
             let now = world.now;
-            world.engine.answered(Reply { from: remote(number), sequence, nonce }, now);
+            world.engine.answered(Reply { from: remote(number), nonce }, now);
             world.run(Duration::from_millis(100), |_| false);
         }
         prop_assert_eq!(world.engine.health(&id(0)), Health::Dead);
@@ -241,7 +268,7 @@ proptest! {
             for probe in probes {
                 let place = wires.iter().enumerate().position(|(number, _)| remote(number as u32) == probe.remote).unwrap();
                 if wires[place].0 == Wire::Narrow && probe.length.is_none() {
-                    survey.answered(Reply { from: probe.remote, sequence: probe.sequence, nonce: probe.nonce }, now + Duration::from_millis(1));
+                    survey.answered(Reply { from: probe.remote, nonce: probe.nonce }, now + Duration::from_millis(1));
                 }
             }
             now = survey.due(now);
@@ -253,6 +280,35 @@ proptest! {
             prop_assert!(row.asked && row.full.is_none() && row.small.is_some() == narrow);
         }
     }
+}
+
+#[test]
+fn answers_are_told_apart_when_more_are_on_their_way_than_there_are_numbers() {
+    const WAYS: u32 = 33_000;
+    let mut survey = Survey::new((0..WAYS).map(|number| (number, lane(number))));
+    let (mut now, mut nonce, mut probes) = (Moment::ZERO, 0, Vec::new());
+    // All of them in less than the time that an answer may take.
+    while probes.len() < 2 * WAYS as usize {
+        probes.extend(survey.tick(now, &mut || {
+            nonce += 1;
+            nonce
+        }));
+        now += Duration::from_nanos(1);
+    }
+    for probe in probes {
+        survey.answered(Reply { from: probe.remote, nonce: probe.nonce }, now);
+    }
+    assert!(survey.is_done());
+    assert!(survey.into_rows().iter().all(|row| row.small.is_some() && row.full.is_some()));
+}
+
+#[test]
+fn without_any_chance_no_two_probes_are_one() {
+    let mut engine = Engine::new();
+    (0..3).for_each(|number| engine.set(id(number), vec![lane(number)], Moment::ZERO));
+    let nonces: Vec<u64> = engine.tick(Moment::ZERO, &mut || 0).iter().map(|probe| probe.nonce).collect();
+    let different: std::collections::BTreeSet<&u64> = nonces.iter().collect();
+    assert!(nonces.len() > 3 && different.len() == nonces.len(), "{nonces:?}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::wire::{AuthenticateRequest, AuthenticateResponse, TxnRequest, TxnResp
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_millis(1500);
-/// How long one endpoint may take to answer before another is asked.
+/// How long one endpoint may take to answer before another is asked; the last that is asked has until the deadline.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 /// A server that is silent this long is asked whether it lives; etcd closes connections that ask more often than every
 /// 5 s (`--grpc-keepalive-min-time`).
@@ -135,7 +135,10 @@ impl Client {
             let open = self.open(deadline).await;
             let was_open = open.is_ok();
             let outcome = match open {
-                Ok(open) => self.ask(&open, path, message.clone(), deadline).await,
+                Ok(open) => {
+                    let until = if left == 0 { deadline } else { deadline.min(Instant::now() + ATTEMPT) };
+                    self.ask(&open, path, message.clone(), until).await
+                }
                 Err(fault) => Err(fault),
             };
             match outcome {
@@ -156,7 +159,7 @@ impl Client {
         open: &Arc<Open>,
         path: &'static str,
         message: Q,
-        deadline: Instant,
+        until: Instant,
     ) -> Result<R, Fault>
     where
         Q: Message + 'static,
@@ -164,7 +167,7 @@ impl Client {
     {
         let start = Instant::now();
         let late = || Fault::Late { endpoint: open.endpoint.clone(), patience: start.elapsed() };
-        let outcome = match timeout_at(deadline.min(start + ATTEMPT), open.unary(path, message)).await {
+        let outcome = match timeout_at(until, open.unary(path, message)).await {
             Ok(answer) => answer.map_err(|status| Fault::of_status(&open.endpoint, &status)),
             Err(_) => Err(late()),
         };
@@ -176,12 +179,16 @@ impl Client {
 
     /// The connection there is, or a new one.
     pub(crate) async fn open(&self, deadline: Instant) -> Result<Arc<Open>, Fault> {
-        let late = || Fault::Late { endpoint: self.url.endpoints.join(","), patience: ATTEMPT };
-        let mut line = timeout_at(deadline, self.line.lock()).await.map_err(|_| late())?;
+        let start = Instant::now();
+        let late = |endpoint: String| Fault::Late { endpoint, patience: start.elapsed() };
+        let all = || self.url.endpoints.join(",");
+        let mut line = timeout_at(deadline, self.line.lock()).await.map_err(|_| late(all()))?;
         if let Some(open) = &line.open {
             return Ok(Arc::clone(open));
         }
-        match self.connect(line.at).await {
+        let asked = self.url.endpoints.get(line.at).cloned().unwrap_or_default();
+        let connected = timeout_at(deadline, self.connect(line.at)).await;
+        match connected.unwrap_or_else(|_| Err(late(asked))) {
             Ok(open) => Ok(Arc::clone(line.open.insert(Arc::new(open)))),
             Err(fault) => {
                 line.at = (line.at + 1) % self.endpoints.len().max(1);

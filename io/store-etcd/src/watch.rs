@@ -44,7 +44,7 @@ struct Shared {
 struct Told {
     /// The last change of each key since somebody looked.
     changes: BTreeMap<String, Change>,
-    /// The stream broke, and it was not told yet.
+    /// Why there is no stream now, if there is none.
     fault: Option<Fault>,
     /// What went on is not known any more.
     compacted: bool,
@@ -103,8 +103,8 @@ impl Watch for EtcdWatch {
         if told.compacted {
             return Err(StoreError::Compacted);
         }
-        if let Some(fault) = told.fault.take() {
-            return Err(unavailable(&self.client.url, fault));
+        if let Some(fault) = &told.fault {
+            return Err(unavailable(&self.client.url, fault.clone()));
         }
         let mut changes: Vec<Change> = std::mem::take(&mut told.changes).into_values().collect();
         changes.sort_by_key(Change::revision);
@@ -278,6 +278,7 @@ impl Follower {
         }
         if answer.created {
             self.tell_begun(Ok(()));
+            self.shared.tell(|told| told.fault = None);
         }
         let marker = self.client.url.marker();
         let is_marker =

@@ -6,6 +6,7 @@
 
 mod database;
 mod error;
+mod key;
 mod lease;
 mod limits;
 mod open;
@@ -19,10 +20,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use error::StoreError;
+pub use key::{BLOCKS, BlockKey, DELETED, EntryKey, NETWORKS, NODES, NoBlock, Owner};
 pub use lease::{Clock, boot_clock};
 pub use limits::{KEY_MAX, VALUE_MAX, check_key, check_prefix, check_value};
 pub use open::OpenError;
-pub use roster::{BLOCKS, NODES, blocks_of, withdraw};
+pub use roster::{blocks_of, withdraw};
 pub use sqlite::Sqlite;
 pub use watch::LOG_KEEP;
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tartan_scenarios::{Lab, Probe, programs, wait_until};
+use tartan_scenarios::{Lab, Probe, holds_within, programs, wait_until};
 
 /// How long the issue says that etcd is away.
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -71,10 +71,15 @@ fn etcdctl(lab: &Lab, args: &[&str]) -> String {
 #[track_caller]
 fn wait_until_healthy(lab: &Lab, nodes: &[&str]) {
     for node in nodes {
-        wait_until(&format!("{node} is healthy"), PATIENCE, || {
+        let mut told = None;
+        let healthy = holds_within(PATIENCE, || {
             let run = lab.verb(node, &["status", "-o", "json"]);
-            run.code == 0 && run.json()["healthy"] == true && run.json()["store"]["connected"] == true
+            let is_healthy =
+                run.code == 0 && run.json()["healthy"] == true && run.json()["store"]["connected"] == true;
+            told = Some(run);
+            is_healthy
         });
+        assert!(healthy, "{node}: {told:?}");
     }
 }
 
@@ -209,6 +214,86 @@ fn a_wiped_store_and_one_that_is_restored_get_back_what_they_lost() {
     // Who comes now learns all of it from the store.
     join(&lab, "n5", "p5", 5);
     probes.assert_none_lost(200);
+}
+
+/// The keys of the store that begin so, without what all have in common.
+fn keys(lab: &Lab, prefix: &str) -> Vec<String> {
+    let told = etcdctl(lab, &["get", &format!("/tartan/entry/{prefix}"), "--prefix", "--keys-only"]);
+    let keys = told.lines().filter_map(|line| line.strip_prefix("/tartan/entry/"));
+    keys.map(String::from).collect()
+}
+
+fn owned(lab: &Lab, asked: &str, node: &str) -> Vec<String> {
+    let rows = lab.ask(asked, &["ipam"]);
+    let mine = rows.as_array().expect("a list").iter().filter(|row| row["node"] == node);
+    mine.map(|row| row["block"].as_str().expect("text").into()).collect()
+}
+
+#[test]
+fn who_sees_a_wipe_late_puts_no_deleted_network_back_and_who_died_before_it_can_be_taken_out() {
+    let lab = Lab::up("t-etcd-late", &["--store", "etcd", "--nodes", "3", "--pods", "0"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("red.yaml");
+    let red = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: red}\n\
+               spec: {pools: [{cidr: 10.77.0.0/24, blockSize: 24, reservations: [{node: n2, block: 10.77.0.0/24}]}], \
+               vxlan: {vni: 77}}\n";
+    fs::write(&file, red).expect("a file");
+    lab.verb("n1", &["apply", "-f", file.to_str().expect("text")]).ok();
+    let has_red = |node: &str| lab.on_node(node, &["ip", "-o", "link"]).contains(": tartan.77:");
+    wait_until("red is there", PATIENCE, || {
+        has_red("n1") && has_red("n2") && owned(&lab, "n3", "n2").contains(&"10.77.0.0/24".into())
+    });
+    lab.lab(&["fault", "add", "kill", "n3"]).ok();
+    let late = Pid::from_raw(lab.agent("n2"));
+    kill(late, Signal::SIGSTOP).expect("the agent is there");
+    lab.lab(&["store", "wipe"]).ok();
+    wait_until("n1 has put back what it knows", PATIENCE, || keys(&lab, "network/").len() == 2);
+    lab.verb("n1", &["delete", "ClusterNetwork", "red"]).ok();
+    assert!(lab.verb("n1", &["node", "leave", "n3"]).stderr.contains("may be alive"));
+    kill(late, Signal::SIGCONT).expect("the agent is there");
+    wait_until("n2 has put back what is its", PATIENCE, || keys(&lab, "node/").len() == 2);
+    wait_until("red goes", PATIENCE, || !has_red("n1") && !has_red("n2"));
+    assert_eq!(keys(&lab, "network/"), ["network/default"]);
+
+    assert!(!owned(&lab, "n2", "n3").is_empty(), "from memory");
+    let mut left = lab.verb("n1", &["node", "leave", "n3", "-o", "json"]);
+    wait_until("it is known to be dead", PATIENCE, || {
+        left = lab.verb("n1", &["node", "leave", "n3", "-o", "json"]);
+        left.code == 0
+    });
+    assert_eq!(left.json()["node"], "n3");
+    wait_until("both have forgotten it", PATIENCE, || {
+        let knows = |node: &str| lab.ask(node, &["nodes"]).as_array().is_some_and(|rows| rows.len() > 2);
+        !["n1", "n2"].into_iter().any(|node| knows(node) || !owned(&lab, node, "n3").is_empty())
+    });
+    wait_until_healthy(&lab, &["n1", "n2"]);
+    assert_eq!((keys(&lab, "node/").len(), keys(&lab, "block/").len()), (2, 2));
+    assert_eq!(lab.verb("n1", &["node", "leave", "n3"]).code, 1);
+    // It may come back.
+    lab.lab(&["fault", "clear"]).ok();
+    wait_until_healthy(&lab, &["n1", "n2", "n3"]);
+}
+
+#[test]
+fn an_idle_agent_that_was_away_at_a_wipe_takes_its_own_block_again() {
+    let lab = Lab::up("t-etcd-idle", &["--store", "etcd", "--nodes", "2", "--pods", "0"]);
+    // A block that it would not choose: it has two then, and gives the later one back.
+    let id = status(&lab, "n2")["id"].as_str().expect("text").to_owned();
+    let other = if owned(&lab, "n1", "n1") == ["10.244.0.0/24"] { 1 } else { 0 };
+    let key = format!("/tartan/entry/block/default/10.244.{other}.0-24");
+    etcdctl(&lab, &["put", &key, &format!("{{\"node\":\"{id}\"}}")]);
+    let given = [format!("10.244.{other}.0/24")];
+    wait_until("it has given the other back", PATIENCE, || owned(&lab, "n1", "n2") == given);
+    lab.lab(&["fault", "add", "kill", "n2"]).ok();
+    lab.lab(&["store", "wipe"]).ok();
+    wait_until("n1 has put back what it knows", PATIENCE, || {
+        keys(&lab, "network/").len() == 1 && keys(&lab, "block/").len() == 1
+    });
+    lab.lab(&["fault", "clear"]).ok();
+    wait_until_healthy(&lab, &["n1", "n2"]);
+    let mut blocks = keys(&lab, "block/");
+    blocks.retain(|block| etcdctl(&lab, &["get", &format!("/tartan/entry/{block}")]).contains(&id));
+    assert_eq!(blocks, [format!("block/default/10.244.{other}.0-24")]);
 }
 
 /// Puts the state of a snapshot where etcd will look for its data.

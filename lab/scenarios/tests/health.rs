@@ -187,6 +187,19 @@ fn a_dead_agent_with_a_living_way_is_no_dead_peer() {
     heal(&lab);
 }
 
+/// Nobody sends anything, and nothing would tell if somebody did.
+#[test]
+fn on_a_direct_path_each_of_many_peers_is_told_in_time() {
+    let lab = Lab::up("t-health", &["--nodes", "12", "--pods", "0", "--set", "paths=[direct]"]);
+    all_work(&lab);
+    for last in ["n11", "n12"] {
+        fault(&lab, &format!("partition n1 {last}"));
+        let start = Instant::now();
+        wait_until("it is told", TOLD, || is(&lab, "n1", last, "dead"));
+        figures::row("a dead peer of 11 on path direct is told", &format!("{:.1?}", start.elapsed()), "3 s");
+    }
+}
+
 #[test]
 fn readiness_follows_the_ways_and_the_store() {
     let lab = lab(&["--nodes", "2", "--pods", "1"]);

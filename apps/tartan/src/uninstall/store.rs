@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tartan_api::verb::{LeftBlock, Uninstalled};
 use tartan_model::NodeId;
-use tartan_store::{BLOCKS, NODES, Sqlite, Store, StoreError, blocks_of, withdraw};
+use tartan_store::{BlockKey, EntryKey, NODES, Sqlite, Store, StoreError, blocks_of, withdraw};
 use tartan_store_etcd::{Etcd, EtcdUrl};
 
 use super::places::Places;
@@ -25,7 +25,7 @@ fn id(places: &Places) -> Option<NodeId> {
 }
 
 /// Why nothing can be done there, and what a person can do: the id is told because the file that has it goes.
-fn elsewhere(why: &dyn fmt::Display, id: &str) -> String {
+fn elsewhere(why: &dyn fmt::Display, id: NodeId) -> String {
     format!("the store: {why}; if it still knows this node, run `tartan node leave {id}` on another one")
 }
 
@@ -46,46 +46,43 @@ fn open(places: &Places) -> Result<Arc<dyn Store>, String> {
 
 /// What will be done there, or why nothing can be, for a person; none if there is nothing.
 pub(crate) fn plan(places: &Places) -> Option<String> {
-    let id = id(places)?.to_string();
-    match open(places).and_then(|store| known(store.as_ref(), &id).map_err(|error| error.to_string())) {
-        Err(why) => Some(elsewhere(&why, &id)),
+    let id = id(places)?;
+    match open(places).and_then(|store| known(store.as_ref(), id).map_err(|error| error.to_string())) {
+        Err(why) => Some(elsewhere(&why, id)),
         Ok((false, 0)) => None,
         Ok((_, blocks)) => Some(format!("node {id} leaves the cluster and gives back {blocks} blocks")),
     }
 }
 
 /// Whether the store has an entry of this node, and how many blocks.
-fn known(store: &dyn Store, id: &str) -> Result<(bool, usize), StoreError> {
-    Ok((store.get(&format!("{NODES}{id}"))?.is_some(), blocks_of(store, id)?.len()))
+fn known(store: &dyn Store, id: NodeId) -> Result<(bool, usize), StoreError> {
+    Ok((store.get(&EntryKey::Node(id).to_string())?.is_some(), blocks_of(store, id)?.len()))
 }
 
 /// Takes this node out.
 pub(crate) fn leave(places: &Places, outcome: &mut Uninstalled) {
-    let Some(id) = id(places).map(|id| id.to_string()) else { return };
-    match open(places).and_then(|store| take_out(store.as_ref(), &id).map_err(|error| error.to_string())) {
-        Ok(freed) => outcome.blocks.extend(freed.iter().filter_map(|key| block(key))),
-        Err(why) => outcome.kept.push(elsewhere(&why, &id)),
+    let Some(id) = id(places) else { return };
+    match open(places).and_then(|store| take_out(store.as_ref(), id).map_err(|error| error.to_string())) {
+        Ok(freed) => {
+            let block = |BlockKey { network, block }| LeftBlock { network, block };
+            outcome.blocks.extend(freed.into_iter().map(block));
+        }
+        Err(why) => outcome.kept.push(elsewhere(&why, id)),
     }
 }
 
-fn take_out(store: &dyn Store, id: &str) -> Result<Vec<String>, StoreError> {
+fn take_out(store: &dyn Store, id: NodeId) -> Result<Vec<BlockKey>, StoreError> {
     let freed = withdraw(store, id)?;
+    let id = id.to_string();
     for lease in store.leases()?.into_iter().filter(|lease| lease.holder == id) {
-        store.release_lease(&lease.name, id)?;
+        store.release_lease(&lease.name, &id)?;
     }
     Ok(freed)
 }
 
-/// The block that a key is of.
-fn block(key: &str) -> Option<LeftBlock> {
-    let (network, block) = key.strip_prefix(BLOCKS)?.split_once('/')?;
-    let (address, length) = block.rsplit_once('-')?;
-    Some(LeftBlock { network: network.parse().ok()?, block: format!("{address}/{length}").parse().ok()? })
-}
-
 /// The other nodes that the store knows; None if it cannot be asked.
 pub(crate) fn others(places: &Places) -> Option<usize> {
-    let own = id(places).map(|id| format!("{NODES}{id}"));
+    let own = id(places).map(|id| EntryKey::Node(id).to_string());
     let store = open(places).ok()?;
     let entries = store.list(NODES).ok()?.entries;
     Some(entries.iter().filter(|entry| Some(&entry.key) != own.as_ref()).count())

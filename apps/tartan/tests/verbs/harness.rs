@@ -195,6 +195,10 @@ fn answer(request: &Request, healthy: bool) -> Value {
                 "masquerade": false, "encryption": "off"}})
             })
             .collect(),
+        Request::Leave(leave) if leave.force => json!({"node": "n1", "blocks": [], "pods": [], "store": null,
+            "stays": ["link tartan.1: Operation not permitted"]}),
+        Request::Leave(_) => json!({"node": "n1", "pods": [], "store": null,
+            "blocks": [{"network": "default", "block": "10.244.1.0/24"}]}),
         Request::Delete { kind, name } => json!({"kind": kind, "name": name, "action": "deleted"}),
         other => json!({"not prepared": other}),
     }

@@ -539,6 +539,24 @@ fn every_help_has_an_example() {
 }
 
 #[test]
+fn leaving_is_a_no_if_something_stays_behind() {
+    let agent = Agent::new();
+    let ran = agent.tartan(&["node", "leave"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{}", ran.stdout);
+    let ran = agent.tartan(&["node", "leave", "--force"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (1, ""), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("still in the kernel: link tartan.1: Operation not permitted"),
+        "{}",
+        ran.stdout
+    );
+    let ran = agent.tartan(&["node", "leave", "--force", "-o", "json"]);
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(told["stays"], json!(["link tartan.1: Operation not permitted"]));
+}
+
+#[test]
 fn as_a_kubectl_plugin_it_is_called_so() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
     let ran = run(command.arg0("/usr/bin/kubectl-tartan").args(["get", "--help"]), "");

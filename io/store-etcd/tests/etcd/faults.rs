@@ -1,10 +1,14 @@
 //! Servers that die, hang, and lose their leader.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::server::{Cluster, put, wait_until, woken};
 use nix::sys::signal::Signal;
 use tartan_store::{Change, Durability, Expect, Store, StoreError, Watch};
+use tartan_store_etcd::{Etcd, EtcdFiles};
 
 /// A ceiling of a call: its deadline, and a busy machine.
 const CEILING: Duration = Duration::from_secs(10);
@@ -38,6 +42,63 @@ fn without_a_server_every_call_fails_in_time_and_says_so() {
     }
 }
 
+/// What accepts every connection and says nothing; its port.
+fn mute() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[test]
+fn connecting_is_within_the_deadline_of_whoever_asks() {
+    let (one, other) = (mute(), mute());
+    let url = format!("etcd://127.0.0.1:{},127.0.0.1:{}", one.1, other.1);
+    let store = Etcd::open(url.parse().unwrap(), &EtcdFiles::default()).unwrap();
+    let begin = Instant::now();
+    // It has three seconds; that each of two gets two of them is more than that.
+    store.leases().unwrap_err();
+    assert!(begin.elapsed() < Duration::from_millis(3500), "{:?}", begin.elapsed());
+}
+
+/// A line to a server by which 16 KiB come each 64 ms; its port.
+fn narrow(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pump = |mut from: TcpStream, mut to: TcpStream, pause: Duration| {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer)
+            && to.write_all(&buffer[..read]).is_ok()
+        {
+            thread::sleep(pause);
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    };
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+            let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || pump(up, down, Duration::ZERO));
+            thread::spawn(move || pump(server, client, Duration::from_millis(64)));
+        }
+    });
+    port
+}
+
+#[test]
+fn a_page_that_takes_longer_than_one_attempt_is_listed_all_the_same() {
+    let cluster = Cluster::start(1);
+    let value = "x".repeat(8 << 10);
+    let writer = cluster.open();
+    for number in 0..100 {
+        put(&writer, &format!("k/{number:03}"), &value);
+    }
+    let url = format!("etcd://127.0.0.1:{}", narrow(cluster.members[0].port));
+    let store = Etcd::open(url.parse().unwrap(), &EtcdFiles::default()).unwrap();
+    let begin = Instant::now();
+    assert_eq!(store.list("k/").unwrap().entries.len(), 100);
+    assert!(begin.elapsed() > Duration::from_secs(3), "it is not narrow: {:?}", begin.elapsed());
+}
+
 #[test]
 fn a_watch_goes_on_after_a_restart_and_misses_nothing() {
     let mut cluster = Cluster::start(1);
@@ -47,6 +108,7 @@ fn a_watch_goes_on_after_a_restart_and_misses_nothing() {
     cluster.stop(0);
     assert!(woken(&*watch, CEILING), "that it broke is told");
     assert!(matches!(watch.changes(), Err(StoreError::Unavailable { .. })));
+    assert!(matches!(watch.changes(), Err(StoreError::Unavailable { .. })), "as long as it is broken");
     cluster.start_all();
     // Written before the watch is back, or after.
     wait_until("it is written", || writer.put("a", b"1", Expect::Any, Durability::Crash).is_ok());
@@ -116,12 +178,12 @@ fn a_swap_whose_answer_was_lost_is_told_as_done_once() {
     let cluster = Cluster::start(1);
     let store = cluster.open();
     // The answers of some are lost in the hanging, and what was asked twice must not be told as lost to ourselves.
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let hang = scope.spawn(|| {
             for _ in 0..3 {
-                std::thread::sleep(Duration::from_millis(300));
+                thread::sleep(Duration::from_millis(300));
                 cluster.signal(0, Signal::SIGSTOP);
-                std::thread::sleep(Duration::from_millis(2500));
+                thread::sleep(Duration::from_millis(2500));
                 cluster.signal(0, Signal::SIGCONT);
             }
         });

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{Cluster, put, wait_until, woken};
+use crate::server::Cluster;
+use crate::suite::{put, wait_until, woken};
 use nix::sys::signal::Signal;
 use tartan_store::{Change, Durability, Expect, Store, StoreError, Watch};
 

@@ -16,10 +16,12 @@ use crate::{debian, machine, run};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask soak                    all of it: about twelve minutes
+  cargo xtask soak                    all of it: about 33 minutes
   cargo xtask soak --only stories     a hundred seeded sequences of faults
   cargo xtask soak --only kills       a thousand agents killed under probes
-  cargo xtask soak --only pods        ten thousand pods";
+  cargo xtask soak --only pods        ten thousand pods
+  cargo xtask soak --only etcd_away   ten minutes without etcd, which then has all that it had
+  cargo xtask soak --only etcd_wiped  the same, and then it is empty";
 
 /// Where the table goes, below the workspace.
 const OUTPUT: &str = "bench/SOAK.md";

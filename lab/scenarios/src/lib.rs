@@ -6,16 +6,21 @@
     reason = "this is test code: to fail is its work"
 )]
 
+mod agents;
 pub mod before;
 mod cluster;
+mod crowd;
 mod datagrams;
+mod etcd;
 pub mod figures;
 mod interrupt;
 mod left;
+mod nat;
 mod plugin;
 mod probe;
 mod story;
 mod traces;
+mod visitor;
 mod wait;
 mod witness;
 
@@ -27,12 +32,14 @@ use nix::fcntl::{Flock, FlockArg};
 use tartan_kernel::netns;
 
 pub use cluster::{Lab, Run, programs, run, run_command};
+pub use crowd::CROWD_POOLS;
 pub use datagrams::Place;
 pub use left::left_of_pods;
 pub use plugin::{Container, run_plugin, start_plugin};
-pub use probe::{Outcome, Probe};
+pub use probe::{Outcome, Probe, Probes};
 pub use story::{Chance, Story};
 pub use traces::Traces;
+pub use visitor::{Host, Seen};
 pub use wait::{holds_within, wait_until, wait_until_traced};
 pub use witness::{State, Witness};
 

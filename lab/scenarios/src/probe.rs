@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::inside;
+use crate::{Lab, inside};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -66,6 +66,42 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         drop(self.end());
+    }
+}
+
+/// Streams between pods of namespace `default`, each to each other, in every family that the other has.
+pub struct Probes(Vec<Probe>);
+
+impl Probes {
+    /// Starts them, each as [`Probe::start`].
+    #[track_caller]
+    pub fn between_all(lab: &Lab, pods: &[&str], interval: Duration) -> Probes {
+        let addresses: Vec<_> = pods.iter().map(|pod| lab.addresses(&format!("default/{pod}"))).collect();
+        let pair = |from: usize, to: usize| {
+            let netns = lab.netns(&format!("default_{}", pods[from]));
+            addresses[to].iter().map(move |address| Probe::start(&netns, *address, interval))
+        };
+        let all = 0..pods.len();
+        let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
+        Probes(pairs.filter(|(from, to)| from != to).flat_map(|(from, to)| pair(from, to)).collect())
+    }
+
+    /// How many streams there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Ends them; each must have sent so many packets and lost none. Says how many were sent in all.
+    #[track_caller]
+    pub fn assert_none_lost(self, at_least: u64) -> u64 {
+        let mut sent = 0;
+        for probe in self.0 {
+            let outcome = probe.finish();
+            assert!(outcome.sent >= at_least, "{} sent", outcome.sent);
+            assert!(outcome.lost.is_empty(), "{outcome:?}");
+            sent += outcome.sent;
+        }
+        sent
     }
 }
 

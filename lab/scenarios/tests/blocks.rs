@@ -11,39 +11,9 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tartan_netlab::agent;
-use tartan_netlab::programs::Programs;
-use tartan_scenarios::{Lab, Run, programs, wait_until};
+use tartan_scenarios::{Lab, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-
-fn apply(lab: &Lab, name: &str, spec: &str) -> Run {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("network.yaml");
-    let text = format!(
-        "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    );
-    fs::write(&file, text).expect("a file");
-    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")])
-}
-
-/// The blocks that a node has, in order, as another one knows them.
-fn blocks(lab: &Lab, asked: &str, node: &str) -> Vec<String> {
-    let rows = lab.ask(asked, &["ipam"]);
-    let mine = rows.as_array().unwrap().iter().filter(|row| row["node"] == node);
-    mine.map(|row| row["block"].as_str().unwrap().to_string()).collect()
-}
-
-fn end(lab: &Lab, node: &str, signal: Signal) {
-    agent::end(&lab.name().parse().unwrap(), &node.parse().unwrap(), signal).expect("an agent that ends");
-}
-
-#[track_caller]
-fn start(lab: &Lab, node: &str) {
-    let programs = Programs::within(programs()).expect("all programs");
-    agent::start(&lab.name().parse().unwrap(), &node.parse().unwrap(), &programs).expect("it starts");
-    wait_until("the agent is healthy", Duration::from_secs(10), || lab.verb(node, &["status"]).code == 0);
-}
 
 /// The lease of a node that is dead ends, as it would by time.
 fn end_lease(lab: &Lab, node: &str) {
@@ -56,12 +26,12 @@ fn a_full_block_is_followed_by_another_and_an_empty_one_goes_back() {
     // Five pods have room in each block.
     let pools = "pools=[{cidr: 10.99.0.0/24, blockSize: 29}, {cidr: \"fd00:99::/112\", blockSize: 125}]";
     let lab = Lab::up("t-blocks", &["--nodes", "2", "--pods", "0", "--family", "dual", "--set", pools]);
-    assert_eq!(blocks(&lab, "n2", "n1").len(), 2);
+    assert_eq!(lab.blocks("n2", "n1").len(), 2);
     lab.lab(&["pod", "add", "far", "--node", "n2"]).ok();
     for number in 1..=7 {
         lab.lab(&["pod", "add", &format!("a{number}"), "--node", "n1"]).ok();
     }
-    assert_eq!(blocks(&lab, "n2", "n1").len(), 4, "two of each family");
+    assert_eq!(lab.blocks("n2", "n1").len(), 4, "two of each family");
     let address = |pod: &str| lab.addresses(pod)[0].to_string();
     assert_ne!(address("default/a1"), address("default/a6"));
     // Pods of both blocks reach everything, on the same bridge and from afar.
@@ -75,18 +45,18 @@ fn a_full_block_is_followed_by_another_and_an_empty_one_goes_back() {
         lab.lab(&["pod", "rm", &format!("a{number}")]).ok();
     }
     for number in 4..=5 {
-        assert_eq!(blocks(&lab, "n2", "n1").len(), 4, "one may come again");
+        assert_eq!(lab.blocks("n2", "n1").len(), 4, "one may come again");
         lab.lab(&["pod", "rm", &format!("a{number}")]).ok();
     }
-    assert_eq!(blocks(&lab, "n2", "n1").len(), 4, "half a block is not free yet");
+    assert_eq!(lab.blocks("n2", "n1").len(), 4, "half a block is not free yet");
     lab.lab(&["pod", "rm", "a3"]).ok();
-    wait_until("the empty blocks are back", PATIENCE, || blocks(&lab, "n2", "n1").len() == 2);
+    wait_until("the empty blocks are back", PATIENCE, || lab.blocks("n2", "n1").len() == 2);
     lab.assert_full(3, &[]);
     for number in 3..=7 {
         lab.lab(&["pod", "add", &format!("a{number}"), "--node", "n1"]).ok();
     }
     lab.assert_full(8, &[]);
-    assert_eq!(blocks(&lab, "n2", "n1").len(), 4);
+    assert_eq!(lab.blocks("n2", "n1").len(), 4);
 }
 
 #[test]
@@ -94,28 +64,28 @@ fn a_reserved_block_is_its_nodes_whatever_happens_to_it() {
     let pools = "{cidr: 10.99.0.0/16, blockSize: 24, firstBlock: 10.99.10.0/24, lastBlock: 10.99.12.0/24, reservations: \
                  [{node: n2, block: 10.99.200.0/24}, {node: n3, block: 10.99.10.0/24}]}";
     let lab = Lab::up("t-blocks", &["--nodes", "2", "--pods", "1", "--set", &format!("pools=[{pools}]")]);
-    let given = blocks(&lab, "n1", "n1");
+    let given = lab.blocks("n1", "n1");
     assert!(["10.99.11.0/24", "10.99.12.0/24"].contains(&given[0].as_str()), "{given:?}");
     let kept = ["10.99.200.0/24".to_string()];
-    assert_eq!(blocks(&lab, "n1", "n2"), kept);
+    assert_eq!(lab.blocks("n1", "n2"), kept);
     assert!(lab.addresses("default/p2")[0].to_string().starts_with("10.99.200."));
     lab.assert_full(2, &[]);
 
     // Over a restart, and over the loss of the lease.
-    end(&lab, "n2", Signal::SIGKILL);
+    lab.end_agent("n2", Signal::SIGKILL);
     end_lease(&lab, "n2");
-    start(&lab, "n2");
-    assert_eq!(blocks(&lab, "n1", "n2"), kept);
+    lab.start_healthy("n2");
+    assert_eq!(lab.blocks("n1", "n2"), kept);
     lab.assert_full(2, &[]);
 
     // Over the loss of the disk: another id has the name then.
     let id = lab.ask("n2", &["status"])["id"].clone();
-    end(&lab, "n2", Signal::SIGKILL);
+    lab.end_agent("n2", Signal::SIGKILL);
     end_lease(&lab, "n2");
     fs::remove_dir_all(lab.file("n2", "state")).unwrap();
-    start(&lab, "n2");
+    lab.start_healthy("n2");
     assert_ne!(lab.ask("n2", &["status"])["id"], id);
-    assert_eq!(blocks(&lab, "n1", "n2"), kept);
+    assert_eq!(lab.blocks("n1", "n2"), kept);
 
     // Over the node: taken out, and made anew when another one was there first.
     lab.lab(&["pod", "rm", "p2"]).ok();
@@ -123,9 +93,9 @@ fn a_reserved_block_is_its_nodes_whatever_happens_to_it() {
     lab.lab(&["node", "rm", "n2"]).ok();
     lab.lab(&["node", "add", "n4"]).ok();
     lab.lab(&["node", "add", "n2"]).ok();
-    assert_eq!(blocks(&lab, "n1", "n2"), kept);
+    assert_eq!(lab.blocks("n1", "n2"), kept);
     lab.lab(&["node", "add", "n3"]).ok();
-    assert_eq!(blocks(&lab, "n1", "n3"), ["10.99.10.0/24"]);
+    assert_eq!(lab.blocks("n1", "n3"), ["10.99.10.0/24"]);
     for (pod, node) in [("p2", "n2"), ("p3", "n3"), ("p4", "n4")] {
         lab.lab(&["pod", "add", pod, "--node", node]).ok();
     }
@@ -137,14 +107,14 @@ fn a_node_takes_no_block_of_others_even_if_there_is_no_other() {
     let lab = Lab::up("t-blocks", &["--nodes", "1", "--pods", "0"]);
     let pool = "{cidr: 10.99.0.0/28, blockSize: 29, reservations: [{node: n8, block: 10.99.0.0/29}, \
                 {node: n9, block: 10.99.0.8/29}]}";
-    let refused = apply(&lab, "full", &format!("{{pools: [{pool}], vxlan: {{vni: 2}}}}"));
+    let refused = lab.apply("full", &format!("{{pools: [{pool}], vxlan: {{vni: 2}}}}"));
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("no free block for this node"), "{refused:?}");
     let one = pool.replace("n9", "n1");
-    apply(&lab, "full", &format!("{{pools: [{one}], vxlan: {{vni: 2}}}}")).ok();
-    assert!(blocks(&lab, "n1", "n1").contains(&"10.99.0.8/29".to_string()));
+    lab.apply("full", &format!("{{pools: [{one}], vxlan: {{vni: 2}}}}")).ok();
+    assert!(lab.blocks("n1", "n1").contains(&"10.99.0.8/29".to_string()));
     let wrong = pool.replace("10.99.0.8/29", "10.99.0.0/29");
-    let wrong = apply(&lab, "full", &format!("{{pools: [{wrong}], vxlan: {{vni: 2}}}}"));
+    let wrong = lab.apply("full", &format!("{{pools: [{wrong}], vxlan: {{vni: 2}}}}"));
     assert_eq!(wrong.code, 2, "{wrong:?}");
     assert!(
         wrong.stderr.contains(":4:") && wrong.stderr.contains("is reserved twice, for n8 and n9"),
@@ -155,11 +125,11 @@ fn a_node_takes_no_block_of_others_even_if_there_is_no_other() {
 #[test]
 fn a_block_that_is_reserved_later_changes_hands_when_its_pods_are_gone() {
     let lab = Lab::up("t-blocks", &["--nodes", "2", "--pods", "1"]);
-    let [first, second] = ["n1", "n2"].map(|node| blocks(&lab, "n1", node)[0].clone());
+    let [first, second] = ["n1", "n2"].map(|node| lab.blocks("n1", node)[0].clone());
     let spec = format!(
         "{{pools: [{{cidr: 10.244.0.0/16, blockSize: 24, reservations: [{{node: n2, block: {first}}}, {{node: n1, block: {second}}}]}}]}}"
     );
-    apply(&lab, "default", &spec).ok();
+    lab.apply("default", &spec).ok();
     let told = lab.verb("n2", &["status", "-o", "json"]).json();
     assert!(told["reasons"].to_string().contains("is reserved for this node and held by n1"), "{told}");
     lab.assert_full(2, &[]);
@@ -167,13 +137,13 @@ fn a_block_that_is_reserved_later_changes_hands_when_its_pods_are_gone() {
         lab.lab(&["pod", "rm", pod]).ok();
         wait_until("the block changes hands", PATIENCE, || {
             let own = if node == "n1" { &first } else { &second };
-            !blocks(&lab, "n1", node).contains(own)
+            !lab.blocks("n1", node).contains(own)
         });
         // Not from the block that is another's.
         lab.lab(&["pod", "add", pod, "--node", node]).ok();
     }
     wait_until("both have what is reserved", PATIENCE, || {
-        blocks(&lab, "n1", "n1").contains(&second) && blocks(&lab, "n1", "n2").contains(&first)
+        lab.blocks("n1", "n1").contains(&second) && lab.blocks("n1", "n2").contains(&first)
     });
     lab.assert_full(2, &[]);
 }
@@ -181,15 +151,15 @@ fn a_block_that_is_reserved_later_changes_hands_when_its_pods_are_gone() {
 #[test]
 fn a_node_whose_address_changes_while_its_agent_is_stopped_keeps_its_block() {
     let lab = Lab::up("t-blocks", &["--nodes", "2", "--pods", "1"]);
-    let before = blocks(&lab, "n2", "n1");
-    end(&lab, "n1", Signal::SIGTERM);
+    let before = lab.blocks("n2", "n1");
+    lab.end_agent("n1", Signal::SIGTERM);
     lab.on_node("n1", &["ip", "address", "delete", "172.30.0.1/16", "dev", "eth0"]);
     lab.on_node("n1", &["ip", "address", "add", "172.30.7.7/16", "dev", "eth0"]);
-    start(&lab, "n1");
+    lab.start_healthy("n1");
     wait_until("n2 reaches n1 by its new address", PATIENCE, || {
         lab.ask("n2", &["peers"])[0]["address"] == "172.30.7.7"
     });
-    assert_eq!(blocks(&lab, "n2", "n1"), before);
+    assert_eq!(lab.blocks("n2", "n1"), before);
     // The pod of before has its address still.
     lab.assert_full(2, &[]);
     let fdb = lab.on_node("n2", &["bridge", "fdb", "show", "dev", "tartan.1"]);
@@ -199,13 +169,14 @@ fn a_node_whose_address_changes_while_its_agent_is_stopped_keeps_its_block() {
 /// Two networks on the same three nodes, one of the largest identifier.
 #[track_caller]
 fn two_networks(first: &str, second: &str) {
-    let lab = Lab::up("t-nets", &["--nodes", "3", "--pods", "1", "--set", &format!("attachment={first}")]);
-    apply(
-        &lab,
-        "blue",
-        &format!("{{pools: [{{cidr: 10.99.0.0/16}}], vxlan: {{vni: 16777215}}, attachment: {second}}}"),
-    )
-    .ok();
+    let set = format!("attachment={first}");
+    let lab = Lab::up("t-nets", &["--nodes", "3", "--pods", "1", "--family", "dual", "--set", &set]);
+    let blue = |vni: u32| {
+        format!(
+            "{{pools: [{{cidr: 10.99.0.0/16}}, {{cidr: \"fd00:99::/56\"}}], vxlan: {{vni: {vni}}}, attachment: {second}}}"
+        )
+    };
+    lab.apply("blue", &blue(16_777_215)).ok();
     for number in 1..=3 {
         let (pod, node) = (format!("b{number}"), format!("n{number}"));
         lab.lab(&["pod", "add", &pod, "--node", &node, "--network", "blue"]).ok();
@@ -224,10 +195,14 @@ fn two_networks(first: &str, second: &str) {
         ("{pools: [{cidr: 10.98.0.0/16}]}", "VXLAN identifier 1 is that of network default"),
         ("{pools: [{cidr: 10.99.7.0/24}], vxlan: {vni: 3}}", "overlaps pool 10.99.0.0/16 of network blue"),
         ("{pools: [{cidr: 10.0.0.0/8}], vxlan: {vni: 3}}", "overlaps pool"),
+        (
+            "{pools: [{cidr: \"fd00:99::/64\"}], vxlan: {vni: 3}}",
+            "overlaps pool fd00:99::/56 of network blue",
+        ),
         ("{pools: [{cidr: 10.98.0.0/16}], vxlan: {vni: 16777216}}", "16777215"),
     ];
     for (spec, says) in wrong {
-        let refused = apply(&lab, "red", spec);
+        let refused = lab.apply("red", spec);
         assert_eq!(refused.code, 2, "{spec}: {refused:?}");
         assert!(refused.stderr.contains(says), "{spec}: {refused:?}");
     }
@@ -243,12 +218,7 @@ fn two_networks(first: &str, second: &str) {
     }
     lab.assert_full(3, &["--network", "default"]);
     // Another kind, another identifier: nothing of before is left.
-    apply(
-        &lab,
-        "blue",
-        &format!("{{pools: [{{cidr: 10.99.0.0/16}}], vxlan: {{vni: 77}}, attachment: {second}}}"),
-    )
-    .ok();
+    lab.apply("blue", &blue(77)).ok();
     lab.assert_full(3, &["--network", "blue"]);
     lab.assert_full(3, &["--network", "default"]);
     for node in ["n1", "n2", "n3"] {
@@ -274,8 +244,7 @@ fn a_switch_of_kind_and_numbers_leaves_nothing_of_before() {
     let lab = Lab::up("t-blocks", &["--nodes", "2", "--pods", "1"]);
     lab.lab(&["pod", "rm", "p1"]).ok();
     lab.lab(&["pod", "rm", "p2"]).ok();
-    apply(
-        &lab,
+    lab.apply(
         "default",
         "{pools: [{cidr: 10.99.0.0/16, blockSize: 28}], vxlan: {vni: 9, port: 4789}, attachment: routed}",
     )

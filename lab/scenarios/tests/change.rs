@@ -12,19 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tartan_scenarios::{Container, Lab, Run, programs, run_plugin, wait_until};
+use tartan_scenarios::{Container, Lab, programs, run_plugin, wait_until};
 use tartan_store::{Durability, Expect, Sqlite, Store};
-
-/// Applies a ClusterNetwork and waits until every agent has it.
-fn apply(lab: &Lab, name: &str, spec: &str) -> Run {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("network.yaml");
-    let text = format!(
-        "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    );
-    fs::write(&file, text).expect("a file");
-    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")])
-}
 
 #[track_caller]
 fn eventually(what: &str, holds: impl FnMut() -> bool) {
@@ -50,14 +39,14 @@ fn pools_change_and_blocks_go_back_when_their_pods_are_gone() {
         blocks.len() == 2 && blocks.iter().all(|block| block.starts_with(&format!("default {range}.")))
     };
     assert!(all_in(&lab, "10.244"), "{:?}", blocks(&lab));
-    apply(&lab, "default", "{pools: [{cidr: 10.50.0.0/16}]}").ok();
+    lab.apply("default", "{pools: [{cidr: 10.50.0.0/16}]}").ok();
     // Pods keep what they have, and new ones get the new.
     lab.assert_full(2, &[]);
     lab.lab(&["pod", "add", "new", "--node", "n1"]).ok();
     assert!(lab.addresses("default/new")[0].to_string().starts_with("10.50."));
     lab.assert_full(3, &[]);
     // As long as they live nobody else gets their range.
-    let other = apply(&lab, "other", "{pools: [{cidr: 10.244.0.0/16}], vxlan: {vni: 2}}");
+    let other = lab.apply("other", "{pools: [{cidr: 10.244.0.0/16}], vxlan: {vni: 2}}");
     assert_eq!(other.code, 2, "{other:?}");
     assert!(other.stderr.contains("still holds"), "{other:?}");
     lab.lab(&["pod", "rm", "p1"]).ok();
@@ -65,11 +54,11 @@ fn pools_change_and_blocks_go_back_when_their_pods_are_gone() {
     eventually("the old blocks are back", || all_in(&lab, "10.50"));
     // And once more, there and back.
     lab.lab(&["pod", "rm", "new"]).ok();
-    apply(&lab, "default", "{}").ok();
+    lab.apply("default", "{}").ok();
     eventually("the newer blocks are back", || all_in(&lab, "10.244"));
-    apply(&lab, "default", "{pools: [{cidr: 10.50.0.0/16}]}").ok();
+    lab.apply("default", "{pools: [{cidr: 10.50.0.0/16}]}").ok();
     eventually("the old blocks are back again", || all_in(&lab, "10.50"));
-    apply(&lab, "other", "{pools: [{cidr: 10.244.0.0/16}], vxlan: {vni: 2}}").ok();
+    lab.apply("other", "{pools: [{cidr: 10.244.0.0/16}], vxlan: {vni: 2}}").ok();
     // The blocks of a network that is gone go back too.
     lab.verb("n1", &["delete", "clusternetwork", "other"]).ok();
     eventually("no block of a network that is gone", || all_in(&lab, "10.50"));
@@ -81,7 +70,7 @@ fn what_a_network_says_changes_under_living_pods() {
     let pools = "pools: [{cidr: 10.244.0.0/16}, {cidr: \"fd00:10:244::/56\"}]";
     for change in ["attachment: routed", "vxlan: {vni: 77}", "vxlan: {port: 4789}", "mtu: 1300", "mtu: auto"]
     {
-        apply(&lab, "default", &format!("{{{pools}, {change}}}")).ok();
+        lab.apply("default", &format!("{{{pools}, {change}}}")).ok();
         lab.assert_full(2, &[]);
         for node in ["n1", "n2"] {
             let plan = lab.ask(node, &["plan"]);
@@ -90,7 +79,7 @@ fn what_a_network_says_changes_under_living_pods() {
     }
     lab.verb("n1", &["delete", "clusternetwork", "default"]).ok();
     eventually("the pods are shut", || lab.lab(&["matrix", "-o", "json"]).code == 1);
-    apply(&lab, "default", &format!("{{{pools}}}")).ok();
+    lab.apply("default", &format!("{{{pools}}}")).ok();
     lab.assert_full(2, &[]);
 }
 
@@ -114,7 +103,7 @@ fn a_node_that_stands_in_a_pool_harms_nobody_else() {
     let blocked = peers.as_array().expect("a list").iter().find(|row| row["node"] == "xb").expect("the node");
     assert!(blocked["blocked"].to_string().contains("10.244.9.9 is in pool"), "{peers}");
     // It is no reason for a wait to fail.
-    apply(&lab, "default", "{attachment: routed}").ok();
+    lab.apply("default", "{attachment: routed}").ok();
 }
 
 #[test]

@@ -9,87 +9,25 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tartan_scenarios::{Lab, Probe, holds_within, programs, wait_until};
+use tartan_scenarios::{Lab, Probes, wait_until};
 
 /// How long the issue says that etcd is away.
 const OUTAGE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(30);
-const ETCD: &str = "http://172.30.255.254:2379";
 
-/// Probes between all pods, in every family that both have.
-struct Probes(Vec<Probe>);
-
-impl Probes {
-    fn between_all(lab: &Lab, pods: &[&str]) -> Probes {
-        let addresses: Vec<_> = pods.iter().map(|pod| lab.addresses(&format!("default/{pod}"))).collect();
-        let pair = |from: usize, to: usize| {
-            let netns = lab.netns(&format!("default_{}", pods[from]));
-            addresses[to].iter().map(move |address| Probe::start(&netns, *address, Duration::from_millis(10)))
-        };
-        let all = 0..pods.len();
-        let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
-        Probes(pairs.filter(|(from, to)| from != to).flat_map(|(from, to)| pair(from, to)).collect())
-    }
-
-    #[track_caller]
-    fn assert_none_lost(self, at_least: u64) {
-        for probe in self.0 {
-            let outcome = probe.finish();
-            assert!(outcome.sent >= at_least, "{} sent", outcome.sent);
-            assert!(outcome.lost.is_empty(), "{outcome:?}");
-        }
-    }
+/// Probes between all pods while the store suffers.
+fn probes(lab: &Lab, pods: &[&str]) -> Probes {
+    Probes::between_all(lab, pods, Duration::from_millis(10))
 }
 
 /// The status of an agent that need not be healthy.
 fn status(lab: &Lab, node: &str) -> serde_json::Value {
     lab.verb(node, &["status", "-o", "json"]).json()
-}
-
-/// What a node's kernel has of its peers.
-fn kernel(lab: &Lab, node: &str) -> String {
-    let commands: [&[&str]; 4] = [
-        &["ip", "route"],
-        &["ip", "-6", "route"],
-        &["ip", "neigh", "show", "nud", "permanent"],
-        &["bridge", "fdb", "show", "dev", "tartan.1"],
-    ];
-    commands.map(|command| lab.on_node(node, command)).join("\n")
-}
-
-fn etcdctl(lab: &Lab, args: &[&str]) -> String {
-    let command = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ETCD];
-    lab.on_node("n1", &[&command, args].concat())
-}
-
-#[track_caller]
-fn wait_until_healthy(lab: &Lab, nodes: &[&str]) {
-    for node in nodes {
-        let mut told = None;
-        let healthy = holds_within(PATIENCE, || {
-            let run = lab.verb(node, &["status", "-o", "json"]);
-            let is_healthy =
-                run.code == 0 && run.json()["healthy"] == true && run.json()["store"]["connected"] == true;
-            told = Some(run);
-            is_healthy
-        });
-        assert!(healthy, "{node}: {told:?}");
-    }
-}
-
-/// A node and a pod that come now are reached by all, and reach all.
-#[track_caller]
-fn join(lab: &Lab, node: &str, pod: &str, pods: usize) {
-    lab.lab(&["node", "add", node]).ok();
-    lab.lab(&["pod", "add", pod, "--node", node]).ok();
-    assert!(lab.full_within(PATIENCE).is_some(), "{pod} on {node} is not reached");
-    lab.assert_full(pods, &[]);
 }
 
 /// The process of a member of the lab's etcd.
@@ -98,41 +36,11 @@ fn member(lab: &Lab, number: usize) -> Pid {
     Pid::from_raw(text.trim().parse().expect("a pid"))
 }
 
-/// An agent that the test itself has started; what it leaves, `lab down` ends.
-struct Agent(Child);
-
-impl Agent {
-    /// Kills the agent of a node and starts it again, and does not wait until it is healthy.
-    fn restart(lab: &Lab, node: &str) -> Agent {
-        let old = lab.agent(node);
-        kill(Pid::from_raw(old), Signal::SIGKILL).expect("the agent is there");
-        wait_until("it is dead", PATIENCE, || {
-            let stat = fs::read_to_string(format!("/proc/{old}/stat"));
-            stat.is_ok_and(|stat| stat.contains(") Z")) || !fs::exists(format!("/proc/{old}")).expect("/proc")
-        });
-        let log = fs::File::options().append(true).open(lab.file(node, "tartand.log")).expect("a log");
-        let mut agent = Command::new(programs().join("tartan"));
-        agent.args(["lab", "--name", lab.name(), "node", "exec", node, "--"]).arg(programs().join("tartand"));
-        agent.arg("--config").arg(lab.file(node, "tartand.toml"));
-        let agent =
-            agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("to start it");
-        fs::write(lab.file(node, "tartand.pid"), agent.id().to_string()).expect("a pid file");
-        Agent(agent)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn an_outage_changes_nothing_in_the_kernel_and_agents_that_start_in_it_wait() {
     let lab = Lab::up("t-etcd-out", &["--store", "etcd", "--nodes", "3", "--pods", "1", "--family", "dual"]);
-    let before = ["n1", "n2", "n3"].map(|node| kernel(&lab, node));
-    let probes = Probes::between_all(&lab, &["p1", "p2", "p3"]);
+    let before = ["n1", "n2", "n3"].map(|node| lab.ways(node));
+    let probes = probes(&lab, &["p1", "p2", "p3"]);
     lab.lab(&["pod", "add", "spare", "--node", "n2"]).ok();
     lab.lab(&["pod", "add", "gone", "--node", "n2"]).ok();
     let start = Instant::now();
@@ -151,8 +59,9 @@ fn an_outage_changes_nothing_in_the_kernel_and_agents_that_start_in_it_wait() {
     assert_eq!(applied.code, 3, "{applied:?}");
 
     // One that starts now comes up and serves what it can.
-    let _agent = Agent::restart(&lab, "n2");
-    wait_until("the agent answers", PATIENCE, || lab.verb("n2", &["status"]).code == 1);
+    lab.end_agent("n2", Signal::SIGKILL);
+    lab.start_agent("n2");
+    assert_eq!(lab.verb("n2", &["status"]).code, 1);
     lab.lab(&["pod", "rm", "gone"]).ok();
     lab.lab(&["pod", "rm", "late"]).ok();
     let refused = lab.lab(&["pod", "add", "none", "--node", "n2"]);
@@ -161,41 +70,40 @@ fn an_outage_changes_nothing_in_the_kernel_and_agents_that_start_in_it_wait() {
         "{refused:?}"
     );
     sleep(OUTAGE.saturating_sub(start.elapsed()));
-    let during = ["n1", "n2", "n3"].map(|node| kernel(&lab, node));
+    let during = ["n1", "n2", "n3"].map(|node| lab.ways(node));
     assert_eq!(during, before, "an outage changes nothing");
 
     lab.lab(&["store", "start"]).ok();
-    wait_until_healthy(&lab, &["n1", "n2", "n3"]);
-    assert_eq!(["n1", "n2", "n3"].map(|node| kernel(&lab, node)), before);
-    join(&lab, "n4", "p4", 4);
+    lab.wait_until_healthy(&["n1", "n2", "n3"]);
+    assert_eq!(["n1", "n2", "n3"].map(|node| lab.ways(node)), before);
+    lab.join("n4", "p4", 4);
     probes.assert_none_lost(1500);
 }
 
 #[test]
 fn a_wiped_store_and_one_that_is_restored_get_back_what_they_lost() {
     let lab = Lab::up("t-etcd-wipe", &["--store", "etcd", "--nodes", "3", "--pods", "1", "--family", "dual"]);
-    let before = ["n1", "n2", "n3"].map(|node| kernel(&lab, node));
+    let before = ["n1", "n2", "n3"].map(|node| lab.ways(node));
     let ipam = lab.ask("n1", &["ipam"]);
-    let probes = Probes::between_all(&lab, &["p1", "p2", "p3"]);
+    let probes = probes(&lab, &["p1", "p2", "p3"]);
 
     lab.lab(&["store", "wipe"]).ok();
     wait_until("everything is put back", PATIENCE, || {
-        let entries = etcdctl(&lab, &["get", "/tartan/entry/", "--prefix", "--keys-only"]);
         // Three nodes, three blocks of each family, a network.
-        entries.lines().filter(|line| !line.is_empty()).count() == 10
+        lab.etcd_keys("").len() == 10
     });
-    wait_until_healthy(&lab, &["n1", "n2", "n3"]);
+    lab.wait_until_healthy(&["n1", "n2", "n3"]);
     let status = status(&lab, "n1");
     assert!(status["last_error"].to_string().contains("the store was wiped, replaced"), "{status}");
-    assert_eq!(["n1", "n2", "n3"].map(|node| kernel(&lab, node)), before);
+    assert_eq!(["n1", "n2", "n3"].map(|node| lab.ways(node)), before);
     assert_eq!(lab.ask("n1", &["ipam"]), ipam);
 
     // A snapshot of now; what comes later is not in it.
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("snapshot");
     let file = file.to_str().expect("text");
-    etcdctl(&lab, &["snapshot", "save", file]);
-    join(&lab, "n4", "p4", 4);
+    lab.etcdctl(&["snapshot", "save", file]);
+    lab.join("n4", "p4", 4);
     let network = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: late}\n\
                    spec: {pools: [{cidr: 10.77.0.0/16}], vxlan: {vni: 77}}\n";
     let late = folder.path().join("late.yaml");
@@ -205,28 +113,13 @@ fn a_wiped_store_and_one_that_is_restored_get_back_what_they_lost() {
     let data = lab.file("store", "etcd-1");
     restore(&lab, file, &data);
     lab.lab(&["store", "start"]).ok();
-    wait_until_healthy(&lab, &["n1", "n2", "n3", "n4"]);
+    lab.wait_until_healthy(&["n1", "n2", "n3", "n4"]);
     wait_until("what came after the snapshot is back", PATIENCE, || {
-        let entries = etcdctl(&lab, &["get", "/tartan/entry/", "--prefix", "--keys-only"]);
-        entries.contains("/tartan/entry/network/late")
-            && entries.lines().filter(|line| line.starts_with("/tartan/entry/node/")).count() == 4
+        lab.etcd_keys("network/").contains(&"network/late".into()) && lab.etcd_keys("node/").len() == 4
     });
     // Who comes now learns all of it from the store.
-    join(&lab, "n5", "p5", 5);
+    lab.join("n5", "p5", 5);
     probes.assert_none_lost(200);
-}
-
-/// The keys of the store that begin so, without what all have in common.
-fn keys(lab: &Lab, prefix: &str) -> Vec<String> {
-    let told = etcdctl(lab, &["get", &format!("/tartan/entry/{prefix}"), "--prefix", "--keys-only"]);
-    let keys = told.lines().filter_map(|line| line.strip_prefix("/tartan/entry/"));
-    keys.map(String::from).collect()
-}
-
-fn owned(lab: &Lab, asked: &str, node: &str) -> Vec<String> {
-    let rows = lab.ask(asked, &["ipam"]);
-    let mine = rows.as_array().expect("a list").iter().filter(|row| row["node"] == node);
-    mine.map(|row| row["block"].as_str().expect("text").into()).collect()
 }
 
 #[test]
@@ -241,21 +134,21 @@ fn who_sees_a_wipe_late_puts_no_deleted_network_back_and_who_died_before_it_can_
     lab.verb("n1", &["apply", "-f", file.to_str().expect("text")]).ok();
     let has_red = |node: &str| lab.on_node(node, &["ip", "-o", "link"]).contains(": tartan.77:");
     wait_until("red is there", PATIENCE, || {
-        has_red("n1") && has_red("n2") && owned(&lab, "n3", "n2").contains(&"10.77.0.0/24".into())
+        has_red("n1") && has_red("n2") && lab.blocks("n3", "n2").contains(&"10.77.0.0/24".into())
     });
     lab.lab(&["fault", "add", "kill", "n3"]).ok();
     let late = Pid::from_raw(lab.agent("n2"));
     kill(late, Signal::SIGSTOP).expect("the agent is there");
     lab.lab(&["store", "wipe"]).ok();
-    wait_until("n1 has put back what it knows", PATIENCE, || keys(&lab, "network/").len() == 2);
+    wait_until("n1 has put back what it knows", PATIENCE, || lab.etcd_keys("network/").len() == 2);
     lab.verb("n1", &["delete", "ClusterNetwork", "red"]).ok();
     assert!(lab.verb("n1", &["node", "leave", "n3"]).stderr.contains("may be alive"));
     kill(late, Signal::SIGCONT).expect("the agent is there");
-    wait_until("n2 has put back what is its", PATIENCE, || keys(&lab, "node/").len() == 2);
+    wait_until("n2 has put back what is its", PATIENCE, || lab.etcd_keys("node/").len() == 2);
     wait_until("red goes", PATIENCE, || !has_red("n1") && !has_red("n2"));
-    assert_eq!(keys(&lab, "network/"), ["network/default"]);
+    assert_eq!(lab.etcd_keys("network/"), ["network/default"]);
 
-    assert!(!owned(&lab, "n2", "n3").is_empty(), "from memory");
+    assert!(!lab.blocks("n2", "n3").is_empty(), "from memory");
     let mut left = lab.verb("n1", &["node", "leave", "n3", "-o", "json"]);
     wait_until("it is known to be dead", PATIENCE, || {
         left = lab.verb("n1", &["node", "leave", "n3", "-o", "json"]);
@@ -264,14 +157,14 @@ fn who_sees_a_wipe_late_puts_no_deleted_network_back_and_who_died_before_it_can_
     assert_eq!(left.json()["node"], "n3");
     wait_until("both have forgotten it", PATIENCE, || {
         let knows = |node: &str| lab.ask(node, &["nodes"]).as_array().is_some_and(|rows| rows.len() > 2);
-        !["n1", "n2"].into_iter().any(|node| knows(node) || !owned(&lab, node, "n3").is_empty())
+        !["n1", "n2"].into_iter().any(|node| knows(node) || !lab.blocks(node, "n3").is_empty())
     });
-    wait_until_healthy(&lab, &["n1", "n2"]);
-    assert_eq!((keys(&lab, "node/").len(), keys(&lab, "block/").len()), (2, 2));
+    lab.wait_until_healthy(&["n1", "n2"]);
+    assert_eq!((lab.etcd_keys("node/").len(), lab.etcd_keys("block/").len()), (2, 2));
     assert_eq!(lab.verb("n1", &["node", "leave", "n3"]).code, 1);
     // It may come back.
     lab.lab(&["fault", "clear"]).ok();
-    wait_until_healthy(&lab, &["n1", "n2", "n3"]);
+    lab.wait_until_healthy(&["n1", "n2", "n3"]);
 }
 
 #[test]
@@ -279,20 +172,20 @@ fn an_idle_agent_that_was_away_at_a_wipe_takes_its_own_block_again() {
     let lab = Lab::up("t-etcd-idle", &["--store", "etcd", "--nodes", "2", "--pods", "0"]);
     // A block that it would not choose: it has two then, and gives the later one back.
     let id = status(&lab, "n2")["id"].as_str().expect("text").to_owned();
-    let other = if owned(&lab, "n1", "n1") == ["10.244.0.0/24"] { 1 } else { 0 };
+    let other = if lab.blocks("n1", "n1") == ["10.244.0.0/24"] { 1 } else { 0 };
     let key = format!("/tartan/entry/block/default/10.244.{other}.0-24");
-    etcdctl(&lab, &["put", &key, &format!("{{\"node\":\"{id}\"}}")]);
+    lab.etcdctl(&["put", &key, &format!("{{\"node\":\"{id}\"}}")]);
     let given = [format!("10.244.{other}.0/24")];
-    wait_until("it has given the other back", PATIENCE, || owned(&lab, "n1", "n2") == given);
+    wait_until("it has given the other back", PATIENCE, || lab.blocks("n1", "n2") == given);
     lab.lab(&["fault", "add", "kill", "n2"]).ok();
     lab.lab(&["store", "wipe"]).ok();
     wait_until("n1 has put back what it knows", PATIENCE, || {
-        keys(&lab, "network/").len() == 1 && keys(&lab, "block/").len() == 1
+        lab.etcd_keys("network/").len() == 1 && lab.etcd_keys("block/").len() == 1
     });
     lab.lab(&["fault", "clear"]).ok();
-    wait_until_healthy(&lab, &["n1", "n2"]);
-    let mut blocks = keys(&lab, "block/");
-    blocks.retain(|block| etcdctl(&lab, &["get", &format!("/tartan/entry/{block}")]).contains(&id));
+    lab.wait_until_healthy(&["n1", "n2"]);
+    let mut blocks = lab.etcd_keys("block/");
+    blocks.retain(|block| lab.etcdctl(&["get", &format!("/tartan/entry/{block}")]).contains(&id));
     assert_eq!(blocks, [format!("block/default/10.244.{other}.0-24")]);
 }
 
@@ -302,24 +195,21 @@ fn restore(lab: &Lab, snapshot: &str, data: &PathBuf) {
     let peer = "http://172.30.255.254:2380";
     let (member, token) = (format!("etcd-1={peer}"), format!("tartan-lab-{}", lab.name()));
     let data = data.to_str().expect("text");
-    etcdctl(
-        lab,
-        &[
-            "snapshot",
-            "restore",
-            snapshot,
-            "--name",
-            "etcd-1",
-            "--data-dir",
-            data,
-            "--initial-cluster",
-            &member,
-            "--initial-cluster-token",
-            &token,
-            "--initial-advertise-peer-urls",
-            peer,
-        ],
-    );
+    lab.etcdctl(&[
+        "snapshot",
+        "restore",
+        snapshot,
+        "--name",
+        "etcd-1",
+        "--data-dir",
+        data,
+        "--initial-cluster",
+        &member,
+        "--initial-cluster-token",
+        &token,
+        "--initial-advertise-peer-urls",
+        peer,
+    ]);
 }
 
 #[test]
@@ -328,8 +218,8 @@ fn three_members_lose_their_leader_and_nobody_notices() {
         "t-etcd-three",
         &["--store", "etcd", "--etcd-members", "3", "--nodes", "3", "--pods", "1", "--underlay", "ipv4"],
     );
-    let before = ["n1", "n2", "n3"].map(|node| kernel(&lab, node));
-    let probes = Probes::between_all(&lab, &["p1", "p2", "p3"]);
+    let before = ["n1", "n2", "n3"].map(|node| lab.ways(node));
+    let probes = probes(&lab, &["p1", "p2", "p3"]);
     // The fifth field says whether a member leads.
     let leads = |number: &usize| {
         let endpoint = format!("http://172.30.255.254:{}", 2369 + 10 * number);
@@ -340,10 +230,10 @@ fn three_members_lose_their_leader_and_nobody_notices() {
     kill(member(&lab, leader), Signal::SIGKILL).expect("the leader is there");
     // Longer than a new one takes to be elected.
     sleep(Duration::from_secs(2));
-    wait_until_healthy(&lab, &["n1", "n2", "n3"]);
-    join(&lab, "n4", "p4", 4);
+    lab.wait_until_healthy(&["n1", "n2", "n3"]);
+    lab.join("n4", "p4", 4);
     for (node, before) in ["n1", "n2", "n3"].iter().zip(before) {
-        let now = kernel(&lab, node);
+        let now = lab.ways(node);
         assert!(before.lines().all(|line| now.contains(line)), "{node}: {before}\nbecame {now}");
     }
     probes.assert_none_lost(200);
@@ -394,18 +284,18 @@ fn ten_agents_that_race_for_eight_blocks_get_one_or_say_why_and_none_ends() {
 #[test]
 fn a_revoked_lease_is_taken_again_and_a_compaction_behind_the_watch_is_caught_up_with() {
     let lab = Lab::up("t-etcd-lease", &["--store", "etcd", "--nodes", "2", "--pods", "1"]);
-    let before = ["n1", "n2"].map(|node| kernel(&lab, node));
+    let before = ["n1", "n2"].map(|node| lab.ways(node));
     let agents = ["n1", "n2"].map(|node| lab.agent(node));
-    let probes = Probes::between_all(&lab, &["p1", "p2"]);
-    let alive = || etcdctl(&lab, &["get", "/tartan/alive/n2", "--print-value-only"]);
+    let probes = probes(&lab, &["p1", "p2"]);
+    let alive = || lab.etcdctl(&["get", "/tartan/alive/n2", "--print-value-only"]);
     let held = alive();
     assert!(!held.is_empty());
-    for lease in etcdctl(&lab, &["lease", "list"]).lines().skip(1) {
-        etcdctl(&lab, &["lease", "revoke", lease.trim()]);
+    for lease in lab.etcdctl(&["lease", "list"]).lines().skip(1) {
+        lab.etcdctl(&["lease", "revoke", lease.trim()]);
     }
     assert_eq!(alive(), "");
     wait_until("the lease is taken again", PATIENCE, || alive() == held);
-    wait_until_healthy(&lab, &["n1", "n2"]);
+    lab.wait_until_healthy(&["n1", "n2"]);
 
     // An agent that is held still while its connection goes and the store forgets what it has not seen.
     let stopped = Pid::from_raw(agents[1]);
@@ -413,16 +303,16 @@ fn a_revoked_lease_is_taken_again_and_a_compaction_behind_the_watch_is_caught_up
     lab.lab(&["store", "stop"]).ok();
     lab.lab(&["store", "start"]).ok();
     let key = "/tartan/entry/network/default";
-    let network = etcdctl(&lab, &["get", key, "--print-value-only"]);
-    etcdctl(&lab, &["put", key, &network.trim().replace(r#""spec":{"#, r#""spec":{"mtu":1300,"#)]);
-    let told = etcdctl(&lab, &["put", "/tartan/zzz", "x", "-w", "json"]);
+    let network = lab.etcdctl(&["get", key, "--print-value-only"]);
+    lab.etcdctl(&["put", key, &network.trim().replace(r#""spec":{"#, r#""spec":{"mtu":1300,"#)]);
+    let told = lab.etcdctl(&["put", "/tartan/zzz", "x", "-w", "json"]);
     let revision: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-    etcdctl(&lab, &["compaction", &revision["header"]["revision"].to_string()]);
+    lab.etcdctl(&["compaction", &revision["header"]["revision"].to_string()]);
     kill(stopped, Signal::SIGCONT).expect("the agent is there");
     wait_until("the agent has caught up", PATIENCE, || status(&lab, "n2")["networks"][0]["mtu"] == 1300);
-    etcdctl(&lab, &["put", key, network.trim()]);
-    wait_until_healthy(&lab, &["n1", "n2"]);
-    wait_until("all is as before", PATIENCE, || ["n1", "n2"].map(|node| kernel(&lab, node)) == before);
+    lab.etcdctl(&["put", key, network.trim()]);
+    lab.wait_until_healthy(&["n1", "n2"]);
+    wait_until("all is as before", PATIENCE, || ["n1", "n2"].map(|node| lab.ways(node)) == before);
     assert_eq!(["n1", "n2"].map(|node| lab.agent(node)), agents);
     probes.assert_none_lost(200);
 }

@@ -19,8 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tartan_scenarios::{Lab, figures, holds_within, run_command, wait_until};
-use tartan_store::Sqlite;
+use tartan_scenarios::{CROWD_POOLS, Lab, figures, holds_within, run_command, wait_until};
 
 /// How long it may take until what is wrong is told, or what is right again: the goal is 3 s, the machine may be busy.
 const TOLD: Duration = Duration::from_secs(6);
@@ -482,31 +481,12 @@ fn a_bundle_holds_what_helps_and_no_secret() {
     lab.lab(&["fault", "clear"]).ok();
 }
 
-/// A node that is only in the store, with a block of each family.
-fn nobody(number: usize) -> Vec<(String, Option<Vec<u8>>)> {
-    let id = format!("{:032x}", number + 1_000_000);
-    let address = format!("172.30.{}.{}", 8 + number / 250, 1 + number % 250);
-    let node = format!(r#"{{"id":"{id}","name":"peer-{number}","addresses":["{address}/16"],"mtu":1500}}"#);
-    let owner = format!(r#"{{"node":"{id}"}}"#).into_bytes();
-    let block = number + 256;
-    vec![
-        (format!("node/{id}"), Some(node.into_bytes())),
-        (format!("block/default/10.{}.{}.0-24", block / 256, block % 256), Some(owner.clone())),
-        (format!("block/default/fd00:10:0:{block:x}::-64"), Some(owner)),
-    ]
-}
-
 #[test]
 fn thousands_of_peers_cost_what_a_few_do() {
     const PEERS: usize = 5_000;
-    let pools = r#"pools=[{cidr: 10.0.0.0/8, blockSize: 24}, {cidr: "fd00:10::/40", blockSize: 64}]"#;
-    let lab = lab(&["--nodes", "2", "--pods", "1", "--family", "dual", "--set", pools]);
+    let lab = lab(&["--nodes", "2", "--pods", "1", "--family", "dual", "--set", CROWD_POOLS]);
     all_work(&lab);
-    let entries: Vec<_> = (0..PEERS).flat_map(nobody).collect();
-    let store = Sqlite::open(&lab.file("store", "tartan.db")).expect("the store");
-    for some in entries.chunks(500) {
-        store.write_all(some).expect("to write");
-    }
+    lab.add_crowd(0..PEERS);
     let programmed =
         || page(&lab, "n1", "/readyz").0 == 200 && sum(&metrics(&lab, "n1"), "tartan_peers") > PEERS as f64;
     wait_until("all are known and programmed", Duration::from_secs(60), programmed);

@@ -9,12 +9,11 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{Lab, Probe, run_command, wait_until};
+use tartan_scenarios::{Lab, Probe, wait_until};
 
 /// A loose ceiling for what must happen "at once".
 const SOON: Duration = Duration::from_secs(5);
@@ -53,14 +52,6 @@ fn assert_at_rest(lab: &Lab, nodes: usize) {
         let plan = lab.ask(&node, &["plan"]);
         assert_eq!(plan["steps"], Value::Array(Vec::new()), "{plan}");
     }
-}
-
-fn apply(lab: &Lab, spec: &str) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("network.yaml");
-    let head = "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {name: default}\n";
-    fs::write(&file, format!("{head}spec: {spec}\n")).expect("a file");
-    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")]).ok();
 }
 
 /// Whether a packet of so many bytes, which must not be cut, comes from one pod to another and back.
@@ -123,7 +114,7 @@ fn where_no_allowed_path_works_it_is_said() {
         "t-paths",
         &[&["--nodes", "2", "--links", "2", "--pods", "0"][..], &set("paths=[direct, vxlan]")].concat(),
     );
-    apply(&lab, "{paths: [direct]}");
+    lab.apply("default", "{paths: [direct]}").ok();
     let row = peer(&lab, "n1", "n2");
     assert_eq!((&row["path"], &row["address"]), (&Value::Null, &Value::Null));
     let reason = "n2 is not on this node's link: its address 172.29.0.2 is not in 172.30.0.0/16";
@@ -199,17 +190,17 @@ fn paths_change(underlay: &str, pools: &str, strict: bool) -> Lab {
     }
     if strict {
         // The first time the filter still drops what comes in before this node has heard, too.
-        apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
-        apply(&lab, &format!("{{{pools}, paths: [vxlan]}}"));
+        lab.apply("default", &format!("{{{pools}, paths: [direct, vxlan]}}")).ok();
+        lab.apply("default", &format!("{{{pools}, paths: [vxlan]}}")).ok();
     }
     lab.assert_full(2, &[]);
     let from = lab.netns("default_p1");
     let to = lab.addresses("default/p2");
     let probes: Vec<Probe> = to.iter().map(|to| Probe::start(&from, *to, Duration::from_millis(1))).collect();
     for _ in 0..30 {
-        apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
+        lab.apply("default", &format!("{{{pools}, paths: [direct, vxlan]}}")).ok();
         assert_eq!(path(&lab, "n1", "n2"), "direct");
-        apply(&lab, &format!("{{{pools}, paths: [vxlan]}}"));
+        lab.apply("default", &format!("{{{pools}, paths: [vxlan]}}")).ok();
         assert_eq!(path(&lab, "n1", "n2"), "vxlan");
     }
     for probe in probes {
@@ -224,8 +215,8 @@ fn paths_change_under_traffic() {
     let pools = "pools: [{cidr: 10.244.0.0/16}, {cidr: \"fd00:10:244::/56\"}]";
     let lab = paths_change("ipv6", pools, false);
     // And with no tunnel at all.
-    apply(&lab, &format!("{{{pools}, paths: [direct, vxlan]}}"));
-    apply(&lab, &format!("{{{pools}, paths: [direct]}}"));
+    lab.apply("default", &format!("{{{pools}, paths: [direct, vxlan]}}")).ok();
+    lab.apply("default", &format!("{{{pools}, paths: [direct]}}")).ok();
     lab.assert_full(2, &["--family", "ipv4"]);
     lab.assert_full(2, &["--family", "ipv6"]);
     assert!(carries(&lab, "default/p2", 1500), "the pods' MTU has grown");
@@ -292,17 +283,6 @@ fn direct_routes_come_back() {
     assert!(foreign.contains("fd00:30::77") && foreign.contains("proto static"), "{foreign}");
 }
 
-/// Changes one line of a node's configuration, and starts its agent anew.
-fn configure(lab: &Lab, node: &str, line: &str) {
-    lab.lab(&["fault", "add", "stop", node]).ok();
-    let file = lab.file(node, "tartand.toml");
-    let text = fs::read_to_string(&file).expect("a configuration");
-    let key = line.split(' ').next().expect("a key");
-    let others: Vec<&str> = text.lines().filter(|other| !other.starts_with(&format!("{key} "))).collect();
-    fs::write(&file, format!("{}\n{line}\n", others.join("\n"))).expect("to write");
-    lab.lab(&["fault", "rm", "stop", node]).ok();
-}
-
 #[test]
 fn the_uplink_is_chosen_by_every_way_to_name_it() {
     let lab = Lab::up("t-paths", &["--nodes", "2", "--pods", "1"]);
@@ -333,7 +313,7 @@ fn the_uplink_is_chosen_by_every_way_to_name_it() {
         ("can-reach=2001:db8:9::77", "eth9"),
         ("can-reach=fd00:77::77", "eth0"),
     ] {
-        configure(&lab, "n1", &format!("interface = {way:?}"));
+        lab.configure("n1", &format!("interface = {way:?}"));
         wait_until(way, SOON, || uplink(&lab) == expected);
     }
     lab.assert_full(2, &[]);
@@ -344,11 +324,11 @@ fn the_uplink_is_chosen_by_every_way_to_name_it() {
         ("10.99.0.0/16", "has an address in 10.99.0.0/16"),
         ("can-reach=172.30.0.1", "172.30.0.1 is this node's own address"),
     ] {
-        configure(&lab, "n1", &format!("interface = {way:?}"));
+        lab.configure("n1", &format!("interface = {way:?}"));
         wait_until(way, SOON, || lab.verb("n1", &["status", "-o", "json"]).stdout.contains(named));
     }
     // The way to an address changes while the agent runs: id and blocks stay, and the peer follows.
-    configure(&lab, "n1", "interface = \"can-reach=203.0.113.9\"");
+    lab.configure("n1", "interface = \"can-reach=203.0.113.9\"");
     wait_until("the way out", SOON, || uplink(&lab) == "eth0");
     let before = (lab.ask("n1", &["status"])["id"].clone(), peer(&lab, "n2", "n1")["blocks"].clone());
     lab.on_node("n1", &["ip", "route", "add", "203.0.113.0/24", "dev", "eth9"]);
@@ -363,13 +343,11 @@ fn the_uplink_is_chosen_by_every_way_to_name_it() {
     lab.assert_full(2, &[]);
 }
 
-/// A node is put behind a router that translates, as a machine in a home or a cloud is: its own address is nobody else's
-/// business, and the tunnel's port of the router's address leads to it.
 #[test]
 fn a_node_behind_nat_is_reached_by_its_public_address() {
     let lab = Lab::up("t-paths", &["--nodes", "3", "--pods", "1"]);
-    put_behind_nat();
-    configure(&lab, "n3", "public_address = \"172.30.9.9\"");
+    lab.put_behind_nat("n3", "172.30.9.9");
+    lab.configure("n3", "public_address = \"172.30.9.9\"");
     wait_until("the peers know", SOON, || {
         ["n1", "n2"].iter().all(|node| peer(&lab, node, "n3")["address"] == "172.30.9.9")
     });
@@ -380,7 +358,7 @@ fn a_node_behind_nat_is_reached_by_its_public_address() {
     let fdb = lab.on_node("n1", &["bridge", "fdb", "show", "dev", "tartan.1"]);
     assert!(fdb.contains("dst 172.30.9.9") && !fdb.contains("10.77.0.2"), "{fdb}");
     // Another node that says so, too.
-    configure(&lab, "n2", "public_address = \"172.30.9.9\"");
+    lab.configure("n2", "public_address = \"172.30.9.9\"");
     wait_until("it is told", SOON, || {
         peer(&lab, "n1", "n3")["blocked"]
             .to_string()
@@ -389,30 +367,4 @@ fn a_node_behind_nat_is_reached_by_its_public_address() {
                 .to_string()
                 .contains("names this node's own address 172.30.9.9")
     });
-}
-
-fn put_behind_nat() {
-    let nat = "tartan-t-paths_nat";
-    assert!(!Path::new("/run/netns").join(nat).exists());
-    let script = format!(
-        "set -e
-         ip netns add {nat}
-         ip -n tartan-t-paths_n3 link set eth0 netns {nat} name outer
-         ip -n {nat} address add 172.30.9.9/16 dev outer
-         ip -n {nat} link set outer up
-         ip -n {nat} link set lo up
-         ip -n {nat} link add inner type veth peer name eth0 netns tartan-t-paths_n3
-         ip -n {nat} address add 10.77.0.1/24 dev inner
-         ip -n {nat} link set inner up
-         ip -n tartan-t-paths_n3 address add 10.77.0.2/24 dev eth0
-         ip -n tartan-t-paths_n3 link set eth0 up
-         ip -n tartan-t-paths_n3 route add default via 10.77.0.1
-         ip netns exec {nat} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
-         ip netns exec {nat} nft 'table ip nat {{
-           chain in {{ type nat hook prerouting priority -100; iifname \"outer\" udp dport 8472 dnat to 10.77.0.2; }}
-           chain out {{ type nat hook postrouting priority 100; oifname \"outer\" snat to 172.30.9.9; }}
-         }}'"
-    );
-    let run = run_command(std::process::Command::new("sh").args(["-c", &script]));
-    assert_eq!(run.code, 0, "{run:?}");
 }

@@ -13,11 +13,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tartan_host::Row;
-use tartan_kernel::{Kernel, Marks, Rtnl, netns};
-use tartan_netlab::{agent, programs::Programs};
-use tartan_scenarios::{Container, Lab, figures, programs};
-use tartan_store::Sqlite;
+use tartan_kernel::{Rtnl, netns};
+use tartan_scenarios::{CROWD_POOLS, Container, Lab, figures};
 
 /// Pods added and deleted in a row.
 const PODS: usize = 200;
@@ -47,52 +44,15 @@ fn scale() {
 
 /// A lab of one node whose store tells of many others.
 fn lab_with(peers: usize) -> Lab {
-    let pools = r#"pools=[{cidr: 10.0.0.0/8, blockSize: 24}, {cidr: "fd00:10::/40", blockSize: 64}]"#;
-    let args =
-        ["--nodes", "1", "--pods", "0", "--family", "dual", "--set", pools, "--set", "attachment=routed"];
-    let lab = Lab::up("bench", &args);
-    let store = Sqlite::open(&lab.file("store", "tartan.db")).expect("the store");
-    let nodes = (0..peers).flat_map(peer);
+    let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
+    let lab = Lab::up("bench", &[&dual[..], &["--set", CROWD_POOLS, "--set", "attachment=routed"]].concat());
+    lab.add_crowd(0..peers);
     let endpoint = |n: usize| {
         (format!("endpoint/default/pod-{n}"), Some(br#"{"node":"x","labels":{"app":"web"}}"#.to_vec()))
     };
-    let entries: Vec<_> = nodes.chain((0..ENDPOINTS).map(endpoint)).collect();
-    for some in entries.chunks(500) {
-        store.write_all(some).expect("to write");
-    }
-    wait_for_routes(&lab, peers);
+    lab.write_entries(&(0..ENDPOINTS).map(endpoint).collect::<Vec<_>>());
+    lab.wait_for_routes("n1", peers, PATIENCE);
     lab
-}
-
-/// A node in the store, with a block of each family.
-fn peer(number: usize) -> Vec<(String, Option<Vec<u8>>)> {
-    let id = format!("{:032x}", number + 1_000_000);
-    let address = format!("172.30.{}.{}", 8 + number / 250, 1 + number % 250);
-    let node = format!(r#"{{"id":"{id}","name":"peer-{number}","addresses":["{address}/16"],"mtu":1500}}"#);
-    let owner = format!(r#"{{"node":"{id}"}}"#).into_bytes();
-    let block = number + 256;
-    vec![
-        (format!("node/{id}"), Some(node.into_bytes())),
-        (format!("block/default/10.{}.{}.0-24", block / 256, block % 256), Some(owner.clone())),
-        (format!("block/default/fd00:10:0:{block:x}::-64"), Some(owner)),
-    ]
-}
-
-/// Waits until a route of each family to every peer is in the node's kernel.
-fn wait_for_routes(lab: &Lab, peers: usize) {
-    let node = netns::open(&lab.netns("n1")).expect("the node's namespace");
-    let mut witness = Kernel::open_in(node.as_fd(), Marks::Node).expect("its kernel");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        witness.read(&[]).expect("to read");
-        let to_peers = |row: &Row| matches!(row, Row::Route(route) if route.link().is_some());
-        let routes = witness.read_routes().expect("to read").into_iter().filter(to_peers).count();
-        if routes >= 2 * peers {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{routes} of {} routes", 2 * peers);
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn adds(lab: &Lab, peers: usize) {
@@ -146,18 +106,13 @@ fn settle(lab: &Lab) {
 
 /// From the start of the process until every peer is programmed: over a kernel that has nothing, or everything.
 fn cold_start(lab: &Lab, peers: usize, warm: bool) {
-    let (name, node) = (lab.name().parse().unwrap(), "n1".parse().unwrap());
-    agent::end(&name, &node, Signal::SIGKILL).expect("the agent ends");
+    lab.end_agent("n1", Signal::SIGKILL);
     if !warm {
-        lab.on_node("n1", &["ip", "link", "delete", "tartan.1"]);
-        for family in ["bridge", "arp", "inet"] {
-            lab.on_node("n1", &["nft", "delete", "table", family, "tartan"]);
-        }
+        lab.forget_kernel("n1");
     }
     let start = Instant::now();
-    agent::start(&name, &node, &Programs::within(programs()).expect("the programs")).expect("it starts");
-    agent::wait_for_answer(&name, &node, PATIENCE, &|| Ok(())).expect("it answers");
-    wait_for_routes(lab, peers);
+    lab.start_agent("n1");
+    lab.wait_for_routes("n1", peers, PATIENCE);
     let time = start.elapsed();
     settle(lab);
     let pid = lab.agent("n1");

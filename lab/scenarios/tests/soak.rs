@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tartan_scenarios::figures::quantile;
-use tartan_scenarios::{Chance, Container, Lab, Probe, Story, left_of_pods};
+use tartan_scenarios::{Chance, Container, Lab, Probe, Probes, Story, holds_within, left_of_pods};
 
 /// Sequences of faults.
 const STORIES: u64 = 100;
@@ -28,6 +28,12 @@ const KILLS: usize = 1000;
 const PODS: usize = 5000;
 /// The most pods that are made at once.
 const AT_ONCE: u64 = 50;
+/// How long etcd is away.
+const AWAY: Duration = Duration::from_secs(600);
+/// Makes that another number of seconds, for trying the part; its row tells how long it was.
+const AWAY_SECONDS: &str = "TARTAN_SOAK_AWAY";
+/// How often the probes around an absence are sent, in each direction and family.
+const PROBED: Duration = Duration::from_millis(10);
 
 /// A row of the table: what, figure, aim, how long it took.
 fn row(what: &str, figure: &str, aim: &str, start: Instant) {
@@ -226,4 +232,93 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
         ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
     assert_eq!(addresses.len(), 2, "{result}");
     addresses
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn etcd_away() {
+    etcd_away_and_back(false);
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn etcd_wiped() {
+    etcd_away_and_back(true);
+}
+
+/// etcd goes for minutes, and comes back with all that it had or with nothing. Meanwhile pods come and go, and if nothing
+/// is lost an agent dies.
+fn etcd_away_and_back(wiped: bool) {
+    let start = Instant::now();
+    let nodes = ["n1", "n2", "n3"];
+    let lab = Lab::up("t-soak", &["--store", "etcd", "--nodes", "3", "--pods", "1", "--family", "dual"]);
+    let state =
+        || (nodes.map(|node| lab.ways(node)), nodes.map(|node| lab.blocks("n1", node)), lab.etcd_keys(""));
+    let before = state();
+    lab.lab(&["pod", "add", "old", "--node", "n2"]).ok();
+    let probes = Probes::between_all(&lab, &["p1", "p2", "p3"], PROBED);
+    let (streams, probing) = (probes.count(), Instant::now());
+
+    lab.lab(&["store", "stop"]).ok();
+    if wiped {
+        lab.lab(&["store", "wipe"]).ok();
+    }
+    let (gone, away) = (Instant::now(), away());
+    lab.lab(&["pod", "add", "new", "--node", "n1"]).ok();
+    let mut pods = come_and_go(&lab, &nodes, gone + away / 2);
+    // One that starts anew knows only what the store has: a limit that docs/stores.md tells of.
+    if !wiped {
+        lab.end_agent("n2", Signal::SIGKILL);
+        lab.start_agent("n2");
+    }
+    lab.lab(&["pod", "rm", "old"]).ok();
+    pods += come_and_go(&lab, &["n1", "n3"], gone + away);
+    for node in nodes {
+        assert_eq!(lab.verb(node, &["status"]).code, 1, "{node} has no store");
+    }
+    assert_eq!(nodes.map(|node| lab.ways(node)), before.0, "while it is away");
+
+    lab.lab(&["store", "start"]).ok();
+    let back = Instant::now();
+    lab.wait_until_healthy(&nodes);
+    let healthy = back.elapsed();
+    if !holds_within(HEALED, || state() == before) {
+        assert_eq!(state(), before, "after it is back");
+    }
+    lab.join("n4", "p4", 5);
+    let probed = probing.elapsed();
+    let sent = probes.assert_none_lost((away.as_secs_f64() / PROBED.as_secs_f64() * 0.9) as u64);
+    let (how, also) =
+        if wiped { ("and comes back empty", "") } else { ("and comes back", ", one agent killed") };
+    row(
+        &format!(
+            "etcd is away for {} s {how}; 3 nodes of both families, {pods} pods made and removed meanwhile{also}; UDP probes between all pods",
+            away.as_secs()
+        ),
+        &format!(
+            "0 of {sent} lost, {:.0} a second in each of {streams} streams; kernel and store as before; all agents healthy {:.1} s after it is back; a node that joins is reached",
+            sent as f64 / streams as f64 / probed.as_secs_f64(),
+            healthy.as_secs_f64()
+        ),
+        "0 lost, all as before",
+        start,
+    );
+}
+
+fn away() -> Duration {
+    std::env::var(AWAY_SECONDS).map_or(AWAY, |text| Duration::from_secs(text.parse().expect("seconds")))
+}
+
+/// Makes a pod on one node after the other, which reaches all others and is reached, and removes it; until then. Says how
+/// many.
+fn come_and_go(lab: &Lab, nodes: &[&str], until: Instant) -> usize {
+    let mut pods = 0;
+    while Instant::now() < until {
+        lab.lab(&["pod", "add", "guest", "--node", nodes[pods % nodes.len()]]).ok();
+        assert!(lab.full_within(HEALED).is_some(), "the new pod is not reached");
+        lab.lab(&["pod", "rm", "guest"]).ok();
+        pods += 1;
+        std::thread::sleep(Duration::from_secs(5).min(until.saturating_duration_since(Instant::now())));
+    }
+    pods
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::server::{Cluster, put, wait_until};
+use crate::server::Cluster;
+use crate::suite::{put, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tartan_store::{Store, StoreError};
 use tartan_store_etcd::EtcdFiles;

@@ -5,7 +5,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::server::{Cluster, put, wait_until, woken};
+use crate::server::Cluster;
+use crate::suite::{put, wait_until, woken};
 use nix::sys::signal::Signal;
 use tartan_store::{Change, Durability, Expect, Store, StoreError, Watch};
 use tartan_store_etcd::{Etcd, EtcdFiles};

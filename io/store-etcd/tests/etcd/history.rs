@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::server::{Cluster, put, wait_until};
+use crate::server::Cluster;
+use crate::suite::{put, wait_until};
 use tartan_store::{History, Store, StoreError};
 
 fn history(store: &dyn Store) -> History {

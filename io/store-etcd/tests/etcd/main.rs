@@ -12,6 +12,14 @@ mod lease;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+#[path = "../../../store/tests/suite/mod.rs"]
+mod suite;
+#[cfg(test)]
 mod swap;
 #[cfg(test)]
 mod watch;
+
+#[cfg(test)]
+mod every_driver {
+    crate::suite::every_driver!(crate::server::Cluster::start(1));
+}

@@ -5,16 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::suite::{Shared, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tartan_store::{Durability, Expect, Revision, Store, Watch};
+use tartan_store::Store;
 use tartan_store_etcd::{Etcd, EtcdFiles, EtcdUrl};
-
-/// How long servers may take to come up, and calls to succeed again.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster of etcd.
 pub(crate) struct Cluster {
@@ -148,6 +145,17 @@ impl Cluster {
     }
 }
 
+impl Shared for Cluster {
+    fn instance(&self) -> Box<dyn Store> {
+        Box::new(self.open())
+    }
+
+    /// etcd's terms are whole seconds, and its shortest is two.
+    fn brief(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         for number in 0..self.members.len() {
@@ -168,27 +176,6 @@ pub(crate) fn etcdctl(endpoint: &str, args: &[&str]) -> String {
     let output = output.expect("etcdctl is installed (Debian: etcd-client)");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Writes whatever is there.
-pub(crate) fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
-    store.put(key, value.as_bytes(), Expect::Any, Durability::Crash).unwrap()
-}
-
-/// Whether the watch's descriptor is readable within `timeout`.
-pub(crate) fn woken(watch: &dyn Watch, timeout: Duration) -> bool {
-    let mut descriptors = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-    poll(&mut descriptors, PollTimeout::try_from(timeout).unwrap()).unwrap() == 1
-}
-
-/// Looks until it holds; fails if that takes too long.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn free_port() -> u16 {

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::place::{Place, put};
+use crate::place::Place;
+use crate::suite::put;
 use tartan_store::Store;
 
 fn log_size(place: &Place) -> u64 {

@@ -12,6 +12,14 @@ mod place;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+#[path = "../suite/mod.rs"]
+mod suite;
+#[cfg(test)]
 mod swap;
 #[cfg(test)]
 mod watch;
+
+#[cfg(test)]
+mod every_driver {
+    crate::suite::every_driver!(crate::place::Place::new());
+}

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
-use crate::place::{Place, put};
+use crate::place::Place;
+use crate::suite::put;
 use nix::unistd::{Uid, geteuid, setfsuid};
 use rusqlite::Connection;
 use tartan_store::{OpenError, Sqlite, Store};

@@ -1,10 +1,10 @@
-//! A store in a folder of its own, and waiting for a watch.
+//! A store in a folder of its own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tartan_store::{Durability, Expect, Revision, Sqlite, Store, Watch};
+use crate::suite::Shared;
+use tartan_store::{Sqlite, Store};
 
 /// A folder that vanishes with the test, and the database's path in it.
 pub(crate) struct Place {
@@ -30,15 +30,14 @@ impl Place {
     }
 }
 
-/// Writes whatever is there.
-pub(crate) fn put(store: &dyn Store, key: &str, value: &str) -> Revision {
-    store.put(key, value.as_bytes(), Expect::Any, Durability::Crash).unwrap()
-}
+impl Shared for Place {
+    fn instance(&self) -> Box<dyn Store> {
+        Box::new(self.open())
+    }
 
-/// Whether the watch's descriptor is readable within `timeout`.
-pub(crate) fn woken(watch: &dyn Watch, timeout: Duration) -> bool {
-    let mut descriptors = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
-    poll(&mut descriptors, PollTimeout::try_from(timeout).unwrap()).unwrap() == 1
+    fn brief(&self) -> Duration {
+        Duration::from_millis(400)
+    }
 }
 
 /// The names in a folder.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::place::{Place, woken};
+use crate::place::Place;
+use crate::suite::woken;
 use tartan_store::{Change, Durability, Expect, Revision, Sqlite, Store, StoreError};
 
 const FILE: &str = "TARTAN_STORE_TEST_FILE";

@@ -4,7 +4,8 @@ use std::fs;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tartan_scenarios::{Probe, figures, inside};
+use nix::sys::signal::Signal;
+use tartan_scenarios::{CROWD_POOLS, Host, Lab, Probe, figures, inside};
 
 use crate::stand::Stand;
 
@@ -12,6 +13,8 @@ use crate::stand::Stand;
 const AWAY: Duration = Duration::from_secs(1);
 /// How long an agent is watched at rest.
 const REST: Duration = Duration::from_secs(5);
+/// How long a crowd of peers may take to be in the kernel: five times the goal.
+const PROGRAMMED: Duration = Duration::from_secs(10);
 
 pub(crate) fn a_node_joins(stand: &Stand) -> String {
     let start = Instant::now();
@@ -48,7 +51,7 @@ pub(crate) fn block_is_kept(stand: &Stand) -> String {
     assert_eq!(before.len(), 2, "{before:?}");
     stand.fault("kill n1");
     for block in &before {
-        stand.forget(&format!("block/default/{}", block.replace('/', "-")));
+        stand.lab.etcd_forget(&format!("block/default/{}", block.replace('/', "-")));
     }
     stand.heal();
     let figure = stand.until("the blocks are back", || stand.blocks("n1") == before);
@@ -128,4 +131,47 @@ pub(crate) fn at_rest(stand: &Stand) -> String {
         !fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|c| !c.trim().is_empty())
     );
     format!("{share:.2} %, none")
+}
+
+/// A lab of one node, for a crowd of peers.
+fn lab_for_crowd() -> Lab {
+    let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
+    Lab::beside("t-accept25", &[&dual[..], &["--set", CROWD_POOLS]].concat())
+}
+
+/// From the start of the agent, over a kernel that has nothing, until the last of its peers has its routes.
+pub(crate) fn many_peers(_: &Stand) -> String {
+    let lab = lab_for_crowd();
+    let times = [(0, 1_000), (1_000, 5_000)].map(|(before, peers)| {
+        lab.add_crowd(before..peers);
+        lab.end_agent("n1", Signal::SIGKILL);
+        lab.forget_kernel("n1");
+        let start = Instant::now();
+        lab.start_agent("n1");
+        lab.wait_for_routes("n1", peers, PROGRAMMED);
+        format!("{:.2} s", start.elapsed().as_secs_f64())
+    });
+    times.join(", ")
+}
+
+/// Peers that come while the agent lives, from the last of them until all have their routes.
+pub(crate) fn peers_that_come(_: &Stand) -> String {
+    let lab = lab_for_crowd();
+    lab.add_crowd(0..1_000);
+    let start = Instant::now();
+    lab.wait_for_routes("n1", 1_000, PROGRAMMED);
+    format!("{} ms", start.elapsed().as_millis())
+}
+
+/// A node that Tartan came to is as it was before.
+pub(crate) fn uninstalled(_: &Stand) -> String {
+    let lab = Lab::beside("t-accept22", &["--nodes", "1", "--pods", "1", "--family", "dual"]);
+    let mut host = Host::new(&lab);
+    let before = host.seen();
+    host.install();
+    assert_ne!(before.difference(&host.seen()), "", "an agent leaves traces");
+    host.uninstall(&["--yes"]).ok();
+    assert_eq!(host.ended(), Some(0));
+    assert_eq!(before.difference(&host.seen()), "");
+    "nothing stays".into()
 }

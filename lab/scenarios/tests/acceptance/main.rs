@@ -34,19 +34,8 @@ fn everything_that_people_try_first() {
         stand.is_whole(number);
         table += &format!("| {number} | {what} | {flannel} | {figure} |\n");
     }
-    for row in ELSEWHERE {
-        table += &format!("| {} |\n", row.join(" | "));
-    }
     println!("{table}");
 }
-
-/// What is tried elsewhere: it needs more than this stand.
-const ELSEWHERE: [[&str; 4]; 4] = [
-    ["A19", "`public_address` that is not on the host", "nothing sent", "`--test paths`"],
-    ["A22", "uninstall", "everything stays", "`--test leaving`"],
-    ["A25", "start with 1,000 and 5,000 peers", "1.4 s, 6.2 s", "`cargo xtask bench`"],
-    ["A26", "1,000 peers added live", "30 ms after the last", "`cargo xtask bench`"],
-];
 
 #[rustfmt::skip]
 fn trials() -> Vec<Trial> {
@@ -69,10 +58,14 @@ fn trials() -> Vec<Trial> {
         trial("A16", "a compaction behind the watch", "caught up", store::compacted),
         trial("A17", "MTU of each family, end to end", "1450 said, 1430 fits (IPv6)", damage::mtu_fits),
         trial("A18", "IPv6 only, with etcd", "two nodes have one lease", store::ipv6_only),
+        trial("A19", "`public_address` that is not on the host", "nothing sent", world::behind_nat),
         trial("A20", "masquerade", "iptables and nftables differ", world::masquerade),
         trial("A21", "`nft flush ruleset`, with the agent dead", "never restored", damage::flushed),
+        trial("A22", "uninstall", "everything stays", life::uninstalled),
         trial("A23", "a forged packet of one that is no node", "delivered", damage::forged),
         trial("A24", "all peers behind a cut wire: is it told?", "says ready", world::readiness),
+        trial("A25", "start with 1,000 and 5,000 peers", "1.4 s, 6.2 s", life::many_peers),
+        trial("A26", "1,000 peers added live: after the last", "30 ms", life::peers_that_come),
         trial("A27", "a block reserved for a node", "undone at once", world::reservation),
         trial("A28", "two networks on the same nodes", "works", world::two_networks),
         trial("A29", "at rest for 5 s: share of a core, programs started", "0.9 %, 4 a second", life::at_rest),

@@ -8,10 +8,6 @@ use tartan_scenarios::{Lab, Run, holds_within};
 /// How long what was damaged may take to be right again: five times the goal.
 const REPAIR: Duration = Duration::from_secs(5);
 
-/// Where the lab's etcd answers, and what its keys begin with.
-const ETCD: &str = "http://172.30.255.254:2379";
-const ENTRIES: &str = "/tartan/entry/";
-
 /// The lab of the trials. Each leaves it as it found it.
 pub(crate) struct Stand {
     pub(crate) lab: Lab,
@@ -23,7 +19,7 @@ impl Stand {
         Stand { lab: Lab::up("t-accept", &args) }
     }
 
-    /// Every pod reaches every pod and no agent has anything left to do.
+    /// Every pod reaches every pod, every agent is healthy, and none has anything left to do.
     pub(crate) fn is_whole(&self, after: &str) {
         let full = self.lab.full_within(REPAIR);
         if full.is_none() {
@@ -36,6 +32,7 @@ impl Stand {
                 nodes.join("\n")
             );
         }
+        self.lab.wait_until_healthy(&["n1", "n2", "n3"]);
         for node in ["n1", "n2", "n3"] {
             let rests = || self.lab.ask(node, &["plan"])["steps"].as_array().is_some_and(Vec::is_empty);
             assert!(holds_within(REPAIR, rests), "after {after} {node} has something left to do");
@@ -66,10 +63,7 @@ impl Stand {
 
     /// The blocks of a node, as one that has them says.
     pub(crate) fn blocks(&self, node: &str) -> Vec<String> {
-        let rows = self.lab.ask(node, &["ipam"]);
-        let mine = rows.as_array().expect("a list").iter().filter(|row| row["node"] == node);
-        let mut blocks: Vec<String> =
-            mine.map(|row| row["block"].as_str().expect("text").to_owned()).collect();
+        let mut blocks = self.lab.blocks(node, node);
         blocks.sort();
         blocks
     }
@@ -84,22 +78,6 @@ impl Stand {
         let start = Instant::now();
         assert!(holds_within(REPAIR, holds), "not within {REPAIR:?}: {what}");
         format!("{} ms", start.elapsed().as_millis())
-    }
-
-    /// Takes an entry out of the store.
-    pub(crate) fn forget(&self, key: &str) {
-        self.etcdctl(&["del", &format!("{ENTRIES}{key}")]);
-    }
-
-    /// How many entries the store has of a kind.
-    pub(crate) fn keys(&self, prefix: &str) -> usize {
-        let keys = self.etcdctl(&["get", &format!("{ENTRIES}{prefix}"), "--prefix", "--keys-only"]);
-        keys.lines().filter(|line| !line.is_empty()).count()
-    }
-
-    pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
-        let command = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ETCD];
-        self.lab.on_node("n1", &[&command, args].concat())
     }
 
     /// A node leaves the cluster, and goes.

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tartan_netlab::{agent, programs::Programs};
-use tartan_scenarios::{Lab, Outcome, Probe, programs, wait_until};
+use tartan_scenarios::{Lab, Outcome, Probe, wait_until};
 
 use crate::stand::Stand;
 
@@ -24,12 +23,9 @@ fn under_probes(stand: &Stand, happens: impl FnOnce()) -> u64 {
     outcomes.iter().map(|outcome| outcome.sent).sum()
 }
 
-fn is_healthy(stand: &Stand, node: &str) -> bool {
-    stand.lab.verb(node, &["status"]).code == 0
-}
-
+/// The agents of the stand are healthy, or soon are.
 fn all_healthy(stand: &Stand) {
-    wait_until("all are healthy", PATIENCE, || ["n1", "n2", "n3"].iter().all(|node| is_healthy(stand, node)));
+    stand.lab.wait_until_healthy(&["n1", "n2", "n3"]);
 }
 
 fn store(stand: &Stand, what: &str) {
@@ -62,14 +58,12 @@ pub(crate) fn outage(stand: &Stand) -> String {
 
 /// An agent that starts while etcd is away is not ready until it is back.
 pub(crate) fn outage_at_the_start(stand: &Stand) -> String {
-    let (lab, node) = (stand.lab.name().parse().unwrap(), "n3".parse().unwrap());
     store(stand, "stop");
     let sent = under_probes(stand, || {
-        agent::end(&lab, &node, Signal::SIGKILL).unwrap();
-        agent::start(&lab, &node, &Programs::within(programs()).unwrap()).unwrap();
-        agent::wait_for_answer(&lab, &node, PATIENCE, &|| Ok(())).unwrap();
+        stand.lab.end_agent("n3", Signal::SIGKILL);
+        stand.lab.start_agent("n3");
         std::thread::sleep(AWAY);
-        assert!(!is_healthy(stand, "n3"));
+        assert_eq!(stand.lab.verb("n3", &["status"]).code, 1);
         store(stand, "start");
         all_healthy(stand);
     });
@@ -81,7 +75,7 @@ pub(crate) fn wiped(stand: &Stand) -> String {
     let sent = under_probes(stand, || {
         store(stand, "wipe");
         wait_until("all is put back", PATIENCE, || {
-            stand.keys("node/") == 3 && stand.keys("block/") == 6 && stand.keys("network/") == 1
+            ["node/", "block/", "network/"].map(|kind| stand.lab.etcd_keys(kind).len()) == [3, 6, 1]
         });
     });
     all_healthy(stand);
@@ -93,11 +87,11 @@ pub(crate) fn leases_revoked(stand: &Stand) -> String {
     let agents = || ["n1", "n2", "n3"].map(|node| stand.lab.agent(node));
     let before = agents();
     let sent = under_probes(stand, || {
-        let leases = stand.etcdctl(&["lease", "list"]);
+        let leases = stand.lab.etcdctl(&["lease", "list"]);
         for lease in leases.lines().skip(1) {
-            stand.etcdctl(&["lease", "revoke", lease]);
+            stand.lab.etcdctl(&["lease", "revoke", lease]);
         }
-        let names = || stand.etcdctl(&["lease", "list"]).lines().skip(1).count();
+        let names = || stand.lab.etcdctl(&["lease", "list"]).lines().skip(1).count();
         wait_until("the names are taken again", PATIENCE, || names() == 3);
     });
     all_healthy(stand);
@@ -109,9 +103,9 @@ pub(crate) fn leases_revoked(stand: &Stand) -> String {
 pub(crate) fn compacted(stand: &Stand) -> String {
     let pid = nix::unistd::Pid::from_raw(stand.lab.agent("n2"));
     nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
-    let text = stand.etcdctl(&["put", "/somebody/else", "x", "-w", "json"]);
+    let text = stand.lab.etcdctl(&["put", "/somebody/else", "x", "-w", "json"]);
     let text: serde_json::Value = serde_json::from_str(&text).unwrap();
-    stand.etcdctl(&["compact", &text["header"]["revision"].to_string()]);
+    stand.lab.etcdctl(&["compact", &text["header"]["revision"].to_string()]);
     nix::sys::signal::kill(pid, Signal::SIGCONT).unwrap();
     stand.lab.lab(&["node", "add", "n5"]).ok();
     let heard = || stand.lab.ask("n2", &["peers"]).to_string().contains("\"n5\"");

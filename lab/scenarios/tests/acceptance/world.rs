@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use tartan_scenarios::{Place, inside, wait_until};
+use tartan_scenarios::{Lab, Place, inside, wait_until};
 
 use crate::stand::Stand;
 
@@ -30,6 +30,16 @@ pub(crate) fn masquerade(stand: &Stand) -> String {
     "by the node's address; own inside".into()
 }
 
+/// A node whose own address is nobody's business is reached by that of the router before it.
+pub(crate) fn behind_nat(_: &Stand) -> String {
+    let lab = Lab::beside("t-accept19", &["--nodes", "3", "--pods", "1"]);
+    lab.put_behind_nat("n3", "172.30.9.9");
+    lab.configure("n3", "public_address = \"172.30.9.9\"");
+    lab.full_within(TOLD).expect("a full matrix");
+    lab.assert_full(3, &["--protocol", "udp"]);
+    "all reach all".into()
+}
+
 /// A node whose peers are all behind a cut wire says so, and stops when it is healed.
 pub(crate) fn readiness(stand: &Stand) -> String {
     let healthy = || stand.lab.verb("n1", &["status"]).code == 0;
@@ -43,16 +53,6 @@ pub(crate) fn readiness(stand: &Stand) -> String {
     format!("told after {:.1} s", told.as_secs_f64())
 }
 
-fn apply(stand: &Stand, name: &str, spec: &str) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("network.yaml");
-    let text = format!(
-        "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    );
-    std::fs::write(&file, text).expect("a file");
-    stand.lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")]).ok();
-}
-
 /// A block that is reserved for a node that is not there yet is its own when it comes.
 pub(crate) fn reservation(stand: &Stand) -> String {
     let pools = |reserved: &str| {
@@ -60,27 +60,29 @@ pub(crate) fn reservation(stand: &Stand) -> String {
             "{{pools: [{{cidr: 10.244.0.0/16{reserved}}}, {{cidr: \"fd00:10:244::/56\", blockSize: 64}}]}}"
         )
     };
-    apply(stand, "default", &pools(", reservations: [{node: n6, block: 10.244.77.0/24}]"));
+    stand.lab.apply("default", &pools(", reservations: [{node: n6, block: 10.244.77.0/24}]")).ok();
     stand.lab.lab(&["node", "add", "n6"]).ok();
     assert!(stand.blocks("n6").contains(&"10.244.77.0/24".to_string()));
     stand.fault("kill n6");
     stand.heal();
     assert!(stand.blocks("n6").contains(&"10.244.77.0/24".to_string()));
     stand.leave("n6");
-    apply(stand, "default", &pools(""));
+    stand.lab.apply("default", &pools("")).ok();
     "kept, also over a restart".into()
 }
 
 /// Two networks on the same nodes: all inside reach each other, nothing passes between them.
 pub(crate) fn two_networks(stand: &Stand) -> String {
-    apply(stand, "blue", "{pools: [{cidr: 10.99.0.0/16}], vxlan: {vni: 16777215}}");
+    let pools = "{pools: [{cidr: 10.99.0.0/16}, {cidr: \"fd00:99::/56\"}], vxlan: {vni: 16777215}}";
+    stand.lab.apply("blue", pools).ok();
     for (pod, node) in [("b1", "n1"), ("b2", "n2")] {
         stand.lab.lab(&["pod", "add", pod, "--node", node, "--network", "blue"]).ok();
     }
     stand.lab.assert_full(2, &["--network", "blue"]);
     for pod in ["b1", "b2"] {
-        let to = stand.addresses(pod)[0];
-        assert_ne!(stand.pod("p1", &format!("ping -c 1 -W 1 {to}")).code, 0, "p1 reaches {pod}");
+        for to in stand.addresses(pod) {
+            assert_ne!(stand.pod("p1", &format!("ping -c 1 -W 1 {to}")).code, 0, "p1 reaches {pod} at {to}");
+        }
     }
     for pod in ["b1", "b2"] {
         stand.lab.lab(&["pod", "rm", pod]).ok();

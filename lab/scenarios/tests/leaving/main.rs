@@ -7,16 +7,13 @@
     reason = "a test that cannot go on stops"
 )]
 
-mod node;
 mod uninstall;
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tartan_netlab::agent;
-use tartan_netlab::programs::Programs;
-use tartan_scenarios::{Container, Lab, holds_within, programs, wait_until};
+use tartan_scenarios::{Container, Lab, holds_within, wait_until};
 
 /// How long the others may take to forget a node that has left.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -36,23 +33,6 @@ fn first(block: &str) -> &str {
     block.split('/').next().expect("an address")
 }
 
-fn blocks(lab: &Lab, asked: &str, node: &str) -> Vec<String> {
-    let rows = lab.ask(asked, &["ipam"]);
-    let mine = rows.as_array().unwrap().iter().filter(|row| row["node"] == node);
-    mine.map(|row| row["block"].as_str().unwrap().to_string()).collect()
-}
-
-fn end(lab: &Lab, node: &str, signal: Signal) {
-    agent::end(&lab.name().parse().unwrap(), &node.parse().unwrap(), signal).expect("an agent that ends");
-}
-
-#[track_caller]
-fn start(lab: &Lab, node: &str) {
-    let programs = Programs::within(programs()).expect("all programs");
-    agent::start(&lab.name().parse().unwrap(), &node.parse().unwrap(), &programs).expect("it starts");
-    wait_until("the agent is healthy", Duration::from_secs(10), || lab.verb(node, &["status"]).code == 0);
-}
-
 fn is_running(pid: i32) -> bool {
     std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok()
 }
@@ -60,7 +40,7 @@ fn is_running(pid: i32) -> bool {
 #[test]
 fn a_node_that_leaves_is_forgotten_at_once() {
     let lab = Lab::up("t-leave", &["--nodes", "3", "--pods", "1", "--family", "dual"]);
-    let given = blocks(&lab, "n2", "n1");
+    let given = lab.blocks("n2", "n1");
     let marks: Vec<&str> =
         ["172.30.0.1 ", "172.30.0.1/"].into_iter().chain(given.iter().map(|block| first(block))).collect();
     let refused = lab.verb("n1", &["node", "leave"]);
@@ -77,7 +57,7 @@ fn a_node_that_leaves_is_forgotten_at_once() {
         let gone = holds_within(AT_ONCE, || traces(&lab, node, &marks).is_empty());
         assert!(gone, "{node}: {:?}", traces(&lab, node, &marks));
         assert_eq!(lab.ask(node, &["nodes"]).as_array().map(Vec::len), Some(2));
-        assert!(blocks(&lab, node, "n1").is_empty());
+        assert!(lab.blocks(node, "n1").is_empty());
     }
     wait_until("the agent has ended", Duration::from_secs(5), || !is_running(pid));
     let links = lab.on_node("n1", &["ip", "-o", "link"]);
@@ -85,7 +65,7 @@ fn a_node_that_leaves_is_forgotten_at_once() {
     assert_eq!(lab.on_node("n1", &["nft", "list", "tables"]), "");
 
     // Whoever starts the agent again has it join anew.
-    start(&lab, "n1");
+    lab.start_healthy("n1");
     lab.lab(&["pod", "rm", "p1"]).ok();
     lab.lab(&["pod", "add", "p1", "--node", "n1"]).ok();
     lab.assert_full(3, &[]);
@@ -96,11 +76,11 @@ fn a_block_that_was_given_back_is_another_nodes() {
     // A pool of two blocks.
     let pools = "pools=[{cidr: 10.99.0.0/28, blockSize: 29}]";
     let lab = Lab::up("t-leave", &["--nodes", "2", "--pods", "0", "--set", pools]);
-    let given = blocks(&lab, "n2", "n1");
+    let given = lab.blocks("n2", "n1");
     lab.verb("n1", &["node", "leave"]).ok();
     lab.lab(&["node", "rm", "n1"]).ok();
     lab.lab(&["node", "add", "n3"]).ok();
-    assert_eq!(blocks(&lab, "n2", "n3"), given);
+    assert_eq!(lab.blocks("n2", "n3"), given);
     for (pod, node) in [("p2", "n2"), ("p3", "n3")] {
         lab.lab(&["pod", "add", pod, "--node", node]).ok();
     }
@@ -110,17 +90,17 @@ fn a_block_that_was_given_back_is_another_nodes() {
 #[test]
 fn a_dead_node_is_taken_out_by_its_name_once_its_lease_is_over() {
     let lab = Lab::up("t-leave", &["--nodes", "3", "--pods", "0"]);
-    let given = blocks(&lab, "n2", "n3");
+    let given = lab.blocks("n2", "n3");
     let mark = [first(&given[0])];
     let id = lab.ask("n3", &["status"])["id"].as_str().unwrap().to_string();
     let unknown = lab.verb("n1", &["node", "leave", "n9"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("there is no node"), "{unknown:?}");
-    end(&lab, "n3", Signal::SIGKILL);
+    lab.end_agent("n3", Signal::SIGKILL);
     for name in ["n3", &id] {
         let alive = lab.verb("n1", &["node", "leave", name]);
         assert!(alive.code == 1 && alive.stderr.contains("node n3 is alive"), "{alive:?}");
     }
-    assert_eq!(blocks(&lab, "n2", "n3"), given);
+    assert_eq!(lab.blocks("n2", "n3"), given);
     // As time would.
     let store = rusqlite::Connection::open(lab.file("store", "tartan.db")).unwrap();
     store.execute("UPDATE lease SET expires_ms = 1 WHERE name = 'n3'", []).unwrap();
@@ -135,8 +115,8 @@ fn a_dead_node_is_taken_out_by_its_name_once_its_lease_is_over() {
     assert!(rows.as_array().unwrap().iter().all(|row| row["name"] != "n3"), "{rows}");
     assert_eq!(lab.verb("n1", &["node", "leave", "n3"]).code, 1);
     // It may come back.
-    start(&lab, "n3");
-    assert_eq!(blocks(&lab, "n1", "n3").len(), 1);
+    lab.start_healthy("n3");
+    assert_eq!(lab.blocks("n1", "n3").len(), 1);
 }
 
 #[test]

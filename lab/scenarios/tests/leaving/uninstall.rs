@@ -10,10 +10,9 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{Lab, holds_within, programs, run_command, run_plugin};
+use tartan_scenarios::{Host, Lab, Seen, holds_within, programs, run_command, run_plugin};
 
 use crate::AT_ONCE;
-use crate::node::{Host, Seen};
 
 /// A pod of the visiting node; its namespace goes with this.
 struct Pod(String);

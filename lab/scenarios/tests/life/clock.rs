@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tartan_scenarios::{Container, Lab, Probe, programs, run_command};
 
-use crate::harness::{end, kernel, reasons};
+use crate::harness::{kernel, reasons};
 
 /// An agent renews its name every 5 s.
 const RENEWED: Duration = Duration::from_secs(8);
@@ -45,7 +45,7 @@ fn a_wall_clock_that_jumps_by_hours_changes_nothing() {
     let files = ["n1", "n2"].map(|node| folder.path().join(node));
     for (node, file) in ["n1", "n2"].into_iter().zip(&files) {
         fs::write(file, "+7200\n").expect("a file");
-        end(&lab, node, Signal::SIGTERM);
+        lab.end_agent(node, Signal::SIGTERM);
         lab.lab(&["fault", "add", "stop", node]).ok();
         start_with_clock(&lab, file);
         // It is two hours ahead, as it tells people.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tartan_scenarios::{Container, Lab, Probe, Run};
 
-use crate::harness::{Small, end, kernel, reasons, refused, start, value, wait_healthy};
+use crate::harness::{Small, kernel, reasons, refused, value, wait_healthy};
 
 /// Room for both databases and a little more.
 const ROOM: &str = "640k";
@@ -15,11 +15,11 @@ fn lab_on_small_disks(name: &str) -> (Lab, [Small; 2]) {
     let lab =
         Lab::up(name, &["--nodes", "2", "--pods", "1", "--family", "dual", "--set", "attachment=routed"]);
     for node in ["n1", "n2"] {
-        end(&lab, node, Signal::SIGTERM);
+        lab.end_agent(node, Signal::SIGTERM);
     }
     let disks = [lab.file("n1", "state"), lab.file("store", "")].map(|folder| Small::over(&folder, ROOM));
     for node in ["n1", "n2"] {
-        start(&lab, node);
+        lab.start_agent(node);
     }
     wait_healthy(&lab, "n1");
     wait_healthy(&lab, "n2");
@@ -106,10 +106,10 @@ fn what_was_let_go_without_a_record_goes_when_the_runtime_asks_the_next_agent_ag
     let containers: Vec<Container> = (1..=20).map(|n| Container::make(&lab, "n1", n)).collect();
     until_refused(&containers, "ADD");
     assert_eq!(there.call("DEL").0.json()["code"], 11);
-    end(&lab, "n1", Signal::SIGKILL);
+    lab.end_agent("n1", Signal::SIGKILL);
     std::fs::remove_file(full).unwrap();
     // The record is there and says that it is wanted; its runtime has not heard that it is gone, and asks again.
-    start(&lab, "n1");
+    lab.start_agent("n1");
     there.del();
     assert!(!lab.ask("n1", &["endpoints"]).to_string().contains(&link));
     for container in &containers {
@@ -140,7 +140,7 @@ fn a_read_only_state_folder_is_refused_and_the_traffic_goes_on() {
     let (lab, disks) = lab_on_small_disks("t-readonly");
     // A kernel that has a file open for writing does not make its file system read-only (fs/super.c,
     // reconfigure_super): for a running agent this is the full disk of above.
-    end(&lab, "n1", Signal::SIGKILL);
+    lab.end_agent("n1", Signal::SIGKILL);
     let before = kernel(&lab, "n1");
     disks[0].read_only(true);
     let begin = Instant::now();
@@ -151,7 +151,7 @@ fn a_read_only_state_folder_is_refused_and_the_traffic_goes_on() {
     assert_eq!(kernel(&lab, "n1"), before);
     lab.assert_full(2, &[]);
     disks[0].read_only(false);
-    start(&lab, "n1");
+    lab.start_agent("n1");
     wait_healthy(&lab, "n1");
     assert_eq!(kernel(&lab, "n1"), before);
 }

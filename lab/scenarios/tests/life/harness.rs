@@ -6,35 +6,11 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
-use tartan_netlab::agent;
-use tartan_netlab::names::{LabName, LabNode};
-use tartan_netlab::programs::Programs;
 use tartan_scenarios::{Lab, Run, holds_within, programs};
 use tartan_store::{Sqlite, Store};
 
 /// How long an agent may take to come up, or to become what it is to be.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn names(lab: &Lab, node: &str) -> (LabName, LabNode) {
-    (lab.name().parse().expect("a name"), node.parse().expect("a name"))
-}
-
-/// Ends an agent; `Signal::SIGTERM` lets it give back its name.
-#[track_caller]
-pub(crate) fn end(lab: &Lab, node: &str, signal: Signal) {
-    let (lab, node) = names(lab, node);
-    agent::end(&lab, &node, signal).expect("an agent that ends");
-}
-
-/// Starts an agent and waits until it answers, healthy or not.
-#[track_caller]
-pub(crate) fn start(lab: &Lab, node: &str) {
-    let (lab, node) = names(lab, node);
-    let programs = Programs::within(programs()).expect("all programs");
-    agent::start(&lab, &node, &programs).expect("an agent that starts");
-    agent::wait_for_answer(&lab, &node, PATIENCE, &|| Ok(())).expect("an answer");
-}
 
 /// Starts an agent that must refuse to run: what it said.
 #[track_caller]

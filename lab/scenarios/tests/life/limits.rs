@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tartan_scenarios::{Container, Lab, Probe, Run, holds_within, programs, run_command};
 
-use crate::harness::{end, kernel, start, wait_for_kernel, wait_healthy};
+use crate::harness::{kernel, wait_for_kernel, wait_healthy};
 
 /// Pods that come at once.
 const AT_ONCE: usize = 50;
@@ -151,8 +151,8 @@ fn an_agent_that_dies_for_want_of_memory_has_promised_nothing_that_the_next_one_
     assert!(runs.iter().any(|run| run.code != 0), "there was memory for all");
     drop(idle);
     // Without the limit, as somebody who found the reason starts it.
-    end(&lab, "n1", Signal::SIGKILL);
-    start(&lab, "n1");
+    lab.end_agent("n1", Signal::SIGKILL);
+    lab.start_agent("n1");
     let rows: Value = lab.ask("n1", &["endpoints"]);
     for ip in addresses(&runs.into_iter().filter(|run| run.code == 0).collect::<Vec<_>>()) {
         let address = ip.trim_matches('"').split('/').next().expect("an address").to_string();

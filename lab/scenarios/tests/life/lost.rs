@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tartan_scenarios::{Container, Lab, Probe, wait_until};
 
-use crate::harness::{end, kernel, reasons, refused, start, wait_healthy};
+use crate::harness::{kernel, reasons, refused, wait_healthy};
 
 fn lab(name: &str, pods: &str) -> Lab {
     Lab::up(name, &["--nodes", "2", "--pods", pods, "--family", "dual", "--set", "attachment=routed"])
@@ -44,8 +44,8 @@ fn a_state_folder_that_is_lost_while_the_agent_runs_costs_no_traffic_and_gives_n
     let old = lab.addresses("default/p1");
     let status = lab.verb("n1", &["status", "-o", "json"]).json();
     let blocks = status["networks"][0]["blocks"].clone();
-    end(&lab, "n1", Signal::SIGTERM);
-    start(&lab, "n1");
+    lab.end_agent("n1", Signal::SIGTERM);
+    lab.start_agent("n1");
     let now = lab.ask("n1", &["status"]);
     assert_ne!(now["id"], status["id"]);
     lab.lab(&["pod", "add", "new", "--node", "n1"]).ok();
@@ -79,8 +79,8 @@ fn with_state_and_store_gone_the_cluster_begins_anew_and_nothing_of_before_is_le
     }
     lab.assert_full(2, &[]);
     for node in ["n1", "n2"] {
-        end(&lab, node, Signal::SIGTERM);
-        start(&lab, node);
+        lab.end_agent(node, Signal::SIGTERM);
+        lab.start_agent(node);
         assert!(reasons(&lab, node).join("; ").contains("there is no network"));
         wait_until("our links are gone", Duration::from_secs(5), || {
             let links = lab.on_node(node, &["ip", "-o", "link"]);
@@ -100,7 +100,7 @@ fn with_state_and_store_gone_the_cluster_begins_anew_and_nothing_of_before_is_le
 #[test]
 fn a_name_whose_node_lost_its_id_is_free_when_its_lease_is_over() {
     let lab = lab("t-lostname", "0");
-    end(&lab, "n1", Signal::SIGKILL);
+    lab.end_agent("n1", Signal::SIGKILL);
     fs::remove_dir_all(lab.file("n1", "state")).unwrap();
     let run = refused(&lab, "n1");
     assert_eq!(run.code, 2, "{run:?}");
@@ -109,7 +109,7 @@ fn a_name_whose_node_lost_its_id_is_free_when_its_lease_is_over() {
     let store = rusqlite::Connection::open(lab.file("store", "tartan.db")).unwrap();
     store.execute("UPDATE lease SET expires_ms = 1 WHERE name = 'n1'", []).unwrap();
     drop(store);
-    start(&lab, "n1");
+    lab.start_agent("n1");
     wait_healthy(&lab, "n1");
     assert_eq!(lab.ask("n2", &["nodes"]).as_array().unwrap().len(), 2);
 }
@@ -117,8 +117,8 @@ fn a_name_whose_node_lost_its_id_is_free_when_its_lease_is_over() {
 #[test]
 fn a_spoilt_file_is_refused_by_name_and_the_traffic_goes_on() {
     let lab = lab("t-spoilt", "1");
-    end(&lab, "n1", Signal::SIGTERM);
-    end(&lab, "n2", Signal::SIGTERM);
+    lab.end_agent("n1", Signal::SIGTERM);
+    lab.end_agent("n2", Signal::SIGTERM);
     let before = kernel(&lab, "n1");
     let probe =
         Probe::start(&lab.netns("default_p1"), lab.addresses("default/p2")[1], Duration::from_millis(2));
@@ -141,8 +141,8 @@ fn a_spoilt_file_is_refused_by_name_and_the_traffic_goes_on() {
         fs::write(&file, whole).unwrap();
     }
     assert_eq!(kernel(&lab, "n1"), before);
-    start(&lab, "n1");
-    start(&lab, "n2");
+    lab.start_agent("n1");
+    lab.start_agent("n2");
     wait_healthy(&lab, "n1");
     assert_eq!(kernel(&lab, "n1"), before);
     let outcome = probe.finish();
@@ -154,7 +154,7 @@ fn records_that_are_lost_while_the_id_is_kept_cut_off_what_they_do_not_know() {
     let lab = lab("t-norecords", "1");
     let old = lab.addresses("default/p1");
     let id = lab.ask("n1", &["status"])["id"].clone();
-    end(&lab, "n1", Signal::SIGKILL);
+    lab.end_agent("n1", Signal::SIGKILL);
     for file in ["records.db", "records.db-wal", "records.db-shm"] {
         fs::remove_file(lab.file("n1", &format!("state/{file}"))).unwrap();
     }
@@ -171,7 +171,7 @@ fn records_that_are_lost_while_the_id_is_kept_cut_off_what_they_do_not_know() {
                 assert!(Instant::now() < deadline, "{run:?}");
             }
         });
-        start(&lab, "n1");
+        lab.start_agent("n1");
         adding.join().unwrap()
     });
     assert_eq!(lab.ask("n1", &["status"])["id"], id);

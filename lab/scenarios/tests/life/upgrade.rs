@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tartan_scenarios::{Container, Lab, Probe, run_plugin};
 use tartan_store::{Durability, Expect, Store};
 
-use crate::harness::{end, kernel, reasons, refused, start, store, value, wait_healthy};
+use crate::harness::{kernel, reasons, refused, store, value, wait_healthy};
 
 const WEB: &str = "7c3e358b2b663d4e61395e88bef7c04e";
 const DB: &str = "04c495e48b3e450e7c0c8aa75b3defeb";
@@ -39,7 +39,7 @@ fn lab_of_before() -> Lab {
     let lab =
         Lab::up("t-old", &["--nodes", "2", "--pods", "0", "--family", "dual", "--set", "attachment=routed"]);
     for node in ["n1", "n2"] {
-        end(&lab, node, Signal::SIGKILL);
+        lab.end_agent(node, Signal::SIGKILL);
         let state = lab.file(node, "state");
         clear(&state);
         for file in ["node.json", "sysctls.json"] {
@@ -152,7 +152,7 @@ fn what_a_later_release_wrote_is_let_be() {
 fn a_newer_schema_and_a_record_that_is_not_understood_are_refused_and_the_traffic_goes_on() {
     let lab = Lab::up("t-newer", &["--nodes", "2", "--pods", "1", "--family", "dual"]);
     let records = records(&lab);
-    end(&lab, "n1", Signal::SIGTERM);
+    lab.end_agent("n1", Signal::SIGTERM);
     let before = kernel(&lab, "n1");
     for file in [records.clone(), lab.file("store", "tartan.db")] {
         make_database(&file, "PRAGMA user_version = 2");
@@ -174,7 +174,7 @@ fn a_newer_schema_and_a_record_that_is_not_understood_are_refused_and_the_traffi
     assert_eq!(kernel(&lab, "n1"), before);
     lab.assert_full(2, &[]);
     put(&whole);
-    start(&lab, "n1");
+    lab.start_agent("n1");
     wait_healthy(&lab, "n1");
     assert_eq!(kernel(&lab, "n1"), before);
 }
@@ -201,8 +201,8 @@ fn a_network_that_is_not_understood_costs_no_running_pod_anything() {
     }
     let before = kernel(&lab, "n1");
     // An agent that starts with it knows nothing of the network, and so takes nothing away.
-    end(&lab, "n1", Signal::SIGKILL);
-    start(&lab, "n1");
+    lab.end_agent("n1", Signal::SIGKILL);
+    lab.start_agent("n1");
     assert!(says_so("n1"), "{:?}", reasons(&lab, "n1"));
     let container = Container::make(&lab, "n1", 1);
     let (run, _) = container.call("STATUS");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tartan_model::Family;
 use tartan_scenarios::{Lab, wait_until};
 
 use crate::harness::{PATIENCE, SHORT, ask, netns, node, pods};
@@ -43,7 +44,7 @@ const BY_NFT: [&[&str]; 2] = [
 ];
 
 fn drops_and_is_told(lab: &Lab, chain: &str) {
-    let pods = pods(lab);
+    let pods = pods(lab, Family::Ipv4);
     let of = |on: &str| pods.iter().find(|(_, node, _)| node == on).expect("a pod");
     let (from, to) = (netns(lab, &of("n1").0), of("n2").2);
     assert_eq!(ask(&from, to, SHORT), None, "{chain} drops");

@@ -1,12 +1,12 @@
 //! Who meets whom, and as whom.
 
-use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use tartan_scenarios::{Lab, Run, inside};
+use tartan_model::Family;
+use tartan_scenarios::{Lab, inside};
 
 /// How long an answer may take that comes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -14,8 +14,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
 /// The outside host.
-pub(crate) fn outside(family: &str) -> IpAddr {
-    if family == "ipv4" { "192.0.2.2" } else { "2001:db8:ffff::2" }.parse().unwrap()
+pub(crate) fn outside(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => "192.0.2.2",
+        Family::Ipv6 => "2001:db8:ffff::2",
+    }
+    .parse()
+    .unwrap()
+}
+
+/// A family as `nft` calls it, in tables and headers.
+pub(crate) fn nft_name(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ip",
+        Family::Ipv6 => "ip6",
+    }
 }
 
 /// The address that a connection from one namespace to an address of another has there, and its port; None if it does
@@ -65,13 +78,16 @@ pub(crate) fn ask(from: &Path, to: IpAddr, patience: Duration) -> Option<(String
     Some((name.into(), caller.parse().ok()?))
 }
 
-/// The pods of a lab: name, node, address.
-pub(crate) fn pods(lab: &Lab) -> Vec<(String, String, IpAddr)> {
+/// The pods of a lab: name, node, address of a family.
+pub(crate) fn pods(lab: &Lab, family: Family) -> Vec<(String, String, IpAddr)> {
     let status = lab.lab(&["status", "-o", "json"]).ok().json();
     let pods = status["pods"].as_array().expect("a list").clone();
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
     let row = |pod: &serde_json::Value| {
-        (text(&pod["name"]), text(&pod["node"]), text(&pod["addresses"][0]).parse().expect("an address"))
+        let all = pod["addresses"].as_array().expect("a list").iter();
+        let mut all = all.map(|address| text(address).parse::<IpAddr>().expect("an address"));
+        let address = all.find(|address| Family::of(*address) == family).expect("one of the family");
+        (text(&pod["name"]), text(&pod["node"]), address)
     };
     pods.iter().map(row).collect()
 }
@@ -79,17 +95,6 @@ pub(crate) fn pods(lab: &Lab) -> Vec<(String, String, IpAddr)> {
 /// A pod's namespace.
 pub(crate) fn netns(lab: &Lab, pod: &str) -> std::path::PathBuf {
     lab.netns(&pod.replace('/', "_"))
-}
-
-/// Applies a ClusterNetwork and waits until every agent has it.
-pub(crate) fn apply(lab: &Lab, name: &str, spec: &str) -> Run {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("network.yaml");
-    let text = format!(
-        "apiVersion: tartan.dev/v1alpha1\nkind: ClusterNetwork\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-    );
-    fs::write(&file, text).expect("a file");
-    lab.verb("n1", &["apply", "--wait", "-f", file.to_str().expect("text")])
 }
 
 /// Runs words on a node, which must succeed.

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Command;
 
+use tartan_model::Family;
 use tartan_scenarios::{Lab, Place, run_command, wait_until};
 
-use crate::harness::{PATIENCE, apply, ask, netns, node, outside, pods, tcp_source, udp_source};
+use crate::harness::{PATIENCE, ask, netns, node, outside, pods, tcp_source, udp_source};
 
 /// As flannel's A20: pod to outside, pod to pod, node to pod, outside to pod.
-fn everybody_meets_everybody(family: &str, attachment: &str) {
+fn everybody_meets_everybody(family: Family, attachment: &str) {
     let attachment = format!("attachment={attachment}");
-    let lab = Lab::up("t-out", &["--nodes", "2", "--pods", "2", "--family", family, "--set", &attachment]);
-    let (pods, out) = (pods(&lab), lab.netns("outside"));
+    let of = family.to_string();
+    let lab = Lab::up("t-out", &["--nodes", "2", "--pods", "2", "--family", &of, "--set", &attachment]);
+    let (pods, out) = (pods(&lab, family), lab.netns("outside"));
     let before = tracked(&lab);
     let nodes: Vec<Place> = ["n1", "n2"].map(|name| Place::node(&lab, name)).into();
     let place = |name: &str| &nodes[usize::from(name == "n2")];
@@ -88,22 +90,22 @@ fn routes_to_pods(lab: &Lab, nodes: &[Place]) {
 
 #[test]
 fn ipv4_bridged_pods_leave_with_their_nodes_address() {
-    everybody_meets_everybody("ipv4", "bridge");
+    everybody_meets_everybody(Family::Ipv4, "bridge");
 }
 
 #[test]
 fn ipv4_routed_pods_leave_with_their_nodes_address() {
-    everybody_meets_everybody("ipv4", "routed");
+    everybody_meets_everybody(Family::Ipv4, "routed");
 }
 
 #[test]
 fn ipv6_bridged_pods_leave_with_their_nodes_address() {
-    everybody_meets_everybody("ipv6", "bridge");
+    everybody_meets_everybody(Family::Ipv6, "bridge");
 }
 
 #[test]
 fn ipv6_routed_pods_leave_with_their_nodes_address() {
-    everybody_meets_everybody("ipv6", "routed");
+    everybody_meets_everybody(Family::Ipv6, "routed");
 }
 
 /// Connections by neighbouring ports leave by ports of which one says nothing of the next.
@@ -111,7 +113,8 @@ fn ipv6_routed_pods_leave_with_their_nodes_address() {
 fn ports_are_fully_random() {
     let lab = Lab::up("t-out", &["--nodes", "1", "--pods", "1"]);
     let (from, out) = (lab.netns("default_p1"), lab.netns("outside"));
-    let met = |port| tcp_source(&from, port, &out, outside("ipv4")).expect("to reach the outside").port();
+    let met =
+        |port| tcp_source(&from, port, &out, outside(Family::Ipv4)).expect("to reach the outside").port();
     let ports: Vec<u16> = (40_000..40_024).map(met).collect();
     assert!(ports.iter().all(|port| *port >= 32_768), "{ports:?}");
     assert!(ports.iter().zip(40_000..).filter(|(port, own)| *port == own).count() < 2, "{ports:?}");
@@ -127,7 +130,7 @@ fn without_masquerade_and_where_it_is_exempt_pods_keep_their_address() {
     let (from, out) = (lab.netns("default_p1"), lab.netns("outside"));
     let own = lab.addresses("default/p1")[0];
     let own_node = Place::node(&lab, "n1").address;
-    let met = || udp_source(&from, &out, outside("ipv4"), PATIENCE);
+    let met = || udp_source(&from, &out, outside(Family::Ipv4), PATIENCE);
     let pool = "pools: [{cidr: 10.244.0.0/16}]";
     assert_eq!(met(), Some(own_node));
     for (spec, expected) in [
@@ -138,7 +141,7 @@ fn without_masquerade_and_where_it_is_exempt_pods_keep_their_address() {
         ("masquerade: true", own_node),
         ("masquerade: false", own),
     ] {
-        apply(&lab, "default", &format!("{{{pool}, {spec}}}")).ok();
+        lab.apply("default", &format!("{{{pool}, {spec}}}")).ok();
         assert_eq!(met(), Some(expected), "{spec}");
     }
     // Nothing is left that has connections tracked.
@@ -155,7 +158,7 @@ fn what_is_flushed_while_the_agent_is_stopped_is_back_before_it_is_ready() {
     let lab = Lab::up("t-out", &["--nodes", "1", "--pods", "1"]);
     let (from, out) = (lab.netns("default_p1"), lab.netns("outside"));
     let own_node = Place::node(&lab, "n1").address;
-    let met = || udp_source(&from, &out, outside("ipv4"), PATIENCE);
+    let met = || udp_source(&from, &out, outside(Family::Ipv4), PATIENCE);
     // The tables are the agent's own: nothing of them goes.
     let before = node(&lab, "n1", "nft list table inet tartan");
     let _ = lab.lab(&["node", "exec", "n1", "--", "nft", "flush", "ruleset"]);

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tartan_scenarios::{Lab, Run, inside, programs, run, run_command, wait_until};
 use tempfile::TempDir;
 
+use crate::{Lab, Run, inside, programs, run, run_command, wait_until};
+
 /// A node with folders of its own, beside a lab's.
-pub(crate) struct Host<'a> {
+pub struct Host<'a> {
     lab: &'a Lab,
     folder: TempDir,
     agent: Option<Child>,
@@ -20,7 +21,7 @@ pub(crate) struct Host<'a> {
 
 /// What can be seen from outside of Tartan: the kernel as Debian's tools show it, its settings, and files.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     shown: BTreeMap<&'static str, String>,
     settings: BTreeMap<PathBuf, String>,
     files: Vec<PathBuf>,
@@ -43,7 +44,8 @@ const SHOWN: [&str; 12] = [
 ];
 
 impl<'a> Host<'a> {
-    pub(crate) fn new(lab: &'a Lab) -> Host<'a> {
+    /// The host as it is, with the files that an agent and somebody else's network need.
+    pub fn new(lab: &'a Lab) -> Host<'a> {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["etc", "net.d", "bin"] {
             fs::create_dir(folder.path().join(name)).expect("a folder");
@@ -69,7 +71,8 @@ impl<'a> Host<'a> {
         host
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    /// The path of a file of its own.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -83,7 +86,8 @@ impl<'a> Host<'a> {
         command
     }
 
-    pub(crate) fn seen(&self) -> Seen {
+    /// What can be seen of it now.
+    pub fn seen(&self) -> Seen {
         let show = |ask: &'static str| {
             let (program, args) = ask.split_once(' ').expect("a command");
             (ask, run_command(self.command(Path::new(program)).args(args.split(' '))).ok().stdout)
@@ -102,15 +106,16 @@ impl<'a> Host<'a> {
 
     /// Installs what calls the plugin, and starts the agent; waits until it is healthy.
     #[track_caller]
-    pub(crate) fn install(&mut self) {
+    pub fn install(&mut self) {
         let list = r#"{"cniVersion": "1.0.0", "name": "tartan", "plugins": [{"type": "tartan-cni"}, {"type": "portmap"}]}"#;
         fs::write(self.path("net.d/10-tartan.conflist"), list).expect("a file");
         fs::write(self.path("bin/tartan-cni"), "").expect("a file");
         self.start();
     }
 
+    /// Starts the agent and waits until it is healthy.
     #[track_caller]
-    pub(crate) fn start(&mut self) {
+    pub fn start(&mut self) {
         let mut command = self.command(&programs().join("tartand"));
         command.arg("--config").arg(self.path("etc/tartand.toml"));
         self.agent = Some(command.stderr(Stdio::null()).spawn().expect("it starts"));
@@ -119,20 +124,24 @@ impl<'a> Host<'a> {
         });
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
+    /// Where the agent answers.
+    pub fn socket(&self) -> PathBuf {
         self.path("run/tartand.sock")
     }
 
-    pub(crate) fn verb(&self, args: &[&str]) -> Run {
+    /// `tartan …` of its agent.
+    pub fn verb(&self, args: &[&str]) -> Run {
         let socket = self.socket();
         run("tartan", [&["--socket", socket.to_str().expect("text")], args].concat())
     }
 
-    pub(crate) fn uninstall(&self, args: &[&str]) -> Run {
+    /// `tartan uninstall …` on it.
+    pub fn uninstall(&self, args: &[&str]) -> Run {
         run_command(&mut self.uninstalling(args))
     }
 
-    pub(crate) fn uninstalling(&self, args: &[&str]) -> Command {
+    /// The command of that, which is not started.
+    pub fn uninstalling(&self, args: &[&str]) -> Command {
         let mut command = self.command(&programs().join("tartan"));
         command.arg("uninstall").arg("--config").arg(self.path("etc/tartand.toml"));
         command.arg("--cni-config").arg(self.path("net.d")).arg("--cni-plugins").arg(self.path("bin"));
@@ -140,7 +149,8 @@ impl<'a> Host<'a> {
         command
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// Kills the agent.
+    pub fn kill(&mut self) {
         let mut agent = self.agent.take().expect("it runs");
         kill(Pid::from_raw(agent.id() as i32), Signal::SIGKILL).expect("it is there");
         agent.wait().expect("it ends");
@@ -148,7 +158,7 @@ impl<'a> Host<'a> {
 
     /// The exit code of an agent that ends by itself.
     #[track_caller]
-    pub(crate) fn ended(&mut self) -> Option<i32> {
+    pub fn ended(&mut self) -> Option<i32> {
         let mut agent = self.agent.take().expect("it was started");
         wait_until("the agent has ended", Duration::from_secs(5), || matches!(agent.try_wait(), Ok(Some(_))));
         agent.wait().expect("it ended").code()
@@ -167,7 +177,7 @@ impl Drop for Host<'_> {
 
 impl Seen {
     /// What is other than it was, as lines.
-    pub(crate) fn difference(&self, now: &Seen) -> String {
+    pub fn difference(&self, now: &Seen) -> String {
         let mut text = String::new();
         for (ask, old) in &self.shown {
             for line in now.shown[ask].lines().filter(|line| !old.contains(line)) {

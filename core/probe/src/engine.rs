@@ -21,8 +21,9 @@ const OFTEN: Duration = Duration::from_millis(200);
 /// Peers with traffic in a round.
 const BUSY: usize = 16;
 /// Peers that are reached without a tunnel in a round: no counter tells which of them have traffic, so as many are asked
-/// as may have it. An answered probe costs some 30 us of both nodes, so these cost a thousandth of a core.
-const DIRECT: usize = 32;
+/// as may have it. A probe and its answer, and the peer's own, cost 25 to 50 us, so these cost half a thousandth of a
+/// core or one; an idle agent may take two.
+const DIRECT: usize = 16;
 /// Peers that do not answer in a round.
 const DOWN: usize = 8;
 /// Other peers in a round.

@@ -187,10 +187,10 @@ proptest! {
 
     #[test]
     fn a_peer_without_a_tunnel_is_told_within_three_seconds_among_as_many_as_are_asked_each_second(
-        (wire, health) in any_fault(), number in 0u32..32, phase in 0u64..100, delay in 1u64..300,
+        (wire, health) in any_fault(), number in 0u32..16, phase in 0u64..100, delay in 1u64..300,
     ) {
-        let mut world = World::new(32);
-        (0..32).for_each(|number| world.engine.set(id(number), vec![direct(number)], Moment::ZERO));
+        let mut world = World::new(16);
+        (0..16).for_each(|number| world.engine.set(id(number), vec![direct(number)], Moment::ZERO));
         world.delay = Duration::from_millis(delay);
         world.rest(5);
         world.run(Duration::from_millis(phase * 10), |_| false);
@@ -209,7 +209,7 @@ proptest! {
         if without_tunnel {
             (0..3_000).for_each(|number| world.engine.set(id(number), vec![direct(number)], Moment::ZERO));
         }
-        let most = if without_tunnel { 32 } else { 0 };
+        let most = if without_tunnel { 16 } else { 0 };
         (0..dead).for_each(|number| world.wire(number, Wire::Cut));
         world.rest(1);
         let now = world.now + Duration::from_secs(5);

@@ -11,7 +11,17 @@ use anyhow::{Context, Result, bail};
 /// A `cargo` command in the workspace, by the cargo that started us.
 pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command(program, root, arguments)
+    let mut command = command(program, root, arguments);
+    // What cargo told us of xtask itself would be told to build scripts, and have all built anew.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A command with its arguments, started in `root`.

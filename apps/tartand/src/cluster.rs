@@ -234,8 +234,8 @@ impl Writer {
                 // What is gone is learned here and now, not when the store tells of it: until then it would be this
                 // node's to give addresses from.
                 let fact = match self.give_back(network, *block)? {
-                    true => Fact::Block(network.clone(), *block, None),
-                    false => Fact::Returned(network.clone(), *block),
+                    true => Fact::Returned(network.clone(), *block),
+                    false => Fact::NotReturned(network.clone(), *block),
                 };
                 self.inbox.put(Input::Fact(fact));
                 Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tartan_api::verb::PeerHealth;
-use tartan_decide::Probed;
+use tartan_decide::{Probed, Scope};
 use tartan_model::{Family, Node, NodeId};
 use tartan_probe::{Health, LaneReport};
 use tartan_store::Lease;
@@ -84,6 +84,11 @@ impl Ring {
     /// Why this node cannot be said to be part of its cluster: nobody answers, although agents live that should. Of a
     /// peer whose agent does not live nothing is to be expected.
     pub(crate) fn loneliness(&self, leases: Option<&[Lease]>) -> Option<String> {
+        if let Some(first) = self.first_without_way(leases) {
+            return Some(format!(
+                "there is no way to any other node ({first} among them); see why: tartan peers"
+            ));
+        }
         let engine = &self.probing.engine;
         let mut missing = engine.down().filter(|peer| is_alive(leases, peer));
         let first = missing.next().filter(|_| engine.is_alone(self.probing.now()))?;
@@ -93,6 +98,17 @@ impl Ring {
         Some(format!(
             "no other node answers through the overlay ({who}); look at the underlay between the nodes"
         ))
+    }
+
+    /// The first of the nodes whose agents live, if something stands in the way to each of them.
+    fn first_without_way(&self, leases: Option<&[Lease]>) -> Option<String> {
+        let mut living = self.world.peers().filter(|peer| is_alive(leases, &peer.id)).peekable();
+        let first = self.peer_name(&living.peek()?.id);
+        let is_barred = |peer: &Node| {
+            let has_way = self.ways.get(&peer.id).is_some_and(|(way, _)| way.is_some());
+            !has_way && self.notes.contains_key(&Scope::Peer(peer.id))
+        };
+        living.all(is_barred).then_some(first)
     }
 }
 

@@ -11,7 +11,8 @@ use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect, getsockopt, listen,
+    socket,
 };
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub(crate) struct NameHeld {
 /// As long as this lives, no second agent runs on this node.
 pub(crate) struct Lock {
     _state: Flock<File>,
-    _namespace: OwnedFd,
+    _namespace: Option<OwnedFd>,
 }
 
 impl Lock {
@@ -69,13 +70,25 @@ impl Lock {
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let until = Instant::now() + DYING;
         let state = lock_file(file, until).map_err(|_| taken(path.display().to_string()))?;
-        while Instant::now() < until {
+        loop {
             if let Some(namespace) = claim_namespace()? {
-                return Ok(Lock { _state: state, _namespace: namespace });
+                return Ok(Lock { _state: state, _namespace: Some(namespace) });
+            }
+            if Instant::now() >= until {
+                break;
             }
             sleep(PAUSE);
         }
-        Err(taken("this network namespace".into()))
+        match holder_of_namespace()? {
+            Some(holder) if holder.uid() != geteuid().as_raw() => {
+                warn!(
+                    "process {} of another user holds this namespace's lock; going on without",
+                    holder.pid()
+                );
+                Ok(Lock { _state: state, _namespace: None })
+            }
+            _ => Err(taken("this network namespace".into())),
+        }
     }
 }
 
@@ -90,25 +103,31 @@ fn lock_file(mut file: File, until: Instant) -> nix::Result<Flock<File>> {
     }
 }
 
-/// Listens under a name of which each network namespace has one (unix(7), abstract sockets); None if another agent does.
-/// Anybody may take such a name, so one that is not of our user's only costs us this lock.
+/// The name of the lock of a network namespace: each has one of that name (unix(7), abstract sockets).
+const NAMESPACE: &[u8] = b"tartand";
+
+/// Listens under the name; None if somebody does already.
 fn claim_namespace() -> anyhow::Result<Option<OwnedFd>> {
-    let name = UnixAddr::new_abstract(b"tartand")?;
-    let open = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let own = open()?;
-    if bind(own.as_raw_fd(), &name).is_ok() {
-        listen(&own, Backlog::new(1)?)?;
-        return Ok(Some(own));
+    let own = open_namespace()?;
+    if bind(own.as_raw_fd(), &UnixAddr::new_abstract(NAMESPACE)?).is_err() {
+        return Ok(None);
     }
-    let other = open()?;
+    listen(&own, Backlog::MAXCONN)?;
+    Ok(Some(own))
+}
+
+/// Who listens under the name; None if that cannot be told. Anybody may take such a name, so one that is not of our user's
+/// only costs us this lock. Nobody accepts, so each question stays in its queue: asked once a start, and never waited for.
+fn holder_of_namespace() -> anyhow::Result<Option<UnixCredentials>> {
+    let other = open_namespace()?;
+    let name = UnixAddr::new_abstract(NAMESPACE)?;
     let holder = connect(other.as_raw_fd(), &name).and_then(|()| getsockopt(&other, PeerCredentials));
-    match holder {
-        Ok(holder) if holder.uid() != geteuid().as_raw() => {
-            warn!("process {} of another user holds this namespace's lock; going on without", holder.pid());
-            Ok(Some(own))
-        }
-        _ => Ok(None),
-    }
+    Ok(holder.ok())
+}
+
+fn open_namespace() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
 /// The id as it is kept; what a later release writes beside it is passed over.

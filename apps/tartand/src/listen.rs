@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tartan_decide::Fact;
-use tartan_store::{Change, EntryKey, Listing, Store, StoreError};
+use tartan_store::{Change, EntryKey, Lease, Listing, Store, StoreError};
 use tracing::{info, warn};
 
 use crate::cluster::{Write, told};
@@ -95,7 +95,12 @@ impl Listener {
             if !goes_on {
                 return Ok(());
             }
-            if self.memory.believe(Instant::now()) {
+            let store = &self.store;
+            let is_alive = |lease: &Lease| lease.expires_in.is_some();
+            let living = || {
+                Some(store.leases().ok()?.into_iter().filter(is_alive).map(|lease| lease.holder).collect())
+            };
+            if self.memory.believe(Instant::now(), living) {
                 return Err(StoreError::Compacted);
             }
         }
@@ -172,7 +177,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use tartan_model::NodeId;
-    use tartan_store::{Durability, Entry, Expect, Lease, Owner, Revision, Sqlite, Watch};
+    use tartan_store::{Durability, Entry, Expect, Owner, Revision, Sqlite, Watch};
 
     use super::*;
 

@@ -121,25 +121,34 @@ impl Memory {
         true
     }
 
-    /// Whether it is time to believe the store in what nobody has overwritten; then list anew.
-    pub(crate) fn believe(&mut self, now: Instant) -> bool {
+    /// Whether it is time to believe the store in what nobody has overwritten; then list anew. `living` tells the ids of
+    /// the nodes that live, or None if the store cannot say.
+    pub(crate) fn believe(
+        &mut self,
+        now: Instant,
+        living: impl FnOnce() -> Option<BTreeSet<String>>,
+    ) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) < OVERWRITING) {
             return false;
         }
+        let Some(living) = living() else { return false };
         self.since = None;
-        let is_believed = |key: &str, older: Option<Revision>| older.is_some() || self.is_given_back(key);
+        let is_believed =
+            |key: &str, older: Option<Revision>| older.is_some() || self.is_given_back(key, &living);
         let believed = self.kept.iter().filter(|(key, older)| is_believed(key, **older));
         let believed: BTreeSet<Box<str>> = believed.map(|(key, _)| key.clone()).collect();
         self.kept.retain(|key, _| !believed.contains(key));
         !believed.is_empty()
     }
 
-    /// Whether this is a block whose owner has put itself back, and not the block.
-    fn is_given_back(&self, key: &str) -> bool {
+    /// Whether this is a block whose owner lives and is in the store, and has not put the block back. One that is away
+    /// will.
+    fn is_given_back(&self, key: &str, living: &BTreeSet<String>) -> bool {
         let owner = self.known.get(key).and_then(|known| known.owner);
         owner.is_some_and(|owner| {
             let node = EntryKey::Node(owner).to_string();
-            self.known.contains_key(node.as_str()) && !self.kept.contains_key(node.as_str())
+            let in_store = self.known.contains_key(node.as_str()) && !self.kept.contains_key(node.as_str());
+            in_store && living.contains(&owner.to_string())
         })
     }
 
@@ -329,7 +338,17 @@ mod tests {
         memory.note(&Change::Put(entry(&node(ME), b"me", 4)));
         memory.note(&Change::Put(entry(BLOCK, &Owner::text(ME), 5)));
         assert!(memory.kept().unwrap().contains(": 1 network, 1 block."));
-        assert!(memory.believe(Instant::now() + OVERWRITING));
+        let later = || Instant::now() + OVERWRITING;
+        let nobody = BTreeSet::new();
+        assert!(!memory.believe(later(), || None), "the store is away");
+        let mut away = memory;
+        away.since = Some(Instant::now());
+        assert!(!away.believe(later(), || Some(nobody)), "it may come back with it");
+        let mut memory = agent();
+        take(&mut memory, listing("b", 1, vec![entry(&node(PEER), b"peer", 3)]));
+        memory.note(&Change::Put(entry(&node(ME), b"me", 4)));
+        memory.note(&Change::Put(entry(BLOCK, &Owner::text(ME), 5)));
+        assert!(memory.believe(later(), || Some(BTreeSet::from([PEER.to_string()]))));
         let now = vec![
             entry(&node(PEER), b"peer", 3),
             entry(&node(ME), b"me", 4),
@@ -384,8 +403,8 @@ mod tests {
             [(BLOCK, Expect::Revision(Revision(5))), ("network/default", Expect::Revision(Revision(3)))]
         );
         // Nobody else put anything back: after a while the store is believed, but what it lacks stays known.
-        assert!(!memory.believe(Instant::now()));
-        assert!(memory.believe(Instant::now() + OVERWRITING));
+        assert!(!memory.believe(Instant::now(), || unreachable!("it is too early")));
+        assert!(memory.believe(Instant::now() + OVERWRITING, || Some(BTreeSet::new())));
         let told = take(&mut memory, listing("a", 1, older)).changes;
         assert!(told.iter().any(|change| change.key() == node(PEER)));
         assert!(memory.kept().unwrap().contains(": 1 block."));

@@ -128,10 +128,14 @@ impl Service {
                 found.insert(node.id, Found::new(node.name.as_str(), true));
             }
         }
-        for lease in self.store.leases()? {
-            // What holds a name for a moment only is no node.
+        let leases = self.store.leases()?;
+        let lives =
+            |holder: &str| leases.iter().find(|lease| lease.holder == holder && lease.expires_in.is_some());
+        for lease in &leases {
+            // What holds a name for a moment only is no node, and a name that a living node had before is not its.
             let Ok(id) = lease.holder.parse() else { continue };
-            if lease.name == called || lease.holder == called {
+            let is_former = lease.expires_in.is_none() && (id == self.id || lives(&lease.holder).is_some());
+            if !is_former && (lease.name == called || lease.holder == called) {
                 found.entry(id).or_insert_with(|| Found::new(&lease.name, true));
             }
         }
@@ -146,6 +150,12 @@ impl Service {
             let name = known.node.as_ref().map_or(called, |node| node.name.as_str());
             let found = found.entry(id).or_insert_with(|| Found::new(name, false));
             found.known = known;
+        }
+        // By the name that it lives under it is told to be alive.
+        for (id, found) in &mut found {
+            if let Some(lease) = lives(&id.to_string()) {
+                found.name.clone_from(&lease.name);
+            }
         }
         Ok(found)
     }

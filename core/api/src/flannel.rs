@@ -234,8 +234,8 @@ impl PoolKeys {
             .filter(|length| *length > 0)
             .map(|length| u8::try_from(length).map_err(|_| keys.wrong(self.length, "it is no prefix length")))
             .transpose()?;
-        let pool = Pool::new(range, length).map_err(|error| match error {
-            PoolError::TooSmall { .. } => keys.wrong(self.network, error),
+        let pool = Pool::new(range, length).and_then(Pool::usable).map_err(|error| match error {
+            PoolError::TooSmall { .. } | PoolError::Special { .. } => keys.wrong(self.network, error),
             error => keys.wrong(self.length, error),
         })?;
         self.bounds(keys, words, pool, [min, max]).map(Some)

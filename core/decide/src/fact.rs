@@ -28,8 +28,10 @@ pub enum Fact {
     ClaimLost(NetworkName),
     /// An own block is on its way back to the store.
     Returning(NetworkName, Cidr),
-    /// The store has the block back, or did not take it.
+    /// The store has the block back. Another node may have been told to have it before this is learned.
     Returned(NetworkName, Cidr),
+    /// The store did not take the block back: it is another's already.
+    NotReturned(NetworkName, Cidr),
     /// A block that was this node's before a restart, from this node's own records.
     Held(NetworkName, Cidr),
     /// This node has left the cluster: no block of before is its own any more.

@@ -29,7 +29,10 @@ impl World {
                 self.returning.insert((network.clone(), block));
                 dirty([Scope::Network(network)])
             }
-            Fact::Returned(network, block) => {
+            Fact::Returned(network, block) if self.is_own(&network, &block) => {
+                self.learn_block(network, block, None)
+            }
+            Fact::Returned(network, block) | Fact::NotReturned(network, block) => {
                 self.returning.remove(&(network.clone(), block));
                 dirty([Scope::Network(network)])
             }
@@ -142,6 +145,10 @@ impl World {
             self.bridges.insert(name.clone(), number);
             learned.records.push(Record::Bridge(name, number));
         }
+    }
+
+    fn is_own(&self, network: &NetworkName, block: &Cidr) -> bool {
+        self.blocks.get(network).and_then(|blocks| blocks.get(block)) == Some(&self.this)
     }
 
     fn learn_block(&mut self, network: NetworkName, block: Cidr, owner: Option<NodeId>) -> Learned {

@@ -450,7 +450,14 @@ proptest! {
                 prop_assert_eq!(world.used(&network, &block).unwrap_or(0), 0);
                 let mut after = world.clone();
                 let _ = after.learn(Fact::Returning(network.clone(), block));
-                let _ = after.learn(Fact::Block(network.clone(), block, None));
+                // Whom the store told of first stays the owner.
+                let mut quicker = after.clone();
+                let _ = quicker.learn(Fact::Block(network.clone(), block, Some(id(4))));
+                let told = quicker.clone();
+                let _ = quicker.learn(Fact::Returned(network.clone(), block));
+                prop_assert!(quicker.blocks().eq(told.blocks()), "{block} is forgotten");
+                let _ = after.learn(Fact::Returned(network.clone(), block));
+                prop_assert!(after.blocks().all(|(of, known, _)| (of, *known) != (&network, block)));
                 let claims = after.decide(&Scope::Network(network.clone())).claims;
                 prop_assert!(claims.iter().all(|claim| claim.block != block), "{block} is claimed again");
             }

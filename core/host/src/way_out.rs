@@ -62,9 +62,22 @@ pub(crate) fn masquerade() -> Vec<Chain> {
             ],
         ),
         base(MASQUERADE, BaseKind::Nat, Hook::Postrouting, SOURCE_NAT, out),
-        chain("outer", vec![between_nodes(IPV4), between_nodes(IPV6)]),
+        chain(
+            "outer",
+            [vec![between_nodes(IPV4), between_nodes(IPV6)], [PODS, DEVICES].map(posing).into()].concat(),
+        ),
         base("outer_in", BaseKind::Filter, Hook::Prerouting, RAW, vec![outer.clone()]),
         base("outer_out", BaseKind::Filter, Hook::Output, RAW, vec![outer]),
+    ]
+}
+
+/// A pod's packet that a node would take for a tunnel's once it has this node's address: it may go to an address of a node
+/// that is not published.
+fn posing(prefix: &'static [u8]) -> Rule {
+    vec![
+        is(Field::Iifname, prefix),
+        Statement::In("vnis", vec![Field::DestinationPort, Field::Vni]),
+        deny(Reason::Tunnel),
     ]
 }
 

@@ -25,6 +25,16 @@ pub enum PoolError {
         /// Its addresses.
         have: u128,
     },
+    /// No pod can have addresses there.
+    #[error("pool {cidr} holds addresses of {special}, which are {what}; take another range")]
+    Special {
+        /// The range.
+        cidr: Cidr,
+        /// The range with a meaning of its own.
+        special: &'static str,
+        /// Which.
+        what: &'static str,
+    },
     /// A block would be larger than the pool, or too small to hold a pod.
     #[error("block size {block_size} does not fit pool {cidr}: use a prefix length from {min} to {max}")]
     BlockSize {
@@ -84,6 +94,17 @@ pub struct Reservation {
     pub block: Cidr,
 }
 
+/// Ranges of which no pod can have an address (RFC 6890).
+const SPECIAL: [(&str, &str); 7] = [
+    ("0.0.0.0/8", "no host's"),
+    ("127.0.0.0/8", "each host's own"),
+    ("169.254.0.0/16", "for one link only"),
+    ("224.0.0.0/4", "for groups"),
+    ("::/8", "no host's"),
+    ("fe80::/10", "for one link only"),
+    ("ff00::/8", "for groups"),
+];
+
 /// A range that pods get addresses from, cut into blocks of one size.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +142,19 @@ impl Pool {
             Ok(Pool { cidr, block_size, first_block: None, last_block: None, reservations, reserved_for })
         } else {
             Err(PoolError::BlockSize { cidr, block_size, min: cidr.length(), max })
+        }
+    }
+
+    /// The same, if pods can have its addresses.
+    ///
+    /// # Errors
+    /// When some of them mean something else.
+    pub fn usable(self) -> Result<Pool, PoolError> {
+        let cidr = self.cidr;
+        let is_in = |special: &str| special.parse().is_ok_and(|special: Cidr| special.overlaps(&cidr));
+        match SPECIAL.into_iter().find(|(special, _)| is_in(special)) {
+            Some((special, what)) => Err(PoolError::Special { cidr, special, what }),
+            None => Ok(self),
         }
     }
 
@@ -252,6 +286,7 @@ impl<'de> Deserialize<'de> for Pool {
         }
         let written = Written::deserialize(from)?;
         Pool::new(written.cidr, written.block_size)
+            .and_then(Pool::usable)
             .and_then(|pool| pool.between(written.first_block, written.last_block))
             .and_then(|pool| pool.reserving(written.reservations))
             .map_err(serde::de::Error::custom)

@@ -238,7 +238,10 @@ proptest! {
                 prop_assert!((range.length()..=longest).contains(&pool.block_size()));
                 prop_assert!(pool.has_block(&range.part(pool.block_size(), pool.blocks() - 1).unwrap()));
                 let json = serde_json::to_string(&pool).unwrap();
-                prop_assert_eq!(serde_json::from_str::<Pool>(&json).unwrap(), pool);
+                match serde_json::from_str::<Pool>(&json) {
+                    Ok(read) => prop_assert_eq!(read, pool),
+                    Err(_) => prop_assert!(pool.usable().is_err()),
+                }
             }
             Err(PoolError::TooSmall { .. }) => prop_assert!(range.size() < 16),
             Err(PoolError::BlockSize { .. }) => {
@@ -326,4 +329,18 @@ fn what_is_not_meant_is_refused() {
     assert!("a.b".parse::<NetworkName>().is_err() && "a".repeat(64).parse::<NetworkName>().is_err());
     assert!("a".repeat(253).parse::<NodeName>().is_ok());
     assert!("+f".repeat(16).parse::<NodeId>().is_err());
+}
+
+#[test]
+fn a_pool_of_addresses_that_no_pod_can_have_is_refused() {
+    let read = |cidr: &str| serde_json::from_str::<Pool>(&format!(r#"{{"cidr": "{cidr}"}}"#));
+    for range in
+        ["127.0.0.0/8", "224.0.0.0/8", "169.254.0.0/16", "0.0.0.0/0", "::/56", "fe80::/56", "ff00::/56"]
+    {
+        assert!(read(range).unwrap_err().to_string().contains("take another range"), "{range}");
+    }
+    for range in ["10.0.0.0/8", "100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/4", "fd00::/48", "2001:db8::/48"]
+    {
+        assert!(read(range).is_ok(), "{range}");
+    }
 }

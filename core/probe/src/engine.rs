@@ -238,6 +238,7 @@ impl Engine {
         ways.touched = now;
         let mut probes = Vec::new();
         for track in &mut ways.tracks {
+            self.own += track.in_tunnel() * track.sizes().len() as u64;
             for size in track.sizes() {
                 let remote = track.lane.remote;
                 let flight = Flight { whose: peer, size: *size, remote, sent: now, lost: false };
@@ -248,7 +249,6 @@ impl Engine {
             }
             track.on_sent(now);
         }
-        self.own += probes.len() as u64;
         if let Some(at) = self.questions.get_mut(&peer) {
             *at = now + OFTEN;
         }
@@ -267,10 +267,11 @@ impl Engine {
     /// A probe of another node's came in from this address.
     pub fn heard(&mut self, from: IpAddr, now: Moment) {
         let Some(peer) = self.remotes.get(&from).copied() else { return };
-        // The kernel has answered it.
-        self.own += 1;
         if let Some(ways) = self.peers.get_mut(&peer) {
             ways.touched = now;
+            // The kernel has answered it.
+            let by = ways.tracks.iter().find(|track| track.lane.remote == from);
+            self.own += by.map_or(0, Track::in_tunnel);
         }
         self.change(peer, from, now, |track| track.on_heard(now));
     }

@@ -120,6 +120,11 @@ impl Track {
     }
 
     /// A way that works is asked with a full probe only: its answer tells of small ones, too.
+    /// Whether its probes go through a tunnel, as a number to count them by.
+    pub(crate) fn in_tunnel(&self) -> u64 {
+        u64::from(self.lane.path == Path::Vxlan)
+    }
+
     pub(crate) fn sizes(&self) -> &'static [Size] {
         if self.health == Health::Works && self.lost_full == 0 {
             &[Size::Full]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,10 @@ use crate::ask;
 
 /// How long an agent that has left may take to end.
 const END: Duration = Duration::from_secs(10);
+/// How long an agent that was killed may still hold its locks: until the last of its threads is gone.
+const DYING: Duration = Duration::from_secs(1);
+/// How long to wait before the locks are tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -51,10 +56,12 @@ impl Lock {
             Err(_) => None,
         };
         let name = UnixAddr::new_abstract(b"tartand")?;
-        let open = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        // Nobody accepts: a question that finds the queue full must not wait.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let open = || socket(AddressFamily::Unix, SockType::Stream, flags, None);
         let own = open()?;
         if bind(own.as_raw_fd(), &name).is_ok() {
-            listen(&own, Backlog::new(1)?)?;
+            listen(&own, Backlog::MAXCONN)?;
             return Ok(Ok(Lock { _state: state, _namespace: Some(own) }));
         }
         let other = open()?;
@@ -72,16 +79,22 @@ impl Lock {
 impl Agent {
     /// What there is; with the lock if there is none.
     pub(crate) fn look(places: &Places) -> Result<(Agent, Option<Lock>)> {
-        match Lock::take(places).context("cannot look for the agent")? {
-            Ok(lock) => Ok((Agent::Dead, Some(lock))),
-            Err(held) => {
-                let asked =
-                    ask::Agent { socket: places.socket() }.ask::<Vec<EndpointRow>>(&Request::Endpoints);
-                let Ok(rows) = asked else { return Ok((Agent::Silent(held), None)) };
+        let until = Instant::now() + DYING;
+        loop {
+            let held = match Lock::take(places).context("cannot look for the agent")? {
+                Ok(lock) => return Ok((Agent::Dead, Some(lock))),
+                Err(held) => held,
+            };
+            let asked = ask::Agent { socket: places.socket() }.ask::<Vec<EndpointRow>>(&Request::Endpoints);
+            if let Ok(rows) = asked {
                 let mut pods: Vec<String> = rows.iter().map(|row| row.pod.to_string()).collect();
                 pods.dedup();
-                Ok((Agent::Answers(pods), None))
+                return Ok((Agent::Answers(pods), None));
             }
+            if Instant::now() >= until {
+                return Ok((Agent::Silent(held), None));
+            }
+            sleep(PAUSE);
         }
     }
 
@@ -131,7 +144,7 @@ impl Agent {
         loop {
             match Lock::take(places)? {
                 Ok(lock) => return Ok(lock),
-                Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Err(_) if Instant::now() < deadline => sleep(LOOK),
                 Err(held) => {
                     return Err(in_the_way(format!(
                         "tartand has left the cluster, and runs again (it holds {held}): have its supervisor stop it, then \

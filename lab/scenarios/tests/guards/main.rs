@@ -42,6 +42,8 @@ enum Ear {
     NodeUdp,
     /// The node's TCP.
     NodeTcp,
+    /// UDP of the host outside.
+    Outside,
 }
 
 /// How it is sent.
@@ -206,6 +208,9 @@ impl Cast {
                 Shot::Plain(self.pods_gateway().into(), 8474, m.to_vec())
             });
         }
+        add("tunnel-to-an-address-that-nobody-knows", "tunnel", Ear::Outside, &|m| {
+            Shot::Plain(self.outside, 8472, self.tunnelled(m))
+        });
         add("tunnel-outside", "tunnel", Ear::Victim, &|m| Shot::Outside(self.node, 8472, self.tunnelled(m)));
         if self.node.is_ipv6() {
             let [from, to] = self.outside_macs;
@@ -254,7 +259,11 @@ impl Cast {
     fn culprit(&self, forgery: &Forgery) -> &'static str {
         match forgery.shot {
             Shot::Outside(..) | Shot::OutsideRaw(_) => "eth0",
-            Shot::Plain(to, ..) if !self.routed && to == IpAddr::from(self.pods_gateway()) => "tartan0",
+            Shot::Plain(to, ..)
+                if !self.routed && (to == IpAddr::from(self.pods_gateway()) || to == self.outside) =>
+            {
+                "tartan0"
+            }
             _ => "default/p1",
         }
     }
@@ -269,6 +278,7 @@ impl Cast {
             (Ear::Sender, Sensor::of_pod(&pod("p1"))),
             (Ear::NodeIcmpv6, Sensor::of_node(&node, AddressFamily::Inet6, SockProtocol::IcmpV6)),
             (Ear::NodeUdp, Sensor::of_node(&node, family, SockProtocol::Udp)),
+            (Ear::Outside, Sensor::of_node(&self.lab.netns("outside"), family, SockProtocol::Udp)),
             (Ear::NodeTcp, Sensor::of_node(&node, family, SockProtocol::Tcp)),
         ]);
         let inside = netns::open(&pod("p1")).expect("the sender's namespace");

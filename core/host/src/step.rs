@@ -53,7 +53,9 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum StepError {
     /// Something is there already, and not what was to be made (EEXIST).
-    #[error("something of that name exists already and was not made by tartan")]
+    #[error(
+        "something of that name, or another VXLAN device with this VNI and port, exists already and was not made by tartan"
+    )]
     Exists,
     /// The link that the object stands on is not there (ENODEV), or it is there and not of the right kind (EINVAL, EOPNOTSUPP).
     #[error("the link is not there or not of the right kind")]

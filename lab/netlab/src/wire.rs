@@ -152,6 +152,7 @@ fn add_bridge(wire: BorrowedFd<'_>, name: &str, router: InterfaceAddress) -> Res
     let bridge = link(name)?;
     let mut on_wire = Rtnl::open_in(wire)?;
     on_wire.add_bridge(&bridge, mtu()?)?;
+    netns::run_in(wire, || skip_dad(&bridge))??;
     on_wire.set_up(&bridge)?;
     on_wire.add_address(&bridge, router)?;
     Ok(())
@@ -161,8 +162,10 @@ fn add_outside(wire: BorrowedFd<'_>, outside: BorrowedFd<'_>) -> Result<()> {
     let (near, far) = (link(OUTSIDE)?, link(INTERFACE)?);
     let mut on_wire = Rtnl::open_in(wire)?;
     on_wire.add_veth(&near, mtu()?, &far, outside)?;
+    netns::run_in(wire, || skip_dad(&near))??;
     on_wire.set_up(&near)?;
     let mut on_outside = Rtnl::open_in(outside)?;
+    netns::run_in(outside, || skip_dad(&far))??;
     on_outside.set_up(&far)?;
     on_wire.sync_carrier(&near);
     for network in OUTSIDE_NETWORKS {
@@ -189,10 +192,10 @@ fn forward() -> Result<()> {
     Ok(())
 }
 
-/// Nobody else has a node's addresses. Until the link-local one is known to be its own, nearly two seconds, the node asks
+/// Nobody else has these addresses. Until the link-local one is known to be its own, nearly two seconds, a node or router asks
 /// for no neighbor for what it forwards (net/ipv6/ndisc.c, `ndisc_send_ns`).
-fn skip_dad(uplink: &IfName) -> Result<()> {
-    let path = format!("/proc/sys/net/ipv6/conf/{uplink}/accept_dad");
+fn skip_dad(link: &IfName) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_dad");
     // Without IPv6 there is nothing to skip.
     if Path::new(&path).exists() {
         fs::write(&path, "0").with_context(|| format!("cannot write {path}"))?;

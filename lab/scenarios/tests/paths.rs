@@ -119,7 +119,13 @@ fn where_no_allowed_path_works_it_is_said() {
     assert_eq!((&row["path"], &row["address"]), (&Value::Null, &Value::Null));
     let reason = "n2 is not on this node's link: its address 172.29.0.2 is not in 172.30.0.0/16";
     assert_eq!(row["blocked"], serde_json::json!([{"path": "direct", "reason": reason}]));
-    assert_eq!(lab.ask("n1", &["status"])["peers"]["up"], 0);
+    let told = lab.verb("n1", &["status", "-o", "json"]);
+    let status = told.json();
+    assert_eq!((told.code, &status["healthy"], &status["peers"]["up"]), (1, &false.into(), &0.into()));
+    assert!(
+        status["reasons"].to_string().contains("there is no way to any other node (n2 among them)"),
+        "{status}"
+    );
 }
 
 /// Four nodes on two links: n1 and n3, n2 and n4.

@@ -29,7 +29,9 @@ pub enum PolicyError {
         except: Cidr,
     },
     /// A port that there is not.
-    #[error("{text} is no port: give 1 to 65535, or a name of at most 15 lowercase letters, digits and single `-`")]
+    #[error(
+        "{text} is no port: give 1 to 65535, or a name of at most 15 lowercase letters, digits and single `-`"
+    )]
     Port {
         /// What was given.
         text: String,

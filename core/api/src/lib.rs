@@ -3,8 +3,10 @@
 
 pub mod cni;
 pub mod flannel;
+pub mod label;
 pub mod network;
 pub mod object;
+pub mod policy;
 pub mod prev;
 pub mod rpc;
 pub mod verb;

@@ -14,6 +14,7 @@ mod guard;
 mod guards;
 mod host;
 pub mod nftables;
+pub mod policy;
 mod row;
 mod step;
 mod way_out;

@@ -1,0 +1,590 @@
+//! The engine: who may talk to whom, kept up to date change by change. What it comes to depends only on what is known now.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use tartan_model::Name;
+
+use crate::Selector;
+use crate::form::{Direction, Endpoint, Policy, PolicyId, Ports, Verdict};
+use crate::identity::{self, IdentityPart, PortNames};
+use crate::index::{Index, SelectorId, Slot};
+use crate::labels::EndpointLabels;
+use crate::remotes::{Definition, Remotes};
+
+/// The most policies that a word about an identity names.
+const NAMED: usize = 3;
+
+/// Stands for remotes: a hash of all that they are.
+pub type RemotesId = u64;
+/// Stands for an identity: a hash of all that it is.
+pub type IdentityId = u64;
+
+/// Labels by name.
+type LabelMap = BTreeMap<String, String>;
+
+/// What has to be looked at anew after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes<K> {
+    /// Endpoints of which some identity is another, or which are new or gone.
+    pub endpoints: BTreeSet<K>,
+    /// Identities that are new or gone.
+    pub identities: BTreeSet<IdentityId>,
+    /// Remotes that are new or gone.
+    pub remotes: BTreeSet<RemotesId>,
+    /// Addresses of remotes that may be judged otherwise.
+    pub members: BTreeSet<(RemotesId, IpAddr)>,
+}
+
+/// An identity: which remotes are asked for which ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The direction.
+    pub direction: Direction,
+    /// Protocol, first and last port, remotes; in order, no two share a port.
+    pub classes: Vec<(u8, u16, u16, RemotesId)>,
+    /// The remotes of everything else.
+    pub otherwise: RemotesId,
+    /// The policies, for people.
+    pub about: String,
+}
+
+/// Everything that policies are made of, and what they come to. `K` tells endpoints apart.
+#[derive(Debug, Clone)]
+pub struct Engine<K> {
+    namespaces: BTreeMap<Name, LabelMap>,
+    accounts: BTreeMap<(Name, String), LabelMap>,
+    policies: BTreeMap<PolicyId, Policy>,
+    /// Who is about whom: the policies that use a selector.
+    subjects: HashMap<SelectorId, BTreeSet<PolicyId>>,
+    endpoints: HashMap<Slot, Known<K>>,
+    slots: HashMap<K, Slot>,
+    free: Vec<Slot>,
+    last: Slot,
+    by_namespace: HashMap<Name, BTreeSet<Slot>>,
+    by_address: HashMap<IpAddr, BTreeSet<Slot>>,
+    ports: Called,
+    index: Index,
+    identities: BTreeMap<IdentityId, (Identity, usize)>,
+    remotes: BTreeMap<RemotesId, Remotes>,
+    /// The remotes that use a selector.
+    users: HashMap<SelectorId, BTreeSet<RemotesId>>,
+    /// Remotes that look at the names of ports of endpoints that no selector picks.
+    by_name: BTreeSet<RemotesId>,
+}
+
+#[derive(Debug, Clone)]
+struct Known<K> {
+    key: K,
+    endpoint: Endpoint,
+    /// Its identities, if it is judged here: by direction.
+    identities: [Option<IdentityId>; 2],
+}
+
+/// What tells endpoints apart.
+pub trait Key: Clone + Ord + Hash {}
+
+impl<K: Clone + Ord + Hash> Key for K {}
+
+impl<K> Changes<K> {
+    fn none() -> Self {
+        Changes {
+            endpoints: BTreeSet::new(),
+            identities: BTreeSet::new(),
+            remotes: BTreeSet::new(),
+            members: BTreeSet::new(),
+        }
+    }
+
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && !self.is_about_verdicts()
+    }
+
+    /// Whether some connection may be judged otherwise than before.
+    pub fn is_about_verdicts(&self) -> bool {
+        !(self.identities.is_empty() && self.remotes.is_empty() && self.members.is_empty())
+    }
+}
+
+impl<K> Default for Engine<K> {
+    fn default() -> Self {
+        Engine {
+            namespaces: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            subjects: HashMap::new(),
+            endpoints: HashMap::new(),
+            slots: HashMap::new(),
+            free: Vec::new(),
+            last: 0,
+            by_namespace: HashMap::new(),
+            by_address: HashMap::new(),
+            ports: Called::default(),
+            index: Index::default(),
+            identities: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            users: HashMap::new(),
+            by_name: BTreeSet::new(),
+        }
+    }
+}
+
+/// How many endpoints call a port so.
+#[derive(Debug, Clone, Default)]
+struct Called(BTreeMap<(String, u8), BTreeMap<u16, usize>>);
+
+impl PortNames for Called {
+    fn called(&self, name: &str, protocol: u8) -> Vec<u16> {
+        let ports = self.0.get(&(name.to_owned(), protocol)).into_iter().flatten();
+        ports.map(|(port, _)| *port).collect()
+    }
+}
+
+impl<K: Key> Engine<K> {
+    /// Learns a policy, or that there is none of this name any more.
+    pub fn set_policy(&mut self, id: &PolicyId, policy: Option<Policy>) -> Changes<K> {
+        let mut changes = Changes::none();
+        if self.policies.get(id) == policy.as_ref() {
+            return changes;
+        }
+        let mut concerned = BTreeSet::new();
+        if let Some(policy) = self.policies.remove(id)
+            && let Some(selector) = self.index.find(&policy.selector)
+        {
+            concerned.extend(self.index.picked(selector));
+            self.forget_subject(selector, id);
+        }
+        if let Some(policy) = policy {
+            let selector = self.acquire(&policy.selector);
+            concerned.extend(self.index.picked(selector));
+            self.subjects.entry(selector).or_default().insert(id.clone());
+            self.policies.insert(id.clone(), policy);
+        }
+        self.identify(concerned, &mut changes);
+        changes
+    }
+
+    /// Learns the labels of a namespace, or that there is no such object.
+    pub fn set_namespace(&mut self, name: &Name, labels: Option<LabelMap>) -> Changes<K> {
+        let before = match labels {
+            Some(labels) => self.namespaces.insert(name.clone(), labels),
+            None => self.namespaces.remove(name),
+        };
+        if before.as_ref() == self.namespaces.get(name) {
+            return Changes::none();
+        }
+        let all = self.by_namespace.get(name).cloned().unwrap_or_default();
+        self.look_again(all)
+    }
+
+    /// Learns the labels of a service account, or that there is no such object.
+    pub fn set_account(&mut self, namespace: &Name, name: &str, labels: Option<LabelMap>) -> Changes<K> {
+        let key = (namespace.clone(), name.to_owned());
+        match labels {
+            Some(labels) => self.accounts.insert(key, labels),
+            None => self.accounts.remove(&key),
+        };
+        let all = self.by_namespace.get(namespace).into_iter().flatten().copied();
+        let has = |slot: &Slot| {
+            self.endpoints.get(slot).is_some_and(|known| known.endpoint.account.as_deref() == Some(name))
+        };
+        let all = all.filter(has).collect();
+        self.look_again(all)
+    }
+
+    /// Learns an endpoint, or that it is gone.
+    pub fn set_endpoint(&mut self, key: &K, endpoint: Option<Endpoint>) -> Changes<K> {
+        let before = self.slots.get(key).and_then(|slot| self.endpoints.get(slot));
+        if before.map(|known| &known.endpoint) == endpoint.as_ref() {
+            return Changes::none();
+        }
+        let mut changes = Changes { endpoints: BTreeSet::from([key.clone()]), ..Changes::none() };
+        let mut called = false;
+        let slot = self.slots.get(key).copied();
+        let mut touched = BTreeSet::new();
+        if let Some(slot) = slot {
+            touched.extend(self.touched_by(slot));
+            called |= self.forget(slot, &mut changes);
+        }
+        if let Some(endpoint) = endpoint {
+            let slot = slot.unwrap_or_else(|| self.new_slot());
+            called |= self.place(slot, key, endpoint);
+            let known = self.endpoints.get(&slot);
+            let labels = known.map(|known| labels(&self.namespaces, &self.accounts, &known.endpoint));
+            self.index.look(slot, labels);
+            touched.extend(self.touched_by(slot));
+            self.identify(BTreeSet::from([slot]), &mut changes);
+        } else if let Some(slot) = slot {
+            self.index.look(slot, None);
+            self.slots.remove(key);
+            self.free.push(slot);
+        }
+        changes.members.extend(touched);
+        if called {
+            self.identify_all(&mut changes);
+        }
+        changes
+    }
+
+    /// The identities of an endpoint that is judged here.
+    pub fn identities_of(&self, key: &K) -> [Option<IdentityId>; 2] {
+        let known = self.slots.get(key).and_then(|slot| self.endpoints.get(slot));
+        known.map_or([None, None], |known| known.identities)
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self, key: &K) -> Option<&Endpoint> {
+        self.slots.get(key).and_then(|slot| self.endpoints.get(slot)).map(|known| &known.endpoint)
+    }
+
+    /// An identity in use.
+    pub fn identity(&self, id: IdentityId) -> Option<&Identity> {
+        self.identities.get(&id).map(|(identity, _)| identity)
+    }
+
+    /// The direction of remotes in use, ranges of addresses with what becomes of them, and what becomes of all others.
+    pub fn remotes(&self, id: RemotesId) -> Option<(Direction, &[(IpAddr, IpAddr, Verdict)], Verdict)> {
+        let remotes = self.remotes.get(&id)?;
+        Some((remotes.definition.direction, &remotes.ranges, remotes.otherwise))
+    }
+
+    /// What becomes of an address of remotes where that is another than its range says.
+    pub fn member(&self, id: RemotesId, address: IpAddr) -> Option<Verdict> {
+        let remotes = self.remotes.get(&id)?;
+        let slots = self.by_address.get(&address).into_iter().flatten();
+        let judged = slots.filter_map(|slot| {
+            let known = self.endpoints.get(slot)?;
+            Some(remotes.judge(&known.endpoint, address, self.index.picked_by(*slot)))
+        });
+        // Who has the address is not known for certain if two say so: it is allowed what both are.
+        let verdict = judged.max()?;
+        (verdict != remotes.judge_address(address)).then_some(verdict)
+    }
+
+    /// Everything there is to look at: what a first change would give.
+    pub fn everything(&self) -> Changes<K> {
+        let mut members = BTreeSet::new();
+        for (id, remotes) in &self.remotes {
+            let slots = self.slots_of(remotes);
+            members.extend(slots.into_iter().flat_map(|slot| self.addresses(slot)).map(|address| (*id, address)));
+        }
+        Changes {
+            endpoints: self.slots.keys().cloned().collect(),
+            identities: self.identities.keys().copied().collect(),
+            remotes: self.remotes.keys().copied().collect(),
+            members,
+        }
+    }
+
+    /// How many policies there are.
+    pub fn policies(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// The policies about an endpoint in a direction, in the order in which they are judged.
+    pub(crate) fn policies_of(&self, slot: Slot, direction: Direction) -> Vec<&Policy> {
+        let ids = self.index.picked_by(slot).filter_map(|id| self.subjects.get(&id)).flatten();
+        let about = ids.filter_map(|id| self.policies.get(id));
+        let mut about: Vec<&Policy> = about.filter(|policy| policy.rules(direction).is_some()).collect();
+        about.sort_by(|a, b| (&a.tier, a.order, &a.id).cmp(&(&b.tier, b.order, &b.id)));
+        about
+    }
+
+    /// The endpoints that have an address.
+    pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = (Slot, &Endpoint)> {
+        let slots = self.by_address.get(&address).into_iter().flatten();
+        slots.filter_map(|slot| Some((*slot, &self.endpoints.get(slot)?.endpoint)))
+    }
+
+    /// All labels of an endpoint.
+    pub(crate) fn labels_of(&self, slot: Slot) -> Option<EndpointLabels<'_>> {
+        let known = self.endpoints.get(&slot)?;
+        Some(labels(&self.namespaces, &self.accounts, &known.endpoint))
+    }
+
+    fn new_slot(&mut self) -> Slot {
+        self.free.pop().unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        })
+    }
+
+    /// Whether a name for a port is new by it.
+    fn place(&mut self, slot: Slot, key: &K, endpoint: Endpoint) -> bool {
+        let mut called = false;
+        for port in &endpoint.ports {
+            let ports = self.ports.0.entry((port.name.clone(), port.protocol)).or_default();
+            let number = ports.entry(port.port).or_default();
+            *number += 1;
+            called |= *number == 1;
+        }
+        for address in &endpoint.addresses {
+            self.by_address.entry(*address).or_default().insert(slot);
+        }
+        self.by_namespace.entry(endpoint.namespace.clone()).or_default().insert(slot);
+        self.slots.insert(key.clone(), slot);
+        self.endpoints.insert(slot, Known { key: key.clone(), endpoint, identities: [None, None] });
+        called
+    }
+
+    /// Whether nobody has a name for a port any more that it had.
+    fn forget(&mut self, slot: Slot, changes: &mut Changes<K>) -> bool {
+        let Some(known) = self.endpoints.remove(&slot) else { return false };
+        for id in known.identities.into_iter().flatten() {
+            self.release_identity(id, changes);
+        }
+        let Endpoint { namespace, addresses, ports, .. } = known.endpoint;
+        if let Some(slots) = self.by_namespace.get_mut(&namespace) {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.by_namespace.remove(&namespace);
+            }
+        }
+        for address in addresses {
+            if let Some(slots) = self.by_address.get_mut(&address) {
+                slots.remove(&slot);
+                if slots.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+        let mut called = false;
+        for port in ports {
+            let name = (port.name, port.protocol);
+            let Some(numbers) = self.ports.0.get_mut(&name) else { continue };
+            let number = numbers.entry(port.port).or_default();
+            *number = number.saturating_sub(1);
+            if *number == 0 {
+                numbers.remove(&port.port);
+                called = true;
+            }
+            if numbers.is_empty() {
+                self.ports.0.remove(&name);
+            }
+        }
+        called
+    }
+
+    /// Labels of what these endpoints belong to have changed.
+    fn look_again(&mut self, slots: BTreeSet<Slot>) -> Changes<K> {
+        let mut changes = Changes::none();
+        let mut subjects = BTreeSet::new();
+        for slot in slots {
+            let Some(known) = self.endpoints.get(&slot) else { continue };
+            let labels = labels(&self.namespaces, &self.accounts, &known.endpoint);
+            let changed = self.index.look(slot, Some(labels));
+            let remotes = changed.iter().filter_map(|id| self.users.get(id)).flatten().copied();
+            let remotes: BTreeSet<RemotesId> = remotes.collect();
+            let addresses = self.addresses(slot);
+            for id in remotes {
+                changes.members.extend(addresses.iter().map(|address| (id, *address)));
+            }
+            if changed.iter().any(|id| self.subjects.contains_key(id)) {
+                subjects.insert(slot);
+            }
+        }
+        self.identify(subjects, &mut changes);
+        changes
+    }
+
+    fn addresses(&self, slot: Slot) -> Vec<IpAddr> {
+        self.endpoints.get(&slot).map(|known| known.endpoint.addresses.clone()).unwrap_or_default()
+    }
+
+    /// The endpoints that remotes may judge by more than their address.
+    fn slots_of(&self, remotes: &Remotes) -> BTreeSet<Slot> {
+        let mut slots: BTreeSet<Slot> = remotes.selectors().flat_map(|id| self.index.picked(id)).collect();
+        if remotes.looks_at_names() {
+            let named = self.endpoints.iter().filter(|(_, known)| !known.endpoint.ports.is_empty());
+            slots.extend(named.map(|(slot, _)| *slot));
+        }
+        slots
+    }
+
+    /// The remotes that may judge an endpoint by more than its address.
+    fn touched_by(&self, slot: Slot) -> BTreeSet<(RemotesId, IpAddr)> {
+        let by_selector = self.index.picked_by(slot).filter_map(|id| self.users.get(&id)).flatten();
+        let has_names = self.endpoints.get(&slot).is_some_and(|known| !known.endpoint.ports.is_empty());
+        let by_name = has_names.then_some(&self.by_name).into_iter().flatten();
+        let addresses = self.addresses(slot);
+        let pairs = by_selector.chain(by_name).flat_map(|id| addresses.iter().map(|address| (*id, *address)));
+        pairs.collect()
+    }
+
+    /// A port has got its first name, or lost its last: who may send to ports by name is judged by all of them.
+    fn identify_all(&mut self, changes: &mut Changes<K>) {
+        let by_name = |policy: &&Policy| {
+            let ports = policy.egress.iter().flatten().filter_map(|rule| rule.ports.as_ref()).flatten();
+            ports.clone().any(|port| matches!(port.ports, Ports::Named(_)))
+        };
+        let policies = self.policies.values().filter(by_name);
+        let selectors = policies.filter_map(|policy| self.index.find(&policy.selector));
+        let slots = selectors.flat_map(|id| self.index.picked(id)).collect();
+        self.identify(slots, changes);
+    }
+
+    /// Finds the identities of endpoints anew, of those that are judged here.
+    fn identify(&mut self, slots: BTreeSet<Slot>, changes: &mut Changes<K>) {
+        for slot in slots {
+            let Some(known) = self.endpoints.get(&slot).filter(|known| known.endpoint.local) else { continue };
+            let before = known.identities;
+            let key = known.key.clone();
+            let now = Direction::ALL.map(|direction| self.acquire_identity(slot, direction, changes));
+            for id in before.into_iter().flatten() {
+                self.release_identity(id, changes);
+            }
+            if let Some(known) = self.endpoints.get_mut(&slot) {
+                known.identities = now;
+            }
+            if before != now {
+                changes.endpoints.insert(key);
+            }
+        }
+    }
+
+    fn acquire_identity(
+        &mut self,
+        slot: Slot,
+        direction: Direction,
+        changes: &mut Changes<K>,
+    ) -> Option<IdentityId> {
+        let policies = self.policies_of(slot, direction);
+        if policies.is_empty() {
+            return None;
+        }
+        let own = self.endpoints.get(&slot).map(|known| known.endpoint.ports.clone()).unwrap_or_default();
+        let part = identity::identity(direction, &policies, &own, &self.ports);
+        let about = about(&policies);
+        let id = hash(&(direction, &part, &about));
+        if let Some((_, users)) = self.identities.get_mut(&id) {
+            *users += 1;
+            return Some(id);
+        }
+        let IdentityPart { classes, otherwise } = part;
+        let otherwise = self.acquire_remotes(otherwise, changes);
+        let classes = classes.into_iter().map(|class| {
+            let remotes = self.acquire_remotes(class.remotes, changes);
+            (class.protocol, class.first, class.last, remotes)
+        });
+        let classes = classes.collect();
+        self.identities.insert(id, (Identity { direction, classes, otherwise, about }, 1));
+        changes.identities.insert(id);
+        Some(id)
+    }
+
+    fn release_identity(&mut self, id: IdentityId, changes: &mut Changes<K>) {
+        let Some((_, users)) = self.identities.get_mut(&id) else { return };
+        *users -= 1;
+        if *users > 0 {
+            return;
+        }
+        let Some((identity, _)) = self.identities.remove(&id) else { return };
+        changes.identities.insert(id);
+        self.release_remotes(identity.otherwise, changes);
+        for (.., remotes) in identity.classes {
+            self.release_remotes(remotes, changes);
+        }
+    }
+
+    fn acquire_remotes(&mut self, definition: Definition, changes: &mut Changes<K>) -> RemotesId {
+        let id = hash(&definition);
+        if let Some(remotes) = self.remotes.get_mut(&id) {
+            remotes.users += 1;
+            return id;
+        }
+        let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
+        let index = &mut self.index;
+        let remotes = Remotes::new(definition, |selector| {
+            index.acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+        });
+        for selector in remotes.selectors() {
+            self.users.entry(selector).or_default().insert(id);
+        }
+        if remotes.looks_at_names() {
+            self.by_name.insert(id);
+        }
+        let slots = self.slots_of(&remotes);
+        self.note_members(id, slots, changes);
+        self.remotes.insert(id, remotes);
+        changes.remotes.insert(id);
+        id
+    }
+
+    fn release_remotes(&mut self, id: RemotesId, changes: &mut Changes<K>) {
+        let Some(remotes) = self.remotes.get_mut(&id) else { return };
+        remotes.users -= 1;
+        if remotes.users > 0 {
+            return;
+        }
+        let Some(remotes) = self.remotes.remove(&id) else { return };
+        let slots = self.slots_of(&remotes);
+        self.note_members(id, slots, changes);
+        self.by_name.remove(&id);
+        let selectors: Vec<SelectorId> = remotes.selectors().collect();
+        for selector in &selectors {
+            if let Some(users) = self.users.get_mut(selector) {
+                users.remove(&id);
+                if users.is_empty() {
+                    self.users.remove(selector);
+                }
+            }
+        }
+        for selector in selectors {
+            self.index.release(selector);
+        }
+        changes.remotes.insert(id);
+    }
+
+    fn note_members(&self, id: RemotesId, slots: BTreeSet<Slot>, changes: &mut Changes<K>) {
+        let addresses = slots.into_iter().flat_map(|slot| self.addresses(slot));
+        changes.members.extend(addresses.map(|address| (id, address)));
+    }
+
+    fn acquire(&mut self, selector: &Selector) -> SelectorId {
+        let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
+        self.index.acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+    }
+
+    fn forget_subject(&mut self, selector: SelectorId, id: &PolicyId) {
+        if let Some(policies) = self.subjects.get_mut(&selector) {
+            policies.remove(id);
+            if policies.is_empty() {
+                self.subjects.remove(&selector);
+            }
+        }
+        self.index.release(selector);
+    }
+}
+
+fn labels<'a>(
+    namespaces: &'a BTreeMap<Name, LabelMap>,
+    accounts: &'a BTreeMap<(Name, String), LabelMap>,
+    endpoint: &'a Endpoint,
+) -> EndpointLabels<'a> {
+    let account = endpoint.account.as_deref();
+    EndpointLabels {
+        own: &endpoint.labels,
+        namespace: endpoint.namespace.as_str(),
+        of_namespace: namespaces.get(&endpoint.namespace),
+        account,
+        of_account: account
+            .and_then(|account| accounts.get(&(endpoint.namespace.clone(), account.to_owned()))),
+    }
+}
+
+/// A word about an identity: some of its policies. At most 100 bytes.
+fn about(policies: &[&Policy]) -> String {
+    let names: Vec<String> = policies.iter().take(NAMED).map(|policy| policy.id.to_string()).collect();
+    let more = policies.len().saturating_sub(NAMED);
+    let text = names.join(", ");
+    let text: String = text.chars().take(85).collect();
+    if more > 0 { format!("{text} +{more}") } else { text }
+}
+
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}

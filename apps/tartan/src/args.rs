@@ -125,23 +125,30 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         wait: bool,
     },
     /// Show objects of the store
-    #[command(
-        after_help = "Examples:\n  tartan get clusternetwork\n  tartan get clusternetwork default -o yaml"
-    )]
+    #[command(after_help = "\
+Examples:
+  tartan get clusternetwork
+  tartan get clusternetwork default -o yaml
+  tartan get netpol                     # the NetworkPolicies of all namespaces
+  tartan get netpol shop/web            # one; without a namespace it is of default")]
     Get {
-        /// The kind, as in clusternetwork
+        /// The kind: clusternetwork, networkpolicy (netpol), namespace (ns), pod (po), serviceaccount (sa)
         #[arg(value_parser = kind)]
         kind: ObjectKind,
         /// Only the object of this name
+        #[arg(value_name = "[NAMESPACE/]NAME")]
         name: Option<String>,
     },
     /// Take an object out of the store
-    #[command(after_help = "Example:\n  tartan delete clusternetwork default")]
+    #[command(after_help = "\
+Examples:
+  tartan delete clusternetwork default
+  tartan delete netpol shop/web")]
     Delete {
-        /// The kind, as in clusternetwork
+        /// The kind: clusternetwork, networkpolicy (netpol), namespace (ns), pod (po), serviceaccount (sa)
         #[arg(value_parser = kind)]
         kind: ObjectKind,
-        /// Its name
+        /// Its name; its namespace is default unless given
         #[arg(value_name = "[NAMESPACE/]NAME")]
         name: String,
     },
@@ -313,5 +320,6 @@ fn socket_in_lab(lab: &str, node: &str) -> Result<PathBuf, Usage> {
 }
 
 fn kind(word: &str) -> Result<ObjectKind, String> {
-    ObjectKind::from_word(word).ok_or_else(|| "this release knows clusternetwork".into())
+    let known = || ObjectKind::ALL.map(|kind| kind.words().first().copied().unwrap_or_default()).join(", ");
+    ObjectKind::from_word(word).ok_or_else(|| format!("this release knows {}", known()))
 }

@@ -1,16 +1,18 @@
 //! Answers for people: tables as kubectl prints them, and a status of about ten lines.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use comfy_table::Table;
-use tartan_api::network::{ClusterNetwork, MtuChoice};
-use tartan_api::object::Object;
 use tartan_api::verb::{
     Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan,
     RouteRow, Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
 };
 use tartan_model::Attachment;
+
+pub(crate) use objects::objects;
 
 /// Spaces between two columns.
 const GAP: u16 = 3;
@@ -142,35 +144,6 @@ impl Rows for RouteRow {
             yes(self.installed),
         ]
     }
-}
-
-impl Rows for ClusterNetwork {
-    const HEADER: &[&str] = &["NAME", "POOLS", "PATHS", "ATTACHMENT", "VNI", "MTU"];
-    const PLURAL: &str = "ClusterNetworks";
-    fn cells(&self) -> Vec<String> {
-        let name = self.metadata.name.to_string();
-        match self.resolve() {
-            Ok(network) => vec![
-                name,
-                list(&network.pools),
-                list(&network.paths),
-                attachment(network.attachment).into(),
-                u32::from(network.vxlan.vni).to_string(),
-                match network.mtu {
-                    MtuChoice::Auto => "auto".into(),
-                    MtuChoice::Bytes(mtu) => mtu.to_string(),
-                },
-            ],
-            Err(error) => vec![name, format!("cannot be served: {error}")],
-        }
-    }
-}
-
-/// The objects that `get` found.
-pub(crate) fn objects(objects: &[Object]) -> String {
-    let networks: Vec<ClusterNetwork> =
-        objects.iter().map(|Object::ClusterNetwork(network)| network.clone()).collect();
-    render(&networks)
 }
 
 /// One line about what became of an object.

@@ -13,7 +13,7 @@ use tartan_api::flannel;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
-use tartan_model::NetworkName;
+use tartan_model::{Name, NameError, NetworkName};
 
 use crate::args::{Check, Cli, ImportVerb, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
@@ -58,7 +58,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Get { kind, name } => get(&shared, kind, name)?,
         Verb::Delete { kind, name } => {
-            let name = checked_name(kind, name)?;
+            let name = checked_name(kind, &name)?;
             let applied: Applied = agent(&shared)?.ask(&Request::Delete { kind, name })?;
             show(&shared, &applied, || table::applied(&applied))?;
         }
@@ -161,16 +161,16 @@ fn status(shared: &Shared) -> Result<ExitCode> {
 }
 
 fn get(shared: &Shared, kind: ObjectKind, name: Option<String>) -> Result<()> {
-    let name = name.map(|name| checked_name(kind, name)).transpose()?;
+    let name = name.map(|name| checked_name(kind, &name)).transpose()?;
     let objects: Vec<Object> = agent(shared)?.ask(&Request::Get { kind, name: name.clone() })?;
     if let (Some(name), []) = (name, objects.as_slice()) {
-        let word = kind.to_string().to_lowercase();
+        let word = kind.words().first().copied().unwrap_or_default();
         let message = format!("there is no {kind} {name}; `tartan get {word}` lists those that are there");
         return Err(Failure { code: FailureCode::NotFound, message }.into());
     }
     match shared.output {
         Output::Yaml => print(&yaml(&objects)?),
-        _ => show(shared, &objects, || table::objects(&objects)),
+        _ => show(shared, &objects, || table::objects(kind, &objects)),
     }
 }
 
@@ -193,10 +193,24 @@ fn import_flannel(shared: &Shared, file: &Path, network: &NetworkName) -> Result
     }
 }
 
-/// The name of an object of a kind that lives in no namespace.
-fn checked_name(kind: ObjectKind, name: String) -> Result<String, Usage> {
-    if let Some((_, name)) = name.split_once('/') {
-        return Err(Usage(format!("a {kind} is in no namespace: write the name alone, {name:?}")));
+/// The whole name of an object of a kind: with its namespace, `default` unless given, if the kind lives in namespaces.
+fn checked_name(kind: ObjectKind, name: &str) -> Result<String, Usage> {
+    let usage = |error: NameError| Usage(error.to_string());
+    let (namespace, name) = match name.split_once('/') {
+        Some((_, name)) if !kind.is_namespaced() => {
+            return Err(Usage(format!("a {kind} is in no namespace: write the name alone, {name:?}")));
+        }
+        Some((namespace, name)) => (namespace, name),
+        None => ("default", name),
+    };
+    match kind {
+        ObjectKind::ClusterNetwork | ObjectKind::Namespace => {
+            name.parse::<NetworkName>().map(String::from).map_err(usage)
+        }
+        ObjectKind::NetworkPolicy | ObjectKind::Pod | ObjectKind::ServiceAccount => {
+            let namespace: NetworkName = namespace.parse().map_err(usage)?;
+            let name: Name = name.parse().map_err(usage)?;
+            Ok(format!("{namespace}/{name}"))
+        }
     }
-    name.parse::<NetworkName>().map(String::from).map_err(|error| Usage(error.to_string()))
 }

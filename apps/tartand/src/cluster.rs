@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tartan_decide::{Claim, Fact};
+use tartan_decide::{Announcement, Claim, Fact};
 use tartan_model::{Cidr, NetworkName, Node};
 use tartan_store::{Durability, EntryKey, Expect, Owner, Revision, Store, StoreError};
 use tracing::{error, info, warn};
@@ -30,6 +30,8 @@ pub(crate) enum Write {
     Return(NetworkName, Cidr),
     /// Publish this node.
     Publish(Node),
+    /// Publish a pod's interface, or take away what was published.
+    Announce(Announcement),
     /// Put back what the store has lost.
     PutBack(Vec<PutBack>),
     /// Answer a wait.
@@ -204,6 +206,9 @@ impl Writer {
             self.published = Some(node.clone());
             self.waiting.retain(|waiting| !matches!(waiting, Write::Publish(_)));
         }
+        if let Write::Announce(Announcement { key, .. }) = &write {
+            self.waiting.retain(|waiting| !matches!(waiting, Write::Announce(other) if other.key == *key));
+        }
         self.waiting.push_back(write);
     }
 
@@ -241,6 +246,7 @@ impl Writer {
                 Ok(())
             }
             Write::Publish(node) => self.publish(node),
+            Write::Announce(announcement) => self.announce(announcement),
             Write::PutBack(entries) => self.put_back(entries),
             Write::Leave(_) | Write::Stop => Ok(()),
             Write::Heard(wait, heard) => {
@@ -340,6 +346,20 @@ impl Writer {
         Ok(())
     }
 
+    fn announce(&self, Announcement { key, endpoint }: &Announcement) -> Result<(), StoreError> {
+        if !self.holds_name()? {
+            return Ok(());
+        }
+        let key = EntryKey::Endpoint(self.identity.id, key.clone()).to_string();
+        let Some(endpoint) = endpoint else { return self.store.delete(&key, Expect::Any).map(drop) };
+        let text = encode(endpoint);
+        // The same again would wake every node for nothing.
+        if self.store.get(&key)?.is_none_or(|entry| entry.value != text) {
+            self.store.put(&key, &text, Expect::Any, Durability::Crash)?;
+        }
+        Ok(())
+    }
+
     /// Puts back what nobody else has put there meanwhile; of this node what it is by now.
     fn put_back(&self, entries: &[PutBack]) -> Result<(), StoreError> {
         self.renew();
@@ -367,8 +387,8 @@ impl Writer {
 
     /// Whether somebody deleted a network after the state that is known of it, here, and not in a store of before.
     fn was_deleted(&self, key: &str, known: Revision) -> Result<bool, StoreError> {
-        let Some(EntryKey::Network(name)) = EntryKey::parse(key) else { return Ok(false) };
-        let word = self.store.get(&EntryKey::Deleted(name).to_string())?;
+        let Some(EntryKey::Object(object)) = EntryKey::parse(key) else { return Ok(false) };
+        let word = self.store.get(&EntryKey::Deleted(object).to_string())?;
         Ok(word.is_some_and(|word| word.revision > known))
     }
 

@@ -185,6 +185,8 @@ impl Identity {
                 continue;
             }
             info!("taking over from node {} of the same name", node.id);
+            // Its pods are gone, or this node tells of them.
+            tartan_store::forget_endpoints(store, node.id)?;
             self.inherit_blocks(store, node.id)?;
             store.delete(&EntryKey::Node(node.id).to_string(), Expect::Any)?;
         }

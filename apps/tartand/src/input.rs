@@ -12,7 +12,7 @@ use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Claim, Fact};
 use tartan_model::NodeName;
 use tartan_rpc::Client;
-use tartan_store::{BlockKey, Lease};
+use tartan_store::{BlockKey, Lease, ObjectKey};
 
 use crate::serve::failure;
 
@@ -76,6 +76,8 @@ pub(crate) enum Question {
     Lanes(Vec<NodeName>),
     /// What is known of the nodes of this name or id.
     Memories(String),
+    /// Whether an object of policies is known, from the store or from memory.
+    Knows(ObjectKey),
 }
 
 /// Where other threads put what they have for the ring.

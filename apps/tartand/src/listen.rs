@@ -31,7 +31,7 @@ pub(crate) struct Listener {
     /// The way to the writing thread.
     pub(crate) writes: Sender<Write>,
     pub(crate) memory: Memory,
-    /// Networks that are not understood, by key: a newer release's, or spoilt.
+    /// What people wrote and is not understood, by key: a newer release's, or spoilt.
     pub(crate) unread: BTreeMap<String, String>,
     /// Why the store does not answer, if it does not.
     pub(crate) fails: Option<String>,
@@ -131,7 +131,8 @@ impl Listener {
             && (kept == self.memory.kept() || self.tell_kept())
     }
 
-    /// Who does not understand a network does not know all that is wanted, and must not remove what may belong to it.
+    /// Who does not understand a network does not know all that is wanted, and must not remove what may belong to it; who
+    /// does not understand a policy does not know all that is refused, and must not let anything new in.
     fn tell_whether_all(&self) -> GoesOn {
         self.inbox.put(Input::Misunderstood(self.unread.values().cloned().collect()))
             && (!self.unread.is_empty() || self.inbox.put(Input::Fact(Fact::InSync)))
@@ -149,11 +150,20 @@ impl Listener {
         if let (Some(wait), Some(_)) = (key.strip_prefix(WAITS), value) {
             return self.inbox.put(Input::Wait(wait.into()));
         }
-        if !self.memory.note(&change) {
+        let follows = self.memory.consequences(&change);
+        self.tell_fact(&change) && follows.into_iter().all(|change| self.tell_fact(&change))
+    }
+
+    fn tell_fact(&mut self, change: &Change) -> GoesOn {
+        let (key, value) = match change {
+            Change::Put(entry) => (&entry.key, Some(entry.value.as_slice())),
+            Change::Delete { key, .. } => (key, None),
+        };
+        if !self.memory.note(change) {
             return true;
         }
         let Some(parsed) = EntryKey::parse(key) else { return true };
-        let is_network = matches!(parsed, EntryKey::Network(_));
+        let is_object = matches!(parsed, EntryKey::Object(_));
         self.unread.remove(key);
         match fact(parsed, value) {
             Ok(Some(fact)) => self.inbox.put(Input::Fact(fact)),
@@ -161,7 +171,7 @@ impl Listener {
             Err(error) => {
                 // What was known of it before stays known: a spoilt entry takes nothing away.
                 warn!("{error}");
-                if is_network {
+                if is_object {
                     self.unread.insert(key.clone(), error.to_string());
                 }
                 true

@@ -1,6 +1,7 @@
 //! `tartand`, the agent of each node: facts in, one decision, rows out to the kernel, and shutdown.
 
 mod adding;
+mod announce;
 mod check;
 mod cluster;
 mod config;

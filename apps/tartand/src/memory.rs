@@ -1,6 +1,8 @@
 //! What the store told, and what of it still holds when the store is not what it was: wiped, replaced, or put back to an
 //! earlier state. Then nothing is forgotten. What this node owns it puts back, and the networks, which all share, with it;
-//! what others own stays known until they put it back.
+//! what others own stays known until they put it back. What else people write, policies and what these speak of, nobody puts
+//! back: it stays in force until somebody applies or deletes it. Where the store has an earlier state of it, that counts
+//! after a while, as of everything that nobody writes over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tartan_model::NodeId;
 use tartan_store::{
-    BLOCKS, Change, DELETED, Entry, EntryKey, Expect, History, Listing, NETWORKS, NODES, Owner, Revision,
+    BLOCKS, Change, DELETED, ENDPOINTS, Entry, EntryKey, Expect, History, Listing, NAMESPACES, NETWORKS,
+    NODES, ObjectKey, Owner, PODS, POLICIES, Revision, SERVICE_ACCOUNTS,
 };
 
 use crate::entry::WAITS;
@@ -52,7 +55,7 @@ struct Known {
     digest: u64,
     /// Of what this node may have to put back.
     value: Option<Box<[u8]>>,
-    /// Of a block.
+    /// Of a block, and of a pod's interface.
     owner: Option<NodeId>,
 }
 
@@ -111,14 +114,31 @@ impl Memory {
         match change {
             Change::Put(entry) => {
                 let value = self.is_ours(&parsed, &entry.value).then(|| entry.value.as_slice().into());
-                let is_block = matches!(parsed, EntryKey::Block(_));
-                let owner = is_block.then(|| Owner::read(&entry.value)).flatten();
+                let owner = match parsed {
+                    EntryKey::Block(_) => Owner::read(&entry.value),
+                    EntryKey::Endpoint(node, _) => Some(node),
+                    _ => None,
+                };
                 let digest = digest(&entry.value);
                 self.known.insert(key.into(), Known { revision: entry.revision, digest, value, owner });
             }
             Change::Delete { .. } => drop(self.known.remove(key)),
         }
         true
+    }
+
+    /// What follows for what is known from memory only: that a node is gone for what only that node said, and the word that
+    /// something was deleted for that.
+    pub(crate) fn consequences(&self, change: &Change) -> Vec<Change> {
+        let is_put = matches!(change, Change::Put(_));
+        let gone = match EntryKey::parse(change.key()) {
+            Some(EntryKey::Node(id)) if !is_put => EntryKey::endpoints_of(id),
+            Some(EntryKey::Deleted(object)) if is_put => EntryKey::Object(object).to_string(),
+            _ => return Vec::new(),
+        };
+        let is_meant = |key: &str| if is_put { key == gone } else { key.starts_with(&gone) };
+        let lost = self.kept.iter().filter(|(key, older)| older.is_none() && is_meant(key));
+        lost.map(|(key, _)| Change::Delete { key: key.to_string(), revision: Revision(0) }).collect()
     }
 
     /// Whether it is time to believe the store in what nobody has overwritten; then list anew. `living` tells the ids of
@@ -141,8 +161,8 @@ impl Memory {
         !believed.is_empty()
     }
 
-    /// Whether this is a block whose owner lives and is in the store, and has not put the block back. One that is away
-    /// will.
+    /// Whether this is a block or a pod's interface whose owner lives and is in the store, and has not put it back. One that
+    /// is away will.
     fn is_given_back(&self, key: &str, living: &BTreeSet<String>) -> bool {
         let owner = self.known.get(key).and_then(|known| known.owner);
         owner.is_some_and(|owner| {
@@ -154,20 +174,51 @@ impl Memory {
 
     /// What is known from memory only, in words.
     pub(crate) fn kept(&self) -> Option<String> {
-        let count = |prefix: &str| self.kept.keys().filter(|key| key.starts_with(prefix)).count();
-        let counts = [(count(NETWORKS), "network"), (count(NODES), "node"), (count(BLOCKS), "block")];
-        let counted = counts.iter().filter(|(count, _)| *count > 0);
-        let counted: Vec<String> = counted
-            .map(|(count, word)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" }))
-            .collect();
-        (!counted.is_empty()).then(|| {
-            format!(
-                "the store was wiped, replaced or put back to an earlier state; from memory only, until the owner puts it \
-                 back: {}. No traffic is dropped; an owner that will not come back is forgotten when this agent is \
-                 restarted",
-                counted.join(", ")
-            )
+        const OWNED: [(&str, &str, &str); 4] = [
+            (NETWORKS, "network", "networks"),
+            (NODES, "node", "nodes"),
+            (BLOCKS, "block", "blocks"),
+            (ENDPOINTS, "pod interface", "pod interfaces"),
+        ];
+        const WRITTEN: [(&str, &str, &str); 4] = [
+            (POLICIES, "NetworkPolicy", "NetworkPolicies"),
+            (NAMESPACES, "Namespace", "Namespaces"),
+            (PODS, "Pod", "Pods"),
+            (SERVICE_ACCOUNTS, "ServiceAccount", "ServiceAccounts"),
+        ];
+        let (owned, written) = (self.count(&OWNED), self.count(&WRITTEN));
+        let kept: Vec<String> = [
+            owned.map(|owned| {
+                format!(
+                    "from memory only, until the owner puts it back: {owned}. No traffic is dropped; an owner that will \
+                     not come back is forgotten when this agent is restarted"
+                )
+            }),
+            written.map(|written| {
+                format!(
+                    "from memory only, and in force until somebody applies or deletes it, or this agent is restarted: \
+                     {written}"
+                )
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        (!kept.is_empty()).then(|| {
+            format!("the store was wiped, replaced or put back to an earlier state; {}", kept.join("; "))
         })
+    }
+
+    /// How many there are of each kind, in words; None if of none.
+    fn count(&self, kinds: &[(&str, &str, &str)]) -> Option<String> {
+        let counted = kinds.iter().filter_map(|(prefix, one, many)| {
+            match self.kept.keys().filter(|key| key.starts_with(prefix)).count() {
+                0 => None,
+                1 => Some(format!("1 {one}")),
+                count => Some(format!("{count} {many}")),
+            }
+        });
+        Some(counted.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
     }
 
     /// Whether what is known of an entry is newer than what the store has.
@@ -190,17 +241,17 @@ impl Memory {
             return false;
         }
         match EntryKey::parse(key) {
-            Some(EntryKey::Node(_)) => true,
+            Some(EntryKey::Node(_) | EntryKey::Endpoint(..)) => true,
             Some(EntryKey::Block(_)) => Owner::read(&entry.value)
                 .is_none_or(|owner| self.known.contains_key(EntryKey::Node(owner).to_string().as_str())),
             _ => false,
         }
     }
 
-    /// Whether the store says that a network was deleted after the state that is known of it.
+    /// Whether the store says that an object was deleted after the state that is known of it.
     fn was_deleted(&self, key: &str, deleted: &[Entry]) -> bool {
-        let Some(EntryKey::Network(name)) = EntryKey::parse(key) else { return false };
-        let word = EntryKey::Deleted(name).to_string();
+        let Some(EntryKey::Object(object)) = EntryKey::parse(key) else { return false };
+        let word = EntryKey::Deleted(object).to_string();
         let known = self.known.get(key).map_or(Revision(0), |known| known.revision);
         deleted.iter().any(|entry| entry.key == word && entry.revision > known)
     }
@@ -223,10 +274,10 @@ impl Memory {
 
     fn is_ours(&self, key: &EntryKey, value: &[u8]) -> bool {
         match key {
-            EntryKey::Network(_) => true,
-            EntryKey::Node(id) => *id == self.me,
+            EntryKey::Object(ObjectKey::Network(_)) => true,
+            EntryKey::Object(_) | EntryKey::Deleted(_) => false,
+            EntryKey::Node(id) | EntryKey::Endpoint(id, _) => *id == self.me,
             EntryKey::Block(_) => Owner::read(value) == Some(self.me),
-            EntryKey::Deleted(_) => false,
         }
     }
 }
@@ -358,6 +409,44 @@ mod tests {
         let gone = Change::Delete { key: OTHERS.into(), revision: Revision(0) };
         assert!(taken.changes.contains(&gone), "{:?}", taken.changes);
         assert!(memory.kept().unwrap().contains(": 1 network."), "that somebody has to put back");
+    }
+
+    #[test]
+    fn policies_of_a_wiped_store_stay_until_somebody_deletes_them_and_nobody_puts_them_back() {
+        let mut memory = agent();
+        let policies = ["policy/shop/web", "policy/shop/db", "namespace/shop"];
+        let entries = policies.iter().zip(20..).map(|(key, revision)| entry(key, b"p", revision));
+        entries.for_each(|entry| drop(memory.note(&Change::Put(entry))));
+        let taken = take(&mut memory, listing("b", 1, vec![]));
+        assert_eq!(taken.changes, []);
+        assert!(taken.put_back.iter().all(|back| !policies.contains(&back.key.as_str())));
+        let told = memory.kept().unwrap();
+        assert!(told.ends_with(": 2 NetworkPolicies, 1 Namespace"), "{told}");
+        assert!(!memory.believe(Instant::now() + OVERWRITING, || Some(BTreeSet::new())));
+        // The word of it comes by the watch, or in a listing after a gap.
+        let word = Change::Put(entry("deleted/policy/shop/web", b"null", 2));
+        let gone = |key: &str| Change::Delete { key: key.into(), revision: Revision(0) };
+        assert_eq!(memory.consequences(&word), [gone("policy/shop/web")]);
+        memory.note(&gone("policy/shop/web"));
+        assert_eq!(memory.consequences(&word), []);
+        let taken = take(&mut memory, listing("b", 1, vec![entry("deleted/policy/shop/db", b"null", 3)]));
+        assert_eq!(taken.changes, [gone("policy/shop/db")]);
+    }
+
+    #[test]
+    fn of_a_node_that_is_taken_out_the_pods_are_forgotten_with_it_and_own_pods_are_put_back() {
+        let mut memory = agent();
+        let key = |id: NodeId| format!("{}c1/eth0", EntryKey::endpoints_of(id));
+        memory.note(&Change::Put(entry(&key(ME), b"mine", 20)));
+        memory.note(&Change::Put(entry(&key(PEER), b"theirs", 21)));
+        let taken = take(&mut memory, listing("b", 1, vec![]));
+        let back = put_back(&taken);
+        assert!(
+            back.contains(&(&key(ME), Expect::Absent)) && !back.iter().any(|(back, _)| *back == key(PEER))
+        );
+        assert!(memory.kept().unwrap().contains("2 blocks, 2 pod interfaces."));
+        let gone = Change::Delete { key: node(PEER), revision: Revision(30) };
+        assert_eq!(memory.consequences(&gone), [Change::Delete { key: key(PEER), revision: Revision(0) }]);
     }
 
     #[test]

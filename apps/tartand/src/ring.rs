@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tartan_api::cni::{Del, Gc};
+use tartan_api::endpoint::PublishedEndpoint;
 use tartan_api::network::Network;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope, World, lower, worst};
@@ -24,6 +25,7 @@ use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info};
 
 use crate::adding::{PATIENCE, Waiting};
+use crate::announce::knows;
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
 use crate::departure::Departure;
@@ -83,6 +85,8 @@ pub(crate) struct Ring {
     pub(crate) interface: UplinkChoice,
     pub(crate) address: Option<IpAddr>,
     pub(crate) public_addresses: Vec<IpAddr>,
+    /// What was asked to be published of pods' interfaces and is not known to be in the store yet.
+    pub(crate) announcing: BTreeMap<AttachmentKey, Option<PublishedEndpoint>>,
     /// Claims under way, one for each network and family.
     claiming: BTreeSet<(NetworkName, Family)>,
     pub(crate) dirty: BTreeSet<Scope>,
@@ -168,6 +172,7 @@ impl Ring {
             interface: config.interface.clone(),
             address: config.address,
             public_addresses: config.public_addresses.clone(),
+            announcing: BTreeMap::new(),
             claiming: BTreeSet::new(),
             dirty: BTreeSet::from([Scope::Node]),
             own_netns: netns::current().and_then(|own| netns::id(own.as_fd()))?,
@@ -265,6 +270,7 @@ impl Ring {
             match input {
                 Input::Fact(fact) => {
                     self.swollen |= fact == Fact::InSync;
+                    self.note_announced(&fact);
                     self.learn(fact);
                 }
                 Input::Claimed(claim) => {
@@ -283,6 +289,7 @@ impl Ring {
                     }
                     self.lost_at = remembered.is_some().then(|| self.lost_at.unwrap_or_else(Instant::now));
                     self.remembered = remembered;
+                    self.announce_anew();
                 }
                 Input::Misunderstood(networks) => self.misunderstood = networks,
                 Input::NameLost(reason) => self.name_lost = Some(reason),
@@ -397,6 +404,7 @@ impl Ring {
             self.note_way(&scope, &decision);
             self.note_lanes(&scope, &decision);
             self.write_to_store(decision.claims, decision.returns, decision.publish);
+            self.announce(&scope, decision.announce);
             self.notes.remove(&scope);
             if !decision.notes.is_empty() {
                 self.notes.insert(scope, decision.notes);
@@ -491,6 +499,7 @@ impl Ring {
             }
             Question::Lanes(peers) => self.lanes(&peers),
             Question::Memories(called) => self.memories(&called),
+            Question::Knows(object) => ok(&(self.remembered.is_some() && knows(&self.world, &object))),
             Question::Request { request: Request::Denied, .. } => {
                 self.denied().map_or_else(Answer::Error, |rows| ok(&rows))
             }

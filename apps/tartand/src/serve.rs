@@ -6,16 +6,17 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tartan_api::network::{ClusterNetwork, Network};
+use tartan_api::network::Network;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Answer, Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Action, Applied};
-use tartan_model::{NetworkName, NodeId};
+use tartan_model::NodeId;
 use tartan_rpc::{Client, Handler};
-use tartan_store::{Durability, Expect, NETWORKS, Store, StoreError};
+use tartan_store::{Durability, Entry, EntryKey, Expect, Store, StoreError};
 
 use crate::cluster::told;
-use crate::deleted::delete_network;
+use crate::deleted::delete_object;
+use crate::entry::{self, object_key, prefix};
 use crate::input::{Inbox, Question};
 use crate::metrics::{CniLabels, Metrics};
 use crate::remove::Removal;
@@ -87,8 +88,10 @@ impl Service {
     }
 
     fn apply(&self, objects: &[Object]) -> Result<Answer, Failure> {
-        let networks: Vec<Network> = objects.iter().map(resolve).collect::<Result<_, _>>()?;
-        if let Answer::Error(failure) = self.ask(Question::Check(networks)) {
+        let networks: Vec<Network> = objects.iter().filter_map(resolve).collect::<Result<_, _>>()?;
+        if !networks.is_empty()
+            && let Answer::Error(failure) = self.ask(Question::Check(networks))
+        {
             return Err(failure);
         }
         let applied: Vec<Applied> =
@@ -97,37 +100,45 @@ impl Service {
     }
 
     fn put(&self, object: &Object) -> Result<Applied, Failure> {
-        let key = format!("{NETWORKS}{}", object.name());
+        let (kind, name) = (object.kind(), object.name());
+        let key = object_key(kind, &name).ok_or_else(|| invalid(format!("{kind} {name:?}: no such name")))?;
+        let key = EntryKey::Object(key).to_string();
         let text = serde_json::to_vec(object).map_err(|error| invalid(error.to_string()))?;
         let old = self.store.get(&key).map_err(store)?;
-        let action = match old {
-            Some(old) if old.value == text => Action::Unchanged,
+        let says_the_same =
+            |old: &Entry| entry::object(kind, &old.value).is_ok_and(|old| old.says_the_same(object));
+        let action = match &old {
+            Some(old) if old.value == text || says_the_same(old) => Action::Unchanged,
             Some(_) => Action::Configured,
             None => Action::Created,
         };
-        if action != Action::Unchanged {
+        // What says the same may have moved to another line, which is noted.
+        if old.is_none_or(|old| old.value != text) {
             self.store.put(&key, &text, Expect::Any, Durability::Power).map_err(store)?;
         }
-        Ok(Applied { kind: object.kind(), name: object.name().into(), action })
+        Ok(Applied { kind, name, action })
     }
 
     fn get(&self, kind: ObjectKind, name: Option<&str>) -> Result<Answer, Failure> {
-        let entries = self.store.list(NETWORKS).map_err(store)?.entries;
-        let objects =
-            entries.iter().filter_map(|entry| serde_json::from_slice::<ClusterNetwork>(&entry.value).ok());
-        let objects: Vec<Object> = objects.map(Object::ClusterNetwork).collect();
-        match name {
-            None => Ok(ok(&objects)),
-            Some(name) => {
-                let found: Vec<&Object> = objects.iter().filter(|object| object.name() == name).collect();
-                if found.is_empty() { Err(not_found(kind, name)) } else { Ok(ok(&found)) }
-            }
-        }
+        let read = |entry: &Entry| entry::object(kind, &entry.value).ok();
+        let Some(name) = name else {
+            let entries = self.store.list(prefix(kind)).map_err(store)?.entries;
+            return Ok(ok(&entries.iter().filter_map(read).collect::<Vec<Object>>()));
+        };
+        let key = object_key(kind, name).ok_or_else(|| not_found(kind, name))?;
+        let entry = self.store.get(&EntryKey::Object(key).to_string()).map_err(store)?;
+        let found = entry.as_ref().and_then(read).ok_or_else(|| not_found(kind, name))?;
+        Ok(ok(&[found]))
     }
 
     fn delete(&self, kind: ObjectKind, name: &str) -> Result<Answer, Failure> {
-        let Ok(network) = name.parse::<NetworkName>() else { return Err(not_found(kind, name)) };
-        match delete_network(self.store.as_ref(), &network) {
+        let key = object_key(kind, name).ok_or_else(|| not_found(kind, name))?;
+        // What the store has lost and memory has is deleted, too, and no network: that is put back first.
+        let is_remembered = || {
+            let knows = Question::Knows(key.clone());
+            kind != ObjectKind::ClusterNetwork && self.ask(knows) == ok(&true)
+        };
+        match delete_object(self.store.as_ref(), &key, is_remembered) {
             Ok(true) => Ok(ok(&Applied { kind, name: name.into(), action: Action::Deleted })),
             Ok(false) => Err(not_found(kind, name)),
             Err(error) => Err(store(error)),
@@ -135,9 +146,11 @@ impl Service {
     }
 }
 
-fn resolve(object: &Object) -> Result<Network, Failure> {
-    let Object::ClusterNetwork(network) = object;
-    network.resolve().map_err(|error| invalid(format!("ClusterNetwork {}: {error}", object.name())))
+/// The network that an object is; None if it is none.
+fn resolve(object: &Object) -> Option<Result<Network, Failure>> {
+    let Object::ClusterNetwork(network) = object else { return None };
+    let wrong = |error| invalid(format!("ClusterNetwork {}: {error}", object.name()));
+    Some(network.resolve().map_err(wrong))
 }
 
 fn not_found(kind: ObjectKind, name: &str) -> Failure {

@@ -7,13 +7,14 @@ use tartan_api::VERSION;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Fact, Phase, Refused, Scope};
+use tartan_decide::{Phase, Refused, Scope};
 use tartan_host::{Reason, Row, obstacles};
 use tartan_kernel::KernelError;
 use tartan_model::{Cidr, Endpoint, IfName, NetworkName, Node, NodeId};
 use tartan_probe::Health;
 use tartan_store::Lease;
 
+use crate::entry::object_fact;
 use crate::ring::Ring;
 use crate::serve::{failure, ok};
 
@@ -77,7 +78,7 @@ impl Ring {
             uplink: self.world.report_uplink(),
             peers: self.count_peers(leases),
             endpoints: self.world.endpoints().count(),
-            policies: 0,
+            policies: self.world.policies().count(),
             networks: self.world.report_networks(),
             last_error: self.last_error.clone(),
             since: humantime::format_rfc3339_seconds(self.started).to_string(),
@@ -208,10 +209,10 @@ impl Ring {
 
     fn plan(&self, objects: &[Object]) -> Answer {
         let mut world = self.world.clone();
-        for Object::ClusterNetwork(network) in objects {
-            match network.resolve() {
+        for object in objects {
+            match object_fact(object.clone()) {
                 // Cannot be refused: only an attachment can.
-                Ok(network) => drop(world.learn(Fact::Network(network.name.clone(), Some(network)))),
+                Ok(fact) => drop(world.learn(fact)),
                 Err(error) => return failure(FailureCode::Invalid, error.to_string()),
             }
         }

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// The most labels of an object.
+pub const MAX_LABELS: usize = 256;
 /// The most requirements of a label selector.
 pub const MAX_REQUIREMENTS: usize = 256;
 
@@ -28,6 +30,9 @@ pub enum LabelError {
         /// What was given.
         text: String,
     },
+    /// Too many labels.
+    #[error("an object has at most {MAX_LABELS} labels")]
+    Count,
     /// An operator with the wrong number of values.
     #[error("{operator} {wants}")]
     Values {

@@ -2,8 +2,11 @@
 //! agent's socket, and the JSON of every verb. Field names here are a promise.
 
 pub mod cni;
+pub mod endpoint;
 pub mod flannel;
+pub mod kubernetes;
 pub mod label;
+pub mod meta;
 pub mod network;
 pub mod object;
 pub mod policy;

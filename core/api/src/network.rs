@@ -85,7 +85,7 @@ pub struct Spec {
     /// The pods' MTU in bytes, or `auto`: the underlay's less the overhead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<MtuChoice>,
-    /// Whether network policy is enforced: not served yet, so only `false`.
+    /// Whether network policy is enforced for its pods; the preset says unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<bool>,
     /// Whether traffic between nodes is encrypted: not served yet, so only `off`.
@@ -99,6 +99,24 @@ pub struct Spec {
 pub enum Preset {
     /// An L3 overlay, one block of addresses a node, bridged pods, no policy.
     Flannel,
+    /// The same overlay with routed pods and policy.
+    Canal,
+}
+
+impl Preset {
+    const fn attachment(self) -> Attachment {
+        match self {
+            Preset::Flannel => Attachment::Bridge,
+            Preset::Canal => Attachment::Routed,
+        }
+    }
+
+    const fn policy(self) -> bool {
+        match self {
+            Preset::Flannel => false,
+            Preset::Canal => true,
+        }
+    }
 }
 
 impl TryFrom<String> for Preset {
@@ -106,7 +124,8 @@ impl TryFrom<String> for Preset {
     fn try_from(word: String) -> Result<Self, NotServed> {
         match word.as_str() {
             "flannel" => Ok(Preset::Flannel),
-            _ => Err(NotServed::new("preset", &word, "flannel")),
+            "canal" => Ok(Preset::Canal),
+            _ => Err(NotServed::new("preset", &word, "flannel and canal")),
         }
     }
 }
@@ -243,21 +262,13 @@ pub struct Network {
     pub masquerade_exempt: Vec<Cidr>,
     /// The pods' MTU.
     pub mtu: MtuChoice,
+    /// Whether network policy is enforced for its pods.
+    pub policy: bool,
 }
 
 /// Why a ClusterNetwork cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetworkError {
-    /// A value that a later release will serve.
-    #[error("spec.{key}: {value} is not served by this release; write {instead} or leave the key out")]
-    NotServed {
-        /// The key under `spec`.
-        key: &'static str,
-        /// The value as written.
-        value: String,
-        /// What can be written.
-        instead: &'static str,
-    },
     /// Two pools share addresses.
     #[error("spec.pools: {first} and {second} overlap; give each pool a range of its own")]
     Overlap {
@@ -289,33 +300,23 @@ impl ClusterNetwork {
     /// When the object cannot be served, whatever the cluster looks like.
     pub fn resolve(&self) -> Result<Network, NetworkError> {
         let spec = &self.spec;
-        spec.refuse_unserved()?;
+        let preset = spec.preset.unwrap_or(Preset::Flannel);
         let network = Network {
             name: self.metadata.name.clone(),
-            preset: spec.preset.unwrap_or(Preset::Flannel),
+            preset,
             pools: spec.pools.clone().unwrap_or_else(usual_pools),
             fabric: spec.fabric.unwrap_or(Fabric::Overlay),
             paths: spec.paths.clone().unwrap_or_else(|| vec![Path::Vxlan]),
-            attachment: spec.attachment.unwrap_or(Attachment::Bridge),
+            attachment: spec.attachment.unwrap_or(preset.attachment()),
             vxlan: spec.vxlan.unwrap_or_default(),
             // As flannel's manifest has it (`--ip-masq`).
             masquerade: spec.masquerade.unwrap_or(true),
             masquerade_exempt: spec.masquerade_exempt.clone().unwrap_or_default(),
             mtu: spec.mtu.unwrap_or(MtuChoice::Auto),
+            policy: spec.policy.unwrap_or(preset.policy()),
         };
         network.check()?;
         Ok(network)
-    }
-}
-
-impl Spec {
-    fn refuse_unserved(&self) -> Result<(), NetworkError> {
-        match self.policy {
-            Some(true) => {
-                Err(NetworkError::NotServed { key: "policy", value: "true".into(), instead: "false" })
-            }
-            Some(false) | None => Ok(()),
-        }
     }
 }
 

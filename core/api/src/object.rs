@@ -4,12 +4,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::kubernetes::{Namespace, Pod, ServiceAccount};
+use crate::meta::{Annotations, Source};
 use crate::network::{ClusterNetwork, NetworkError};
+use crate::policy::NetworkPolicy;
 
 /// The largest text that is read: 1 MiB.
 pub const MAX_TEXT: usize = 1 << 20;
 /// The most objects in one text.
 pub const MAX_OBJECTS: usize = 10_000;
+/// The largest object in bytes of JSON, which stores keep: 1000 KiB.
+pub const MAX_OBJECT: usize = 1000 << 10;
 
 /// An object that people write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +22,14 @@ pub const MAX_OBJECTS: usize = 10_000;
 pub enum Object {
     /// A network of the cluster.
     ClusterNetwork(ClusterNetwork),
+    /// What pods of a namespace may receive and send.
+    NetworkPolicy(NetworkPolicy),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A pod.
+    Pod(Pod),
+    /// A service account.
+    ServiceAccount(ServiceAccount),
 }
 
 /// The kinds of objects that people write.
@@ -24,23 +37,65 @@ pub enum Object {
 pub enum ObjectKind {
     /// A network of the cluster.
     ClusterNetwork,
+    /// What pods of a namespace may receive and send.
+    NetworkPolicy,
+    /// A namespace.
+    Namespace,
+    /// A pod.
+    Pod,
+    /// A service account.
+    ServiceAccount,
 }
 
 impl ObjectKind {
-    /// The kind that a word on the command line means: its name, its plural, in any case.
+    /// Every kind.
+    pub const ALL: [ObjectKind; 5] = [
+        ObjectKind::ClusterNetwork,
+        ObjectKind::NetworkPolicy,
+        ObjectKind::Namespace,
+        ObjectKind::Pod,
+        ObjectKind::ServiceAccount,
+    ];
+
+    /// The kind that a word on the command line means: its name, its plural or what kubectl shortens it to, in any case.
     pub fn from_word(word: &str) -> Option<ObjectKind> {
-        match word.to_ascii_lowercase().as_str() {
-            "clusternetwork" | "clusternetworks" => Some(ObjectKind::ClusterNetwork),
-            _ => None,
+        let word = word.to_ascii_lowercase();
+        ObjectKind::ALL.into_iter().find(|kind| kind.words().contains(&word.as_str()))
+    }
+
+    /// The words for it on the command line, the usual one first.
+    pub const fn words(self) -> &'static [&'static str] {
+        match self {
+            ObjectKind::ClusterNetwork => &["clusternetwork", "clusternetworks"],
+            ObjectKind::NetworkPolicy => &["networkpolicy", "networkpolicies", "netpol"],
+            ObjectKind::Namespace => &["namespace", "namespaces", "ns"],
+            ObjectKind::Pod => &["pod", "pods", "po"],
+            ObjectKind::ServiceAccount => &["serviceaccount", "serviceaccounts", "sa"],
+        }
+    }
+
+    /// Whether objects of this kind live in namespaces.
+    pub const fn is_namespaced(self) -> bool {
+        match self {
+            ObjectKind::ClusterNetwork | ObjectKind::Namespace => false,
+            ObjectKind::NetworkPolicy | ObjectKind::Pod | ObjectKind::ServiceAccount => true,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            ObjectKind::ClusterNetwork => "ClusterNetwork",
+            ObjectKind::NetworkPolicy => "NetworkPolicy",
+            ObjectKind::Namespace => "Namespace",
+            ObjectKind::Pod => "Pod",
+            ObjectKind::ServiceAccount => "ServiceAccount",
         }
     }
 }
 
 impl std::fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            ObjectKind::ClusterNetwork => "ClusterNetwork",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -49,14 +104,57 @@ impl Object {
     pub fn kind(&self) -> ObjectKind {
         match self {
             Object::ClusterNetwork(_) => ObjectKind::ClusterNetwork,
+            Object::NetworkPolicy(_) => ObjectKind::NetworkPolicy,
+            Object::Namespace(_) => ObjectKind::Namespace,
+            Object::Pod(_) => ObjectKind::Pod,
+            Object::ServiceAccount(_) => ObjectKind::ServiceAccount,
         }
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
+    /// Its name, behind its namespace and a slash if it lives in one.
+    pub fn name(&self) -> String {
         match self {
-            Object::ClusterNetwork(network) => network.metadata.name.as_str(),
+            Object::ClusterNetwork(network) => network.metadata.name.to_string(),
+            Object::NetworkPolicy(policy) => policy.metadata.full_name(),
+            Object::Namespace(namespace) => namespace.metadata.name.to_string(),
+            Object::Pod(pod) => pod.metadata.full_name(),
+            Object::ServiceAccount(account) => account.metadata.full_name(),
         }
+    }
+
+    /// Where it was written; None if that is not known, as of every ClusterNetwork.
+    pub fn source(&self) -> Option<&Source> {
+        match self {
+            Object::ClusterNetwork(_) => None,
+            Object::NetworkPolicy(policy) => policy.metadata.annotations.applied_from.as_ref(),
+            Object::Namespace(namespace) => namespace.metadata.annotations.applied_from.as_ref(),
+            Object::Pod(pod) => pod.metadata.annotations.applied_from.as_ref(),
+            Object::ServiceAccount(account) => account.metadata.annotations.applied_from.as_ref(),
+        }
+    }
+
+    /// The same, written there.
+    #[must_use]
+    pub fn from_source(mut self, source: Option<Source>) -> Object {
+        if let Some(annotations) = self.annotations() {
+            annotations.applied_from = source;
+        }
+        self
+    }
+
+    fn annotations(&mut self) -> Option<&mut Annotations> {
+        match self {
+            Object::ClusterNetwork(_) => None,
+            Object::NetworkPolicy(policy) => Some(&mut policy.metadata.annotations),
+            Object::Namespace(namespace) => Some(&mut namespace.metadata.annotations),
+            Object::Pod(pod) => Some(&mut pod.metadata.annotations),
+            Object::ServiceAccount(account) => Some(&mut account.metadata.annotations),
+        }
+    }
+
+    /// Whether it says the same as another, wherever the two were written.
+    pub fn says_the_same(&self, other: &Object) -> bool {
+        self == other || self.clone().from_source(None) == other.clone().from_source(None)
     }
 }
 
@@ -85,6 +183,14 @@ pub enum ObjectError {
         /// Why.
         source: NetworkError,
     },
+    /// The object is well written but larger than what is kept.
+    #[error("{file}:{line}: the object is larger than {} KiB; make several of it", MAX_OBJECT >> 10)]
+    TooLarge {
+        /// Where the text is from.
+        file: String,
+        /// The line that the object begins at.
+        line: u64,
+    },
     /// Too much text or too many objects.
     #[error("{file}: {what}")]
     TooMuch {
@@ -101,7 +207,7 @@ pub enum ObjectError {
     },
 }
 
-/// Reads every object in a text. `file` is only named in errors.
+/// Reads every object in a text. `file` is named in errors, and noted as where the objects were written.
 ///
 /// # Errors
 /// At the first thing that is wrong; nothing is taken from a text with an error in it.
@@ -157,22 +263,37 @@ impl Document<'_> {
 
     fn object(&self, file: &str) -> Result<Object, ObjectError> {
         let head: Head = self.read(file)?;
-        match ObjectKind::from_word(&head.kind).filter(|kind| kind.to_string() == head.kind) {
-            Some(ObjectKind::ClusterNetwork) => {
-                let network: ClusterNetwork = self.read(file)?;
-                network.resolve().map_err(|source| ObjectError::Network {
-                    file: file.into(),
-                    line: self.first_line(),
-                    source,
-                })?;
-                Ok(Object::ClusterNetwork(network))
-            }
-            None => Err(ObjectError::Text {
-                file: file.into(),
-                line: self.first_line(),
-                column: 1,
-                reason: format!("kind {:?} is not known; this release knows ClusterNetwork", head.kind),
-            }),
+        let kind = ObjectKind::from_word(&head.kind).filter(|kind| kind.name() == head.kind);
+        let object = match kind.ok_or_else(|| self.unknown(file, &head.kind))? {
+            ObjectKind::ClusterNetwork => Object::ClusterNetwork(self.network(file)?),
+            ObjectKind::NetworkPolicy => Object::NetworkPolicy(self.read(file)?),
+            ObjectKind::Namespace => Object::Namespace(self.read(file)?),
+            ObjectKind::Pod => Object::Pod(self.read(file)?),
+            ObjectKind::ServiceAccount => Object::ServiceAccount(self.read(file)?),
+        };
+        // A short text may stand for much: by aliases, and by what is filled in.
+        if serde_json::to_vec(&object).is_ok_and(|json| json.len() > MAX_OBJECT) {
+            return Err(ObjectError::TooLarge { file: file.into(), line: self.first_line() });
+        }
+        Ok(object.from_source(Some(Source::new(file, self.first_line()))))
+    }
+
+    fn network(&self, file: &str) -> Result<ClusterNetwork, ObjectError> {
+        let network: ClusterNetwork = self.read(file)?;
+        match network.resolve() {
+            Ok(_) => Ok(network),
+            Err(source) => Err(ObjectError::Network { file: file.into(), line: self.first_line(), source }),
+        }
+    }
+
+    fn unknown(&self, file: &str, kind: &str) -> ObjectError {
+        let known = ObjectKind::ALL.map(ObjectKind::name).join(", ");
+        let kind: String = kind.chars().take(64).collect();
+        ObjectError::Text {
+            file: file.into(),
+            line: self.first_line(),
+            column: 1,
+            reason: format!("kind {kind:?} is not known; this release knows {known}"),
         }
     }
 

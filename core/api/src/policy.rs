@@ -1,13 +1,14 @@
 //! `networking.k8s.io/v1` NetworkPolicy as people write it (Kubernetes API reference, NetworkPolicySpec).
 
-use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use tartan_model::{Cidr, Name};
+use tartan_model::{AddressError, Cidr, InterfaceAddress};
 use thiserror::Error;
 
-use crate::label::{LabelSelector, Labels};
+use crate::label::LabelSelector;
+use crate::meta::ObjectMeta;
 
 /// The most rules of a policy in one direction.
 pub const MAX_RULES: usize = 1024;
@@ -55,9 +56,16 @@ pub enum PolicyError {
     },
 }
 
+impl PolicyError {
+    /// The error for a text that names no port.
+    pub(crate) fn port(text: &str) -> PolicyError {
+        PolicyError::Port { text: format!("{:?}", text.chars().take(64).collect::<String>()) }
+    }
+}
+
 /// A NetworkPolicy: what the pods of a namespace may receive and send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", from = "WrittenPolicy")]
 pub struct NetworkPolicy {
     /// Always `networking.k8s.io/v1`.
     pub api_version: PolicyVersion,
@@ -66,8 +74,27 @@ pub struct NetworkPolicy {
     /// Its name, namespace and labels.
     pub metadata: ObjectMeta,
     /// What it says.
-    #[serde(default)]
     pub spec: PolicySpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenPolicy {
+    api_version: PolicyVersion,
+    kind: PolicyKind,
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: PolicySpec,
+    /// What servers of before 1.28 put there.
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+impl From<WrittenPolicy> for NetworkPolicy {
+    fn from(written: WrittenPolicy) -> NetworkPolicy {
+        let WrittenPolicy { api_version, kind, metadata, spec, .. } = written;
+        NetworkPolicy { api_version, kind, metadata, spec }
+    }
 }
 
 /// The one API version.
@@ -83,27 +110,6 @@ pub enum PolicyVersion {
 pub enum PolicyKind {
     /// A policy of Kubernetes.
     NetworkPolicy,
-}
-
-/// The metadata of a Kubernetes object, as far as it matters here; the rest of what a server puts there is passed over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectMeta {
-    /// Its name.
-    pub name: Name,
-    /// Its namespace; `default` unless given.
-    #[serde(default = "default_namespace")]
-    pub namespace: Name,
-    /// Its labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: Labels,
-}
-
-fn default_namespace() -> Name {
-    const DEFAULT: &str = "default";
-    match DEFAULT.parse() {
-        Ok(name) => name,
-        Err(_) => unreachable!("a name"),
-    }
 }
 
 /// What a policy says.
@@ -161,7 +167,8 @@ pub struct EgressRule {
 pub struct Parts<T>(pub Vec<T>);
 
 impl<T> Parts<T> {
-    fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -175,7 +182,7 @@ impl<T> Default for Parts<T> {
 impl<T> TryFrom<Option<Vec<T>>> for Parts<T> {
     type Error = PolicyError;
     fn try_from(list: Option<Vec<T>>) -> Result<Self, PolicyError> {
-        bounded(list, MAX_PARTS, "peers or ports in a rule").map(Parts)
+        bounded(list, MAX_PARTS, "peers, ports or containers in a list").map(Parts)
     }
 }
 
@@ -199,7 +206,8 @@ pub enum Peer {
     },
 }
 
-/// A range of addresses without some.
+/// A range of addresses without some. As in Kubernetes, bits behind the prefix may be written; they say nothing:
+/// `10.1.2.3/8` is kept, and shown, as `10.0.0.0/8`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", try_from = "WrittenBlock")]
 pub struct IpBlock {
@@ -233,6 +241,16 @@ pub enum Protocol {
     Sctp,
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        })
+    }
+}
+
 /// Which ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
@@ -250,15 +268,6 @@ pub enum Ports {
 enum NumberOrName {
     Number(i64),
     Name(String),
-}
-
-impl fmt::Display for NumberOrName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NumberOrName::Number(number) => write!(f, "{number}"),
-            NumberOrName::Name(name) => write!(f, "{:?}", name.chars().take(64).collect::<String>()),
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -325,15 +334,28 @@ impl From<Peer> for WrittenPeer {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenBlock {
-    cidr: Cidr,
-    except: Option<Vec<Cidr>>,
+    cidr: Masked,
+    except: Option<Vec<Masked>>,
+}
+
+/// A range whose bits behind the prefix are dropped.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Masked(Cidr);
+
+impl TryFrom<String> for Masked {
+    type Error = AddressError;
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        Ok(Masked(text.parse::<InterfaceAddress>()?.network()))
+    }
 }
 
 impl TryFrom<WrittenBlock> for IpBlock {
     type Error = PolicyError;
     fn try_from(written: WrittenBlock) -> Result<Self, PolicyError> {
-        let cidr = written.cidr;
+        let Masked(cidr) = written.cidr;
         let except = bounded(written.except, MAX_PARTS, "exceptions of a range")?;
+        let except: Vec<Cidr> = except.into_iter().map(|Masked(except)| except).collect();
         match except.iter().find(|except| !cidr.covers(except) || **except == cidr) {
             Some(except) => Err(PolicyError::Except { cidr, except: *except }),
             None => Ok(IpBlock { cidr, except }),
@@ -358,11 +380,9 @@ impl TryFrom<WrittenPort> for PolicyPort {
             (None, None) => Ports::All,
             (None | Some(NumberOrName::Name(_)), Some(_)) => return Err(PolicyError::EndWithoutPort),
             (Some(NumberOrName::Name(name)), None) if is_port_name(&name) => Ports::Named(name),
-            (Some(name @ NumberOrName::Name(_)), None) => {
-                return Err(PolicyError::Port { text: name.to_string() });
-            }
+            (Some(NumberOrName::Name(name)), None) => return Err(PolicyError::port(&name)),
             (Some(NumberOrName::Number(port)), end) => {
-                let (port, end) = (number(port)?, number(end.unwrap_or(port))?);
+                let (port, end) = (port_number(port)?, port_number(end.unwrap_or(port))?);
                 if end < port {
                     return Err(PolicyError::Backwards { port, end });
                 }
@@ -386,14 +406,15 @@ impl From<PolicyPort> for WrittenPort {
     }
 }
 
-fn number(port: i64) -> Result<u16, PolicyError> {
+/// A port by its number.
+pub(crate) fn port_number(port: i64) -> Result<u16, PolicyError> {
     let fits = u16::try_from(port).ok().filter(|port| *port > 0);
     fits.ok_or_else(|| PolicyError::Port { text: port.to_string() })
 }
 
 /// A service name (RFC 6335, section 5.1): 1 to 15 letters, digits and `-`, with a letter, and no `-` at an edge or beside
 /// another. Kubernetes wants lowercase.
-fn is_port_name(name: &str) -> bool {
+pub(crate) fn is_port_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())

@@ -64,14 +64,14 @@ pub enum Request {
     Get {
         /// Which kind.
         kind: ObjectKind,
-        /// Only the one of this name.
+        /// Only the one of this name, `NAMESPACE/NAME` if the kind lives in namespaces.
         name: Option<String>,
     },
     /// Take an object out of the store. Answered by [`crate::verb::Applied`].
     Delete {
         /// Which kind.
         kind: ObjectKind,
-        /// Its name.
+        /// Its name, `NAMESPACE/NAME` if the kind lives in namespaces.
         name: String,
     },
     /// Take a node out of the cluster: its blocks, its entry and its name. Answered by [`crate::verb::Left`].

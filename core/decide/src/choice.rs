@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use tartan_api::endpoint::PublishedEndpoint;
 use tartan_fabric::{Blocked, Reached, Reason};
 use tartan_model::{
-    Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName, Path, PodName,
-    Vni,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName,
+    Path, PodName, Vni,
 };
 use thiserror::Error;
 
@@ -23,8 +24,19 @@ pub struct Decision {
     pub returns: Vec<(NetworkName, Cidr)>,
     /// What this node shall publish of itself in the store.
     pub publish: Option<Node>,
+    /// What this node shall publish of a pod's interface in the store, or take away.
+    pub announce: Option<Announcement>,
     /// What cannot be done, and why.
     pub notes: Vec<Note>,
+}
+
+/// What the store shall have of a pod's interface on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The runtime's name for it.
+    pub key: AttachmentKey,
+    /// What is said of it; None to take away what was said.
+    pub endpoint: Option<PublishedEndpoint>,
 }
 
 /// A block to claim.

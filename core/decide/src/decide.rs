@@ -10,8 +10,8 @@ use tartan_model::{
 };
 
 use crate::{
-    Attached, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice,
-    Phase, Reach, Scope, World,
+    Announcement, Attached, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note,
+    PeerChoice, Phase, Reach, Scope, World,
 };
 
 impl World {
@@ -21,8 +21,19 @@ impl World {
             Scope::Node => self.decide_node(),
             Scope::Network(name) => self.decide_network(name),
             Scope::Peer(id) => self.decide_peer(id),
-            Scope::Endpoint(key) => self.decide_endpoint(key),
+            Scope::Endpoint(key) => {
+                Decision { announce: self.decide_announcement(key), ..self.decide_endpoint(key) }
+            }
+            Scope::Policy => Decision::default(),
         }
+    }
+
+    /// What the others are told of a pod's interface, if that is not what they shall know. Before the store has told
+    /// everything, what it has may only not be known yet.
+    fn decide_announcement(&self, key: &AttachmentKey) -> Option<Announcement> {
+        let endpoint = self.to_publish(key);
+        let differs = self.in_sync && endpoint.as_ref() != self.published(key);
+        differs.then(|| Announcement { key: key.clone(), endpoint })
     }
 
     fn decide_node(&self) -> Decision {

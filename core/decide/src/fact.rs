@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use tartan_api::endpoint::PublishedEndpoint;
+use tartan_api::kubernetes::PodObject;
+use tartan_api::label::Labels;
 use tartan_api::network::Network;
+use tartan_api::policy::NetworkPolicy;
 use tartan_ipam::IpamError;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, IfName, ListName, Mac, NetnsPlace, NetworkName, NoUplink, Node,
-    NodeId, PodName, Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, IfName, ListName, Mac, Name, NetnsPlace, NetworkName, NoUplink,
+    Node, NodeId, PodName, PolicyName, ServiceAccountName, Uplink,
 };
 use thiserror::Error;
 
@@ -22,6 +27,16 @@ pub enum Fact {
     Node(NodeId, Option<Node>),
     /// A network in the store, or that it is gone.
     Network(NetworkName, Option<Network>),
+    /// A NetworkPolicy in the store, or that it is gone.
+    Policy(PolicyName, Option<Arc<NetworkPolicy>>),
+    /// The labels of a Namespace in the store, or that it is gone.
+    Namespace(Name, Option<Labels>),
+    /// A Pod in the store, or that it is gone; the pod itself may go on.
+    Pod(PodName, Option<PodObject>),
+    /// The labels of a ServiceAccount in the store, or that it is gone.
+    ServiceAccount(ServiceAccountName, Option<Labels>),
+    /// What a node has published of a pod's interface, this node included, or that it has taken it away.
+    Endpoint(NodeId, AttachmentKey, Option<PublishedEndpoint>),
     /// Who owns a block, or that nobody does.
     Block(NetworkName, Cidr, Option<NodeId>),
     /// Another node was quicker to claim a block.

@@ -20,6 +20,11 @@ impl World {
             Fact::Uplink(uplink) => self.learn_uplink(uplink),
             Fact::Node(id, node) => self.learn_node(id, node),
             Fact::Network(name, network) => self.learn_network(name, network),
+            Fact::Policy(name, policy) => self.learn_policy(name, policy),
+            Fact::Namespace(name, labels) => self.learn_namespace(name, labels),
+            Fact::Pod(name, pod) => self.learn_pod(name, pod),
+            Fact::ServiceAccount(name, labels) => self.learn_service_account(name, labels),
+            Fact::Endpoint(node, key, published) => self.learn_published(node, key, published),
             Fact::Block(network, block, owner) => self.learn_block(network, block, owner),
             Fact::ClaimLost(network) => {
                 *self.lost_claims.entry(network.clone()).or_default() += 1;
@@ -163,7 +168,8 @@ impl World {
         self.index(&network, block, old, owner);
         let records = self.learn_held(&network, block, owner);
         let mut scopes: BTreeSet<Scope> = old.iter().chain(&owner).map(|id| Scope::Peer(*id)).collect();
-        scopes.insert(Scope::Network(network.clone()));
+        // Whose addresses a node may speak for is another now.
+        scopes.extend([Scope::Network(network.clone()), Scope::Policy]);
         if owner == Some(self.this) {
             self.lost_claims.remove(&network);
             self.addresses_of(&network, block);
@@ -231,7 +237,7 @@ impl World {
             let _ = self.addresses_of(&endpoint.network, *block).claim(*address);
         }
         let mut scopes: Vec<Scope> = self.concerned(&endpoint.network).collect();
-        scopes.push(Scope::Endpoint(endpoint.key.clone()));
+        scopes.extend([Scope::Endpoint(endpoint.key.clone()), Scope::Policy]);
         self.endpoints.insert(endpoint.key.clone(), Attached { endpoint, phase: Phase::Wanted });
         dirty(scopes)
     }
@@ -321,7 +327,7 @@ impl World {
         match self.endpoints.get_mut(&key) {
             Some(attached) => {
                 attached.phase = Phase::Leaving;
-                dirty([Scope::Endpoint(key)])
+                dirty([Scope::Endpoint(key), Scope::Policy])
             }
             None => Learned::default(),
         }
@@ -329,7 +335,7 @@ impl World {
 
     fn shut(&mut self, key: AttachmentKey) -> Learned {
         let Some(Attached { endpoint, .. }) = self.endpoints.remove(&key) else { return Learned::default() };
-        let mut learned = dirty([Scope::Endpoint(key.clone())]);
+        let mut learned = dirty([Scope::Endpoint(key.clone()), Scope::Policy]);
         learned.dirty.extend(self.concerned(&endpoint.network));
         learned.records.push(Record::EndpointGone(key));
         for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {

@@ -10,17 +10,20 @@ mod fact;
 mod lanes;
 mod learn;
 mod lower;
+mod objects;
 mod report;
 mod way_out;
 mod world;
 
 pub use check::{Sides, differences};
 pub use choice::{
-    Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note, PeerChoice, Reach,
+    Announcement, Bridge, Choice, Claim, Decision, EndpointChoice, NetworkChoice, NodeChoice, Note,
+    PeerChoice, Reach,
 };
 pub use conflict::{Conflict, MOST_POOLS};
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
+pub use objects::RemoteEndpoint;
 pub use report::{Probed, added, worst};
 pub use tartan_ipam::capacity;
 pub use way_out::WayOut;

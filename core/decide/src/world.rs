@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use tartan_api::endpoint::PublishedEndpoint;
+use tartan_api::kubernetes::PodObject;
+use tartan_api::label::Labels;
 use tartan_api::network::{MtuChoice, Network};
+use tartan_api::policy::NetworkPolicy;
 use tartan_ipam::BlockAddresses;
 use tartan_model::{
-    AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName,
-    Uplink,
+    AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, Name, NetworkName, NoUplink, Node, NodeId,
+    NodeName, PodName, PolicyName, ServiceAccountName, Uplink,
 };
 
 /// What is decided at once, and what a row belongs to.
@@ -22,6 +27,8 @@ pub enum Scope {
     Peer(NodeId),
     /// A pod's interface on this node.
     Endpoint(AttachmentKey),
+    /// What all policies together come to on this node.
+    Policy,
 }
 
 impl fmt::Display for Scope {
@@ -31,6 +38,7 @@ impl fmt::Display for Scope {
             Scope::Network(name) => write!(f, "network {name}"),
             Scope::Peer(id) => write!(f, "peer {id}"),
             Scope::Endpoint(key) => write!(f, "endpoint {key}"),
+            Scope::Policy => write!(f, "policy"),
         }
     }
 }
@@ -77,6 +85,13 @@ pub struct World {
     /// claimed again when the store has lost them.
     pub(crate) held: BTreeSet<(NetworkName, Cidr)>,
     pub(crate) endpoints: BTreeMap<AttachmentKey, Attached>,
+    /// What people write for policies. Nobody has to have written a pod's namespace, or the pod itself.
+    pub(crate) policies: BTreeMap<PolicyName, Arc<NetworkPolicy>>,
+    pub(crate) namespaces: BTreeMap<Name, Labels>,
+    pub(crate) pods: BTreeMap<PodName, PodObject>,
+    pub(crate) service_accounts: BTreeMap<ServiceAccountName, Labels>,
+    /// What each node says of its pods' interfaces, true or not; of this node what the store has.
+    pub(crate) published: BTreeMap<NodeId, BTreeMap<AttachmentKey, PublishedEndpoint>>,
     /// The number in each bridge's name: given once, kept.
     pub(crate) bridges: BTreeMap<NetworkName, u32>,
     /// The addresses of this node's own blocks. Outlives the knowledge of who owns the block, so that an
@@ -103,6 +118,11 @@ impl World {
             returning: BTreeSet::new(),
             held: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            service_accounts: BTreeMap::new(),
+            published: BTreeMap::new(),
             bridges: BTreeMap::new(),
             addresses: BTreeMap::new(),
             lost_claims: BTreeMap::new(),
@@ -233,11 +253,14 @@ impl World {
 
     /// Every scope that there is something to decide for.
     pub fn scopes(&self) -> BTreeSet<Scope> {
-        let mut scopes = BTreeSet::from([Scope::Node]);
+        let mut scopes = BTreeSet::from([Scope::Node, Scope::Policy]);
         let held = self.owned.get(&self.this).into_iter().flatten().map(|(network, _)| network);
         scopes.extend(self.networks.keys().chain(held).cloned().map(Scope::Network));
         scopes.extend(self.peers().map(|node| Scope::Peer(node.id)));
         scopes.extend(self.endpoints.keys().cloned().map(Scope::Endpoint));
+        // Of pods that are gone, too, as long as the others are told of them.
+        let told = self.published.get(&self.this).into_iter().flatten().map(|(key, _)| key);
+        scopes.extend(told.cloned().map(Scope::Endpoint));
         scopes
     }
 }

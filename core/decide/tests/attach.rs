@@ -40,7 +40,7 @@ fn world() -> World {
              vxlan: {{vni: {}}}, pools: [{{cidr: 10.{at}.0.0/16, blockSize: 24}}, {{cidr: \"fd00:{at}::/56\", blockSize: 64}}]}}}}",
             at + 1
         );
-        let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0);
+        let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0) else { panic!() };
         let network = object.resolve().unwrap();
         facts.push(Fact::Network(network.name.clone(), Some(network)));
         for block in [format!("10.{at}.0.0/24"), format!("fd00:{at}::/64")] {

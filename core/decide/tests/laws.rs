@@ -9,11 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
+use tartan_api::endpoint::PublishedEndpoint;
+use tartan_api::kubernetes::PodObject;
+use tartan_api::label::Labels;
 use tartan_api::network::{ClusterNetwork, Network};
 use tartan_api::object::{Object, parse};
-use tartan_decide::{Attach, Attached, Choice, Decision, Fact, Phase, Record, Scope, WayOut, World, lower};
+use tartan_decide::{
+    Announcement, Attach, Attached, Choice, Decision, Fact, Phase, Record, Scope, WayOut, World, lower,
+};
 use tartan_host::{Element, Key, Member, Route, RouteKind, Row};
 use tartan_model::{
     AttachmentKey, Cidr, Endpoint, Family, InterfaceAddress, Mac, Mtu, NetnsPlace, NetworkName, NoUplink,
@@ -75,7 +81,7 @@ fn network(name: &str, pools: &str, vni: u32, attachment: &str) -> Network {
         "{{apiVersion: tartan.dev/v1alpha1, kind: ClusterNetwork, metadata: {{name: {name}}}, \
          spec: {{pools: [{pools}], vxlan: {{vni: {vni}}}, {attachment}}}}}"
     );
-    let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0);
+    let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0) else { panic!() };
     ClusterNetwork::resolve(&object).unwrap()
 }
 
@@ -166,11 +172,54 @@ fn how() -> impl Strategy<Value = &'static str> {
         Just("attachment: bridge"),
         Just("attachment: routed, paths: [direct]"),
         Just("attachment: bridge, paths: [direct, vxlan]"),
+        Just("preset: canal"),
     ]
 }
 
 fn families() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![Just(vec![4]), Just(vec![6]), Just(vec![4, 6])]
+}
+
+fn labels(text: &str) -> Labels {
+    serde_json::from_value(serde_json::json!({"app": text})).unwrap()
+}
+
+/// What people write: there, different, or gone.
+fn objects() -> impl Strategy<Value = Fact> {
+    let policy = |n: u8| {
+        let text = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, \
+             spec: {{podSelector: {{matchLabels: {{app: a{n}}}}}}}}}"
+        );
+        let Object::NetworkPolicy(policy) = parse("test", &text).unwrap().remove(0) else { panic!() };
+        Arc::new(policy)
+    };
+    let labels = |n: u8| labels(&format!("a{n}"));
+    (0u8..4, prop::option::of(0u8..2)).prop_map(move |(kind, is)| match kind {
+        0 => Fact::Policy("default/p".parse().unwrap(), is.map(policy)),
+        1 => Fact::Namespace("default".parse().unwrap(), is.map(labels)),
+        2 => Fact::ServiceAccount("default/s".parse().unwrap(), is.map(labels)),
+        _ => {
+            let pod = |n| PodObject { labels: labels(n), ..PodObject::default() };
+            Fact::Pod("default/p1".parse().unwrap(), is.map(pod))
+        }
+    })
+}
+
+fn published_endpoint(n: u8, at: usize, address: u8) -> PublishedEndpoint {
+    PublishedEndpoint {
+        pod: format!("default/p{n}").parse().unwrap(),
+        network: name(at),
+        addresses: vec![block(at, 4, address % 4).nth(2).unwrap()],
+        labels: labels("x"),
+    }
+}
+
+/// What nodes say of their pods, true or not.
+fn published() -> impl Strategy<Value = Fact> {
+    (1u8..5, 0u8..6, prop::option::of((0usize..2, 0u8..4))).prop_map(|(node, n, is)| {
+        Fact::Endpoint(id(node), key(n), is.map(|(at, address)| published_endpoint(n, at, address)))
+    })
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
@@ -191,6 +240,8 @@ fn fact() -> impl Strategy<Value = Fact> {
         1 => (0usize..2).prop_map(|at| Fact::ClaimLost(name(at))),
         1 => (0usize..2, prop_oneof![Just(4u8), Just(6)], 0u8..4)
             .prop_map(|(at, f, n)| Fact::Held(name(at), block(at, f, n))),
+        2 => objects(),
+        3 => published(),
         1 => Just(Fact::InSync),
         6 => (0u8..6, 0usize..2, any::<u32>()).prop_map(|(n, at, link)| attach(n, at, link)),
         2 => (0u8..6).prop_map(|n| Fact::Added(key(n))),
@@ -353,8 +404,77 @@ proptest! {
             let _ = detour.learn(Fact::Block(name(0), block(0, 4, n), Some(id(n))));
             let _ = detour.learn(Fact::Block(name(0), block(0, 4, n), None));
             let _ = detour.learn(Fact::Node(id(n), None));
+            let _ = detour.learn(Fact::Endpoint(id(n), key(9), Some(published_endpoint(9, 0, n))));
+            let _ = detour.learn(Fact::Endpoint(id(THIS), key(9), Some(published_endpoint(9, 0, n))));
+            let _ = detour.learn(Fact::Namespace("detour".parse().unwrap(), Some(labels("x"))));
+            let _ = detour.learn(Fact::Endpoint(id(n), key(9), None));
+            let _ = detour.learn(Fact::Endpoint(id(THIS), key(9), None));
+            let _ = detour.learn(Fact::Namespace("detour".parse().unwrap(), None));
         }
         prop_assert_eq!(everything(&straight), everything(&detour));
+    }
+
+    /// Facts about different things may come in any order: what comes later about the same thing counts.
+    #[test]
+    fn what_is_known_of_others_does_not_depend_on_the_order(told in prop::collection::vec(shared(), 1..30), seed: u64) {
+        let mut last: BTreeMap<String, Fact> = BTreeMap::new();
+        for fact in told {
+            last.insert(about(&fact), fact);
+        }
+        let mut facts: Vec<Fact> = last.into_values().collect();
+        let mut first = world();
+        facts.iter().for_each(|fact| { let _ = first.learn(fact.clone()); });
+        // A shuffle that the seed decides.
+        let length = facts.len();
+        (1..length).rev().for_each(|at| facts.swap(at, (seed.rotate_left(at as u32) % (at as u64 + 1)) as usize));
+        let mut second = world();
+        facts.iter().for_each(|fact| { let _ = second.learn(fact.clone()); });
+        prop_assert_eq!(first.remote_endpoints().collect::<Vec<_>>(), second.remote_endpoints().collect::<Vec<_>>());
+        prop_assert!(first.policies().eq(second.policies()) && first.pods().eq(second.pods()));
+        prop_assert!(first.namespaces().eq(second.namespaces()));
+        prop_assert!(first.service_accounts().eq(second.service_accounts()));
+        prop_assert_eq!(everything(&first), everything(&second));
+    }
+
+    /// Whatever a node publishes, it is believed of its own blocks only, and never of this node's.
+    #[test]
+    fn a_node_speaks_for_its_own_blocks_only(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+            for remote in world.remote_endpoints() {
+                prop_assert!(remote.node != id(THIS) && !remote.addresses.is_empty());
+                for address in &remote.addresses {
+                    let mut blocks = world.blocks();
+                    let is_its = blocks.any(|(network, block, owner)|
+                        network == remote.network && *owner == remote.node && block.contains(*address));
+                    prop_assert!(is_its, "{} of {}", address, remote.node);
+                }
+            }
+        }
+    }
+
+    /// Who does what is decided ends with exactly its pods in networks with policies published, and has no more to do.
+    #[test]
+    fn what_is_announced_is_what_the_others_shall_know(facts in facts(60)) {
+        let mut world = world();
+        for fact in facts {
+            let _ = world.learn(fact);
+        }
+        let _ = world.learn(Fact::InSync);
+        let announced = |world: &World| everything(world).into_values().filter_map(|decision| decision.announce).collect::<Vec<_>>();
+        for Announcement { key, endpoint } in announced(&world) {
+            let _ = world.learn(Fact::Endpoint(id(THIS), key, endpoint));
+        }
+        prop_assert_eq!(announced(&world), []);
+        for n in 0..6 {
+            let attached = world.endpoint(&key(n)).filter(|attached| attached.phase != Phase::Leaving);
+            let shown = attached.filter(|attached| {
+                world.network(&attached.endpoint.network).is_some_and(|network| network.policy)
+            });
+            let addresses = world.published(&key(n)).map(|published| &published.addresses);
+            prop_assert_eq!(addresses, shown.map(|attached| &attached.endpoint.addresses));
+        }
     }
 
     /// What was recorded is enough: the next agent gives every pod the same again and no address twice.
@@ -495,6 +615,29 @@ proptest! {
                 prop_assert!(link.master.as_ref().is_none_or(|master| rows.link(master).is_some()), "{row}");
             }
         }
+    }
+}
+
+/// Facts that the store tells and nobody here chooses.
+fn shared() -> impl Strategy<Value = Fact> {
+    prop_oneof![
+        2 => objects(),
+        4 => published().prop_filter("of others", |fact| !matches!(fact, Fact::Endpoint(node, ..) if *node == id(THIS))),
+        4 => (0usize..2, 0u8..4, prop::option::of(2u8..5))
+            .prop_map(|(at, n, owner)| Fact::Block(name(at), block(at, 4, n), owner.map(id))),
+    ]
+}
+
+/// What a fact is about.
+fn about(fact: &Fact) -> String {
+    match fact {
+        Fact::Policy(name, _) => format!("policy {name}"),
+        Fact::Namespace(name, _) => format!("namespace {name}"),
+        Fact::Pod(name, _) => format!("pod {name}"),
+        Fact::ServiceAccount(name, _) => format!("account {name}"),
+        Fact::Endpoint(node, key, _) => format!("endpoint {node} {key}"),
+        Fact::Block(network, block, _) => format!("block {network} {block}"),
+        _ => String::new(),
     }
 }
 

@@ -30,7 +30,7 @@ fn network(spec: &str) -> Network {
     let text = format!(
         "{{apiVersion: tartan.dev/v1alpha1, kind: ClusterNetwork, metadata: {{name: default}}, spec: {{{spec}}}}}"
     );
-    let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0);
+    let Object::ClusterNetwork(object) = parse("test", &text).unwrap().remove(0) else { panic!() };
     object.resolve().unwrap()
 }
 

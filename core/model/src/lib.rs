@@ -9,7 +9,10 @@ mod pool;
 mod uplink;
 
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
-pub use name::{ContainerId, IfName, ListName, Name, NameError, NetworkName, NodeId, NodeName, PodName};
+pub use name::{
+    ContainerId, IfName, ListName, Name, NameError, NetworkName, NodeId, NodeName, PodName, PolicyName,
+    ServiceAccountName,
+};
 pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path};
 pub use pool::{MAX_RESERVATIONS, MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError, Reservation};
 pub use uplink::{ChoiceError, IfPattern, NoUplink, PatternError, Uplink, UplinkChoice};

@@ -54,8 +54,10 @@ pub enum NameError {
         text: String,
     },
     /// Not `namespace/name`.
-    #[error("{text:?} is not a pod: write NAMESPACE/NAME")]
-    Pod {
+    #[error("{text:?} is not a {what}: write NAMESPACE/NAME")]
+    Namespaced {
+        /// What it should be the name of.
+        what: &'static str,
         /// The refused text, shortened.
         text: String,
     },
@@ -241,47 +243,66 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// A pod: its namespace and name, written `namespace/name`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PodName {
-    /// The namespace.
-    pub namespace: Name,
-    /// The name within the namespace.
-    pub name: Name,
+/// Gives a name within a namespace, written `namespace/name`, its parsing, printing and serde forms.
+macro_rules! namespaced {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type {
+            /// The namespace.
+            pub namespace: Name,
+            /// The name within the namespace.
+            pub name: Name,
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let refused = || NameError::Namespaced { what: $what, text: shorten(text) };
+                let (namespace, name) = text.split_once('/').ok_or_else(refused)?;
+                Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.to_string()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.namespace, self.name)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
 }
 
-impl FromStr for PodName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let (namespace, name) = text.split_once('/').ok_or_else(|| NameError::Pod { text: shorten(text) })?;
-        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
-    }
+namespaced! {
+    /// A pod: its namespace and name, written `namespace/name`.
+    PodName, "pod"
 }
-
-impl TryFrom<String> for PodName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
+namespaced! {
+    /// A policy: its namespace and name, written `namespace/name`.
+    PolicyName, "policy"
 }
-
-impl From<PodName> for String {
-    fn from(pod: PodName) -> String {
-        pod.to_string()
-    }
-}
-
-impl fmt::Display for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl fmt::Debug for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+namespaced! {
+    /// A service account: its namespace and name, written `namespace/name`.
+    ServiceAccountName, "service account"
 }
 
 fn label(text: &str) -> Result<(), NameError> {

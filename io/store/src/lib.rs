@@ -20,11 +20,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use error::StoreError;
-pub use key::{BLOCKS, BlockKey, DELETED, EntryKey, NETWORKS, NODES, NoBlock, Owner};
+pub use key::{
+    BLOCKS, BlockKey, DELETED, ENDPOINTS, EntryKey, NAMESPACES, NETWORKS, NODES, NoBlock, ObjectKey, Owner,
+    PODS, POLICIES, SERVICE_ACCOUNTS,
+};
 pub use lease::{Clock, boot_clock};
 pub use limits::{KEY_MAX, VALUE_MAX, check_key, check_prefix, check_value};
 pub use open::OpenError;
-pub use roster::{blocks_of, withdraw};
+pub use roster::{blocks_of, forget_endpoints, withdraw};
 pub use sqlite::Sqlite;
 pub use watch::LOG_KEEP;
 

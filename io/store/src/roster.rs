@@ -13,12 +13,24 @@ pub fn blocks_of(store: &dyn Store, id: NodeId) -> Result<Vec<Entry>, StoreError
     Ok(store.list(BLOCKS)?.entries.into_iter().filter(is_own).collect())
 }
 
-/// Takes a node out: its blocks, then its entry. Gives the blocks. Whoever is stopped half way can begin anew: as long as
-/// there are blocks, the entry tells whose they are.
+/// Takes away what a node has published of its pods' interfaces.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub fn forget_endpoints(store: &dyn Store, id: NodeId) -> Result<(), StoreError> {
+    for entry in store.list(&EntryKey::endpoints_of(id))?.entries {
+        store.delete(&entry.key, Expect::Any)?;
+    }
+    Ok(())
+}
+
+/// Takes a node out: what it published of its pods, its blocks, then its entry. Gives the blocks. Whoever is stopped half
+/// way can begin anew: as long as there is anything else, the entry tells whose it is.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub fn withdraw(store: &dyn Store, id: NodeId) -> Result<Vec<BlockKey>, StoreError> {
+    forget_endpoints(store, id)?;
     let mut freed = Vec::new();
     for Entry { key, revision, .. } in blocks_of(store, id)? {
         match store.delete(&key, Expect::Revision(revision)) {

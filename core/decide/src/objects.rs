@@ -1,0 +1,192 @@
+//! What policies are made of: what people write, and the pods' interfaces of the other nodes.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tartan_api::endpoint::{PublishedEndpoint, selectable};
+use tartan_api::kubernetes::{NamedPort, PodObject};
+use tartan_api::label::Labels;
+use tartan_api::policy::NetworkPolicy;
+use tartan_model::{
+    AttachmentKey, Cidr, Endpoint, Name, NetworkName, NodeId, PodName, PolicyName, ServiceAccountName,
+};
+
+use crate::learn::dirty;
+use crate::{Learned, Phase, Scope, World};
+
+/// A pod's interface on another node, as far as that node may speak of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteEndpoint<'a> {
+    /// The node.
+    pub node: NodeId,
+    /// The runtime's name for it there.
+    pub key: &'a AttachmentKey,
+    /// The pod.
+    pub pod: &'a PodName,
+    /// The network that it is in.
+    pub network: &'a NetworkName,
+    /// Those of its addresses that are in blocks of that node in that network; at least one.
+    pub addresses: Vec<IpAddr>,
+    /// The pod's labels.
+    pub labels: &'a Labels,
+}
+
+impl World {
+    /// Every NetworkPolicy, with where it was written in its annotations.
+    pub fn policies(&self) -> impl Iterator<Item = (&PolicyName, &Arc<NetworkPolicy>)> {
+        self.policies.iter()
+    }
+
+    /// The NetworkPolicy of this name.
+    pub fn policy(&self, name: &PolicyName) -> Option<&Arc<NetworkPolicy>> {
+        self.policies.get(name)
+    }
+
+    /// Every Namespace that somebody has written, with its labels.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&Name, &Labels)> {
+        self.namespaces.iter()
+    }
+
+    /// The labels of a Namespace; None if nobody has written one.
+    pub fn namespace(&self, name: &Name) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// Every Pod that somebody has written; pods may be without.
+    pub fn pods(&self) -> impl Iterator<Item = (&PodName, &PodObject)> {
+        self.pods.iter()
+    }
+
+    /// What somebody has written about a pod.
+    pub fn pod(&self, name: &PodName) -> Option<&PodObject> {
+        self.pods.get(name)
+    }
+
+    /// Every ServiceAccount, with its labels.
+    pub fn service_accounts(&self) -> impl Iterator<Item = (&ServiceAccountName, &Labels)> {
+        self.service_accounts.iter()
+    }
+
+    /// The labels of a ServiceAccount.
+    pub fn service_account(&self, name: &ServiceAccountName) -> Option<&Labels> {
+        self.service_accounts.get(name)
+    }
+
+    /// The labels of a pod on this node: those of its Pod if somebody has written one, else those that the runtime gave.
+    pub fn own_labels(&self, endpoint: &Endpoint) -> Cow<'_, Labels> {
+        match self.pods.get(&endpoint.pod) {
+            Some(pod) => Cow::Borrowed(&pod.labels),
+            None => Cow::Owned(selectable(&endpoint.labels)),
+        }
+    }
+
+    /// The ports of a pod that have names, on whatever node it is.
+    pub fn named_ports(&self, pod: &PodName) -> &[NamedPort] {
+        self.pods.get(pod).map(|pod| pod.ports.as_slice()).unwrap_or_default()
+    }
+
+    /// The pods' interfaces on the other nodes, as these publish them. A node speaks for its own blocks only: an address
+    /// that it says a pod has is passed over as long as it is not known to have the block.
+    pub fn remote_endpoints(&self) -> impl Iterator<Item = RemoteEndpoint<'_>> {
+        let others = self.published.iter().filter(|(node, _)| **node != self.this);
+        others.flat_map(move |(node, endpoints)| {
+            let blocks = self.spoken_for(node);
+            endpoints.iter().filter_map(move |(key, published)| self.remote(*node, &blocks, key, published))
+        })
+    }
+
+    /// The blocks of a node but those that another network has a better right to.
+    fn spoken_for(&self, node: &NodeId) -> Vec<&(NetworkName, Cidr)> {
+        let owned = self.owned.get(node).into_iter().flatten();
+        owned.filter(|(network, block)| !self.is_contested(network, block)).collect()
+    }
+
+    fn remote<'a>(
+        &'a self,
+        node: NodeId,
+        blocks: &[&(NetworkName, Cidr)],
+        key: &'a AttachmentKey,
+        published: &'a PublishedEndpoint,
+    ) -> Option<RemoteEndpoint<'a>> {
+        let PublishedEndpoint { pod, network, addresses, labels } = published;
+        let own = blocks.iter().filter(|(of, _)| of == network).map(|(_, block)| block);
+        let is_own = |address: &&IpAddr| own.clone().any(|block| block.contains(**address));
+        let addresses: Vec<IpAddr> = addresses.iter().filter(is_own).copied().collect();
+        let labels = self.pods.get(pod).map_or(labels, |pod| &pod.labels);
+        (!addresses.is_empty()).then_some(RemoteEndpoint { node, key, pod, network, addresses, labels })
+    }
+
+    /// What the store has of a pod's interface on this node.
+    pub fn published(&self, key: &AttachmentKey) -> Option<&PublishedEndpoint> {
+        self.published.get(&self.this)?.get(key)
+    }
+
+    /// What the others shall know of a pod's interface on this node: nothing, unless policies speak of its network.
+    pub(crate) fn to_publish(&self, key: &AttachmentKey) -> Option<PublishedEndpoint> {
+        let attached = self.endpoints.get(key).filter(|attached| attached.phase != Phase::Leaving)?;
+        let endpoint = &attached.endpoint;
+        self.networks.get(&endpoint.network).filter(|network| network.policy)?;
+        Some(PublishedEndpoint {
+            pod: endpoint.pod.clone(),
+            network: endpoint.network.clone(),
+            addresses: endpoint.addresses.clone(),
+            labels: selectable(&endpoint.labels),
+        })
+    }
+
+    pub(crate) fn learn_policy(&mut self, name: PolicyName, policy: Option<Arc<NetworkPolicy>>) -> Learned {
+        policies_if(put(&mut self.policies, name, policy))
+    }
+
+    pub(crate) fn learn_namespace(&mut self, name: Name, labels: Option<Labels>) -> Learned {
+        policies_if(put(&mut self.namespaces, name, labels))
+    }
+
+    pub(crate) fn learn_pod(&mut self, name: PodName, pod: Option<PodObject>) -> Learned {
+        policies_if(put(&mut self.pods, name, pod))
+    }
+
+    pub(crate) fn learn_service_account(
+        &mut self,
+        name: ServiceAccountName,
+        labels: Option<Labels>,
+    ) -> Learned {
+        policies_if(put(&mut self.service_accounts, name, labels))
+    }
+
+    pub(crate) fn learn_published(
+        &mut self,
+        node: NodeId,
+        key: AttachmentKey,
+        published: Option<PublishedEndpoint>,
+    ) -> Learned {
+        let endpoints = self.published.entry(node).or_default();
+        let changed = put(endpoints, key.clone(), published);
+        if endpoints.is_empty() {
+            self.published.remove(&node);
+        }
+        match node == self.this {
+            true if changed => dirty([Scope::Endpoint(key)]),
+            true => Learned::default(),
+            false => policies_if(changed),
+        }
+    }
+}
+
+/// Puts a value in or takes it away; whether anything changed.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
+    if map.get(&key) == value.as_ref() {
+        return false;
+    }
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+    true
+}
+
+fn policies_if(changed: bool) -> Learned {
+    if changed { dirty([Scope::Policy]) } else { Learned::default() }
+}

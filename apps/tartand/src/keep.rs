@@ -14,7 +14,10 @@ impl Ring {
         let Err(error) = self.records.keep(&learned.records) else { return true };
         self.note_unkept(&error);
         let is_so = |record: &Record| {
-            matches!(record, Record::Bridge(..) | Record::Held(..) | Record::HeldNoMore(..))
+            matches!(
+                record,
+                Record::Bridge(..) | Record::Held(..) | Record::HeldNoMore(..) | Record::Epoch(_)
+            )
         };
         self.unkept.extend(learned.records.into_iter().filter(is_so));
         false

@@ -18,6 +18,8 @@ const RELEASED: &str = "released/";
 const BRIDGES: &str = "bridge/";
 /// Blocks that are this node's as far as it knows.
 const HELD: &str = "held/";
+/// The epoch that connections are judged in.
+const EPOCH: &str = "epoch";
 /// Written to see whether anything can be written.
 const TRIED: &str = "tried";
 /// How many released addresses are remembered over a restart.
@@ -88,6 +90,7 @@ impl Records {
         }
         self.forget_old_releases()?;
         facts.extend(self.read(RELEASED, released)?);
+        facts.extend(self.read(EPOCH, epoch)?);
         Ok(facts)
     }
 
@@ -152,6 +155,7 @@ fn write(record: &Record) -> anyhow::Result<(String, Option<Vec<u8>>)> {
         Record::Bridge(network, number) => {
             (format!("{BRIDGES}{network}"), Some(serde_json::to_vec(&Number { number: *number })?))
         }
+        Record::Epoch(number) => (EPOCH.into(), Some(serde_json::to_vec(number)?)),
     })
 }
 
@@ -180,6 +184,10 @@ fn bridge(entry: &Entry) -> Option<Fact> {
     let network: NetworkName = entry.key.strip_prefix(BRIDGES)?.parse().ok()?;
     let number: Number = serde_json::from_slice(&entry.value).ok()?;
     Some(Fact::Bridge(network, number.number))
+}
+
+fn epoch(entry: &Entry) -> Option<Fact> {
+    serde_json::from_slice(&entry.value).ok().map(Fact::Epoch)
 }
 
 fn released(entry: &Entry) -> Option<Fact> {

@@ -395,6 +395,7 @@ impl Ring {
     }
 
     pub(crate) fn decide(&mut self) {
+        self.learn(Fact::Turn);
         for scope in std::mem::take(&mut self.dirty) {
             let mut decision = self.world.decide(&scope);
             if let Some(Choice::Endpoint(choice)) = &mut decision.choice {

@@ -32,7 +32,8 @@ impl World {
         };
         self.endpoints
             .insert(attach.key.clone(), Attached { endpoint: endpoint.clone(), phase: Phase::Adding });
-        let mut learned = dirty([Scope::Endpoint(attach.key), Scope::Policy]);
+        let mut learned = dirty([Scope::Endpoint(attach.key.clone())]);
+        learned.dirty.extend(self.judge_own(&attach.key));
         learned.dirty.insert(Scope::Network(attach.network.clone()));
         if self.has_other(&attach.network) {
             learned.dirty.extend(self.concerned(&attach.network));

@@ -9,6 +9,7 @@ use tartan_model::{
     AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName,
     Path, PodName, Vni,
 };
+use tartan_host::policy::PolicyRow;
 use thiserror::Error;
 
 use crate::{Conflict, WayOut};
@@ -60,7 +61,9 @@ pub enum Choice {
     /// A pod's interface.
     Endpoint(EndpointChoice),
     /// A pod's interface of which not enough is known yet to touch it: only what it may send is certain.
-    Guard(Endpoint),
+    Guard(Endpoint, Vec<PolicyRow>),
+    /// A part of what policies come to.
+    Policy(PolicyRow),
 }
 
 /// The node's own part.
@@ -159,6 +162,8 @@ pub struct EndpointChoice {
     pub bridge: Option<IfName>,
     /// This node's source addresses for its own traffic to the pod, by family as far as there is one.
     pub sources: Vec<IpAddr>,
+    /// How policies judge it.
+    pub judged: Vec<PolicyRow>,
 }
 
 impl Note {

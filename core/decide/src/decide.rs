@@ -24,7 +24,9 @@ impl World {
             Scope::Endpoint(key) => {
                 Decision { announce: self.decide_announcement(key), ..self.decide_endpoint(key) }
             }
-            Scope::Policy => Decision::default(),
+            Scope::Policy | Scope::Remotes(_) | Scope::Member(..) | Scope::Identity(_) => {
+                Decision { choice: self.decide_policy(scope).map(Choice::Policy), ..Decision::default() }
+            }
         }
     }
 
@@ -346,7 +348,7 @@ impl World {
         let leaving = *phase == Phase::Leaving;
         if !leaving && (self.uplink.is_none() || (served.is_none() && !self.in_sync)) {
             // What is not known yet may only not have been told yet: what is in the kernel stays as it is.
-            let guard = Choice::Guard(endpoint.clone());
+            let guard = Choice::Guard(endpoint.clone(), self.judged(endpoint));
             return Decision { choice: Some(guard), ..Decision::default() };
         }
         let mut notes = Vec::new();
@@ -376,7 +378,8 @@ impl World {
         };
         let sources =
             Family::ALL.into_iter().filter_map(|family| self.source(&endpoint.network, family)).collect();
-        EndpointChoice { endpoint, mtu, open, bridge, sources }
+        let judged = self.judged(&endpoint);
+        EndpointChoice { endpoint, mtu, open, bridge, sources, judged }
     }
 }
 

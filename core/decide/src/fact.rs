@@ -59,6 +59,10 @@ pub enum Fact {
     Released(NetworkName, Cidr, IpAddr),
     /// The number of a network's bridge, from this node's own records.
     Bridge(NetworkName, u32),
+    /// The number of an epoch that connections were judged in, from this node's own records.
+    Epoch(u64),
+    /// What there was to learn for now is learned: what may be judged otherwise by it is judged in another epoch.
+    Turn,
     /// The runtime wants an interface for a pod.
     Attach(Attach),
     /// All of a pod's interface is there, and the runtime is about to be told.
@@ -119,6 +123,8 @@ pub enum Record {
     Forgotten(NetworkName, Cidr, IpAddr),
     /// The number of a network's bridge.
     Bridge(NetworkName, u32),
+    /// The number of the epoch that connections are judged in from now on.
+    Epoch(u64),
     /// A block is this node's.
     Held(NetworkName, Cidr),
     /// It was given back, or is another node's.

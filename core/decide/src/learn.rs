@@ -61,6 +61,8 @@ impl World {
                 self.bridges.insert(network.clone(), number);
                 self.network_and_endpoints(&network)
             }
+            Fact::Epoch(number) => self.restore_epoch(number),
+            Fact::Turn => self.turn(),
             Fact::Added(key) => self.added(&key),
             Fact::Detach(key) => self.detach(key),
             Fact::Shut(key) => self.shut(key),
@@ -132,7 +134,9 @@ impl World {
             return Learned::default();
         }
         // What one network may use depends on the others, and every peer is reached in it.
+        let judged = self.judge_everybody();
         let mut learned = self.everything_if(true);
+        learned.dirty.extend(judged);
         learned.dirty.insert(Scope::Network(name.clone()));
         if network.is_some() {
             self.number_bridge(name, &mut learned);
@@ -168,8 +172,12 @@ impl World {
         self.index(&network, block, old, owner);
         let records = self.learn_held(&network, block, owner);
         let mut scopes: BTreeSet<Scope> = old.iter().chain(&owner).map(|id| Scope::Peer(*id)).collect();
+        scopes.insert(Scope::Network(network.clone()));
         // Whose addresses a node may speak for is another now.
-        scopes.extend([Scope::Network(network.clone()), Scope::Policy]);
+        let this = self.this;
+        for id in old.into_iter().chain(owner).filter(|id| *id != this) {
+            scopes.extend(self.judge_node(id));
+        }
         if owner == Some(self.this) {
             self.lost_claims.remove(&network);
             self.addresses_of(&network, block);
@@ -237,8 +245,10 @@ impl World {
             let _ = self.addresses_of(&endpoint.network, *block).claim(*address);
         }
         let mut scopes: Vec<Scope> = self.concerned(&endpoint.network).collect();
-        scopes.extend([Scope::Endpoint(endpoint.key.clone()), Scope::Policy]);
-        self.endpoints.insert(endpoint.key.clone(), Attached { endpoint, phase: Phase::Wanted });
+        let key = endpoint.key.clone();
+        scopes.push(Scope::Endpoint(key.clone()));
+        self.endpoints.insert(key.clone(), Attached { endpoint, phase: Phase::Wanted });
+        scopes.extend(self.judge_own(&key));
         dirty(scopes)
     }
 
@@ -327,7 +337,7 @@ impl World {
         match self.endpoints.get_mut(&key) {
             Some(attached) => {
                 attached.phase = Phase::Leaving;
-                dirty([Scope::Endpoint(key), Scope::Policy])
+                dirty([Scope::Endpoint(key)])
             }
             None => Learned::default(),
         }
@@ -335,7 +345,8 @@ impl World {
 
     fn shut(&mut self, key: AttachmentKey) -> Learned {
         let Some(Attached { endpoint, .. }) = self.endpoints.remove(&key) else { return Learned::default() };
-        let mut learned = dirty([Scope::Endpoint(key.clone()), Scope::Policy]);
+        let mut learned = dirty([Scope::Endpoint(key.clone())]);
+        learned.dirty.extend(self.judge_own(&key));
         learned.dirty.extend(self.concerned(&endpoint.network));
         learned.records.push(Record::EndpointGone(key));
         for (address, block) in endpoint.addresses.iter().zip(&endpoint.blocks) {

@@ -7,6 +7,7 @@ mod choice;
 mod conflict;
 mod decide;
 mod fact;
+mod judge;
 mod lanes;
 mod learn;
 mod lower;

@@ -38,7 +38,10 @@ pub fn lower(choice: &Choice, netns: Option<NetnsToken>) -> Vec<Row> {
         Choice::Network(network) => lower_network(network),
         Choice::Peer(peer) => lower_peer(peer),
         Choice::Endpoint(endpoint) => lower_endpoint(endpoint, netns),
-        Choice::Guard(endpoint) => lower_guard(endpoint),
+        Choice::Guard(endpoint, judged) => {
+            lower_guard(endpoint).into_iter().chain(judged.iter().cloned().map(Row::Policy)).collect()
+        }
+        Choice::Policy(row) => vec![Row::Policy(row.clone())],
     }
 }
 
@@ -300,7 +303,8 @@ fn lower_endpoint(choice: &EndpointChoice, netns: Option<NetnsToken>) -> Vec<Row
         alias: alias(&format!("tartan pod {}", endpoint.pod)).into(),
         peer: peer.map(Box::new),
     };
-    let guard = if choice.open { lower_guard(endpoint) } else { Vec::new() };
+    let mut guard = if choice.open { lower_guard(endpoint) } else { Vec::new() };
+    guard.extend(choice.judged.iter().cloned().map(Row::Policy));
     if !choice.open || endpoint.attachment == Attachment::Bridge {
         return [vec![Row::Link(end)], guard].concat();
     }

@@ -97,6 +97,12 @@ impl World {
         })
     }
 
+    /// A pod's interface on another node, as far as that node may speak of it.
+    pub(crate) fn remote_endpoint(&self, node: NodeId, key: &AttachmentKey) -> Option<RemoteEndpoint<'_>> {
+        let (key, published) = self.published.get(&node)?.get_key_value(key)?;
+        self.remote(node, &self.spoken_for(&node), key, published)
+    }
+
     /// The blocks of a node but those that another network has a better right to.
     fn spoken_for(&self, node: &NodeId) -> Vec<&(NetworkName, Cidr)> {
         let owned = self.owned.get(node).into_iter().flatten();
@@ -137,15 +143,18 @@ impl World {
     }
 
     pub(crate) fn learn_policy(&mut self, name: PolicyName, policy: Option<Arc<NetworkPolicy>>) -> Learned {
-        policies_if(put(&mut self.policies, name, policy))
+        let changed = put(&mut self.policies, name.clone(), policy);
+        if changed { dirty(self.judge_policy(&name)) } else { Learned::default() }
     }
 
     pub(crate) fn learn_namespace(&mut self, name: Name, labels: Option<Labels>) -> Learned {
-        policies_if(put(&mut self.namespaces, name, labels))
+        let changed = put(&mut self.namespaces, name.clone(), labels);
+        if changed { dirty(self.judge_namespace(&name)) } else { Learned::default() }
     }
 
     pub(crate) fn learn_pod(&mut self, name: PodName, pod: Option<PodObject>) -> Learned {
-        policies_if(put(&mut self.pods, name, pod))
+        let changed = put(&mut self.pods, name.clone(), pod);
+        if changed { dirty(self.judge_pod(&name)) } else { Learned::default() }
     }
 
     pub(crate) fn learn_service_account(
@@ -153,7 +162,8 @@ impl World {
         name: ServiceAccountName,
         labels: Option<Labels>,
     ) -> Learned {
-        policies_if(put(&mut self.service_accounts, name, labels))
+        let changed = put(&mut self.service_accounts, name.clone(), labels);
+        if changed { dirty(self.judge_account(&name)) } else { Learned::default() }
     }
 
     pub(crate) fn learn_published(
@@ -167,10 +177,10 @@ impl World {
         if endpoints.is_empty() {
             self.published.remove(&node);
         }
-        match node == self.this {
-            true if changed => dirty([Scope::Endpoint(key)]),
-            true => Learned::default(),
-            false => policies_if(changed),
+        match changed {
+            true if node == self.this => dirty([Scope::Endpoint(key)]),
+            true => dirty(self.judge_remote(node, &key)),
+            false => Learned::default(),
         }
     }
 }
@@ -185,8 +195,4 @@ fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>)
         None => drop(map.remove(&key)),
     }
     true
-}
-
-fn policies_if(changed: bool) -> Learned {
-    if changed { dirty([Scope::Policy]) } else { Learned::default() }
 }

@@ -158,9 +158,10 @@ impl World {
                     self.node(&peer.id).map_or_else(|| peer.id.to_string(), |node| node.name.to_string());
                 format!("peer {name}")
             }
-            Choice::Endpoint(EndpointChoice { endpoint, .. }) | Choice::Guard(endpoint) => {
+            Choice::Endpoint(EndpointChoice { endpoint, .. }) | Choice::Guard(endpoint, _) => {
                 format!("pod {}", endpoint.pod)
             }
+            Choice::Policy(_) => "policy".into(),
         }
     }
 

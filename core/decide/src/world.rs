@@ -15,6 +15,9 @@ use tartan_model::{
     AttachmentKey, Cidr, Endpoint, Family, ListName, Mtu, Name, NetworkName, NoUplink, Node, NodeId,
     NodeName, PodName, PolicyName, ServiceAccountName, Uplink,
 };
+use tartan_policy::{IdentityId, RemotesId};
+
+use crate::judge::Judges;
 
 /// What is decided at once, and what a row belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,8 +30,14 @@ pub enum Scope {
     Peer(NodeId),
     /// A pod's interface on this node.
     Endpoint(AttachmentKey),
-    /// What all policies together come to on this node.
+    /// What policies are enforced by.
     Policy,
+    /// Other ends that policies tell apart by their address.
+    Remotes(RemotesId),
+    /// An address among these.
+    Member(RemotesId, IpAddr),
+    /// Pods on this node that policies do not tell apart.
+    Identity(IdentityId),
 }
 
 impl fmt::Display for Scope {
@@ -39,6 +48,9 @@ impl fmt::Display for Scope {
             Scope::Peer(id) => write!(f, "peer {id}"),
             Scope::Endpoint(key) => write!(f, "endpoint {key}"),
             Scope::Policy => write!(f, "policy"),
+            Scope::Remotes(id) => write!(f, "remotes {id:016x}"),
+            Scope::Member(id, address) => write!(f, "remote {address} of {id:016x}"),
+            Scope::Identity(id) => write!(f, "identity {id:016x}"),
         }
     }
 }
@@ -100,6 +112,7 @@ pub struct World {
     /// How often in a row a block was lost to another node.
     pub(crate) lost_claims: BTreeMap<NetworkName, u32>,
     pub(crate) in_sync: bool,
+    pub(crate) judges: Judges,
 }
 
 impl World {
@@ -127,6 +140,7 @@ impl World {
             addresses: BTreeMap::new(),
             lost_claims: BTreeMap::new(),
             in_sync: false,
+            judges: Judges::default(),
         }
     }
 
@@ -253,7 +267,8 @@ impl World {
 
     /// Every scope that there is something to decide for.
     pub fn scopes(&self) -> BTreeSet<Scope> {
-        let mut scopes = BTreeSet::from([Scope::Node, Scope::Policy]);
+        let mut scopes = self.policy_scopes();
+        scopes.insert(Scope::Node);
         let held = self.owned.get(&self.this).into_iter().flatten().map(|(network, _)| network);
         scopes.extend(self.networks.keys().chain(held).cloned().map(Scope::Network));
         scopes.extend(self.peers().map(|node| Scope::Peer(node.id)));

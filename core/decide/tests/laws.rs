@@ -662,6 +662,7 @@ fn restored(records: &[Record]) -> Vec<Fact> {
                 released.retain(|fact| *fact != Fact::Released(network.clone(), block, address));
             }
             Record::Bridge(network, number) => facts.push(Fact::Bridge(network, number)),
+            Record::Epoch(number) => facts.push(Fact::Epoch(number)),
             Record::Held(network, block) => facts.push(Fact::Held(network, block)),
             Record::HeldNoMore(network, block) => {
                 facts.retain(|fact| *fact != Fact::Held(network.clone(), block))

@@ -38,6 +38,7 @@ impl Host {
             Step::Change { from, to: Row::Route(route) } => self.change_route(&from.key(), route),
             Step::Change { to: Row::Link(link), .. } => self.change_link(link),
             Step::Create { row } | Step::Change { to: row, .. } => self.put(row),
+            Step::Remove { row: Row::Policy(row) } => self.remove_policy(row.key()),
             Step::Remove { row } => {
                 self.take_away(&row.key());
                 Ok(())
@@ -53,6 +54,7 @@ impl Host {
                 Ok(())
             }
             Row::Element(element) => self.put_element(element),
+            Row::Policy(row) => self.put_policy(row),
             Row::Sysctl(sysctl) => self.set(sysctl),
             Row::Address(address) => self.put_address(address),
             Row::Fdb(fdb) => self.put_fdb(fdb),

@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tartan_model::{Family, IfName};
 
+use crate::policy::PolicyKey;
 use crate::{ForeignLink, Host, Key, LinkKind, Row, Rows, Step};
+
+/// The key of the table of policies.
+const JUDGE: Key = Key::Policy(PolicyKey::Judge);
 
 /// What has to be done to `have` so that it has `want`: first built from the ground up, then cleared from the roof
 /// down. Settings are set and never taken back; what stands on a link that goes is left to go with it.
@@ -97,12 +101,27 @@ impl<'a> Comparison<'a> {
         if self.ruleset_created(keys) {
             keys.extend(self.want.element_keys());
         }
+        self.add_policies(keys);
         keys.extend(self.created.iter().flat_map(|name| self.want.keys_on(name)));
         if !self.replaced.is_empty() || !self.lowered.is_empty() {
             let rests = |row: &Row| self.rests_on_replaced(row) || self.goes_with_lowered(row);
             let all = self.want.entries().chain(self.have.entries());
             keys.extend(all.filter(|(_, row)| rests(row)).map(|(key, _)| key));
         }
+    }
+
+    /// Nothing outlives the table of policies, and no member its remotes.
+    fn add_policies(&self, keys: &mut BTreeSet<&'a Key>) {
+        let is_created = |key: &Key| self.want.get(key).is_some() && self.have.get(key).is_none();
+        if keys.contains(&JUDGE) && is_created(&JUDGE) {
+            keys.extend(self.want.policy_keys());
+        }
+        let created = keys.range::<Key, _>(JUDGE..).filter_map(|key| match key {
+            Key::Policy(PolicyKey::Remotes(id)) if is_created(key) => Some(*id),
+            _ => None,
+        });
+        let members: Vec<&Key> = created.flat_map(|id| self.want.member_keys(id)).collect();
+        keys.extend(members);
     }
 
     /// Elements do not outlive the ruleset.
@@ -117,7 +136,12 @@ impl<'a> Comparison<'a> {
         let goes = match row {
             Row::Address(address) => address.address.family() == Family::Ipv6,
             Row::Neighbor(_) | Row::Route(_) => true,
-            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => false,
+            Row::Ruleset(_)
+            | Row::Element(_)
+            | Row::Policy(_)
+            | Row::Sysctl(_)
+            | Row::Link(_)
+            | Row::Fdb(_) => false,
         };
         goes && row.on().is_some_and(|link| self.lowered.contains(link))
     }
@@ -133,17 +157,18 @@ impl<'a> Comparison<'a> {
         match key {
             Key::Ruleset => 0,
             Key::Element(_) => 1,
-            Key::Sysctl(key) if key.on().is_none() => 2,
+            Key::Policy(_) => 2,
+            Key::Sysctl(key) if key.on().is_none() => 3,
             Key::Link(name) => match kind(name) {
-                Some(LinkKind::Bridge) => 3,
-                Some(LinkKind::Vxlan { .. }) => 4,
-                Some(LinkKind::Veth) | None => 5,
+                Some(LinkKind::Bridge) => 4,
+                Some(LinkKind::Vxlan { .. }) => 5,
+                Some(LinkKind::Veth) | None => 6,
             },
-            Key::Sysctl(_) => 6,
-            Key::Address(..) => 7,
-            Key::Fdb(..) => 8,
-            Key::Neighbor(..) => 9,
-            Key::Route(..) => 10,
+            Key::Sysctl(_) => 7,
+            Key::Address(..) => 8,
+            Key::Fdb(..) => 9,
+            Key::Neighbor(..) => 10,
+            Key::Route(..) => 11,
         }
     }
 
@@ -180,14 +205,31 @@ impl<'a> Comparison<'a> {
         let row = self.have.get(key).filter(|_| self.want.get(key).is_none())?;
         let goes_along =
             row.on().is_some_and(|link| self.removed.contains(link) || self.replaced.contains(link));
-        // Elements that go with the ruleset need not be taken out before.
-        let goes_along = goes_along || matches!(row, Row::Element(_)) && self.ruleset_removed();
+        // What goes with its table, or with its remotes, need not be taken out before.
+        let goes_along = goes_along
+            || match key {
+                Key::Element(_) => self.ruleset_removed(),
+                Key::Policy(key) => self.goes_with_policy(*key),
+                _ => false,
+            };
         let stays = matches!(row, Row::Sysctl(_)) || goes_along || self.make_way(key).is_some();
         (!stays).then(|| Step::Remove { row: row.clone() })
     }
 
     fn ruleset_removed(&self) -> bool {
         self.want.get(&Key::Ruleset).is_none()
+    }
+
+    fn goes_with_policy(&self, key: PolicyKey) -> bool {
+        let unwanted = |key: PolicyKey| self.want.policy(key).is_none();
+        match key {
+            PolicyKey::Judge => false,
+            PolicyKey::Member(remotes, _) => {
+                let remotes = PolicyKey::Remotes(remotes);
+                unwanted(PolicyKey::Judge) || unwanted(remotes) && self.have.policy(remotes).is_some()
+            }
+            _ => unwanted(PolicyKey::Judge),
+        }
     }
 
     /// The row as the kernel has it when its turn to be built comes: replaced links are gone by then, with what was

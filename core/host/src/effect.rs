@@ -33,7 +33,12 @@ impl Host {
             Row::Address(found) => found.link == *name && found.address.family() == Family::Ipv6,
             Row::Neighbor(found) => found.link == *name,
             Row::Route(found) => found.link() == Some(name),
-            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => false,
+            Row::Ruleset(_)
+            | Row::Element(_)
+            | Row::Policy(_)
+            | Row::Sysctl(_)
+            | Row::Link(_)
+            | Row::Fdb(_) => false,
         });
     }
 
@@ -128,6 +133,8 @@ fn family_of(row: &Row) -> Option<Family> {
         Row::Address(row) => Some(row.address.family()),
         Row::Neighbor(row) => Some(Family::of(row.address)),
         Row::Route(row) => Some(row.dst.family()),
-        Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => None,
+        Row::Ruleset(_) | Row::Element(_) | Row::Policy(_) | Row::Sysctl(_) | Row::Link(_) | Row::Fdb(_) => {
+            None
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tartan_model::IfName;
 
+use crate::policy::PolicyKey;
 use crate::{Key, Row, Rows};
 
 /// What a kernel has: our rows, and the names that others have taken.
@@ -60,8 +61,10 @@ impl Host {
                     self.forget_link(name);
                 }
                 let there = self.rows.get(&key).is_some();
-                if key == Key::Ruleset {
-                    self.forget_ruleset();
+                match &key {
+                    Key::Ruleset => self.forget_ruleset(),
+                    Key::Policy(key) => self.forget_with(*key),
+                    _ => {}
                 }
                 self.rows.remove(&key);
                 there
@@ -76,6 +79,18 @@ impl Host {
     /// Elements go with the ruleset.
     pub(crate) fn forget_ruleset(&mut self) {
         self.rows.retain(|row| !matches!(row, Row::Ruleset(_) | Row::Element(_)));
+    }
+
+    /// What goes with a row of the table of policies: all others with the table, members with their remotes.
+    pub(crate) fn forget_with(&mut self, key: PolicyKey) {
+        let gone: Vec<Key> = match key {
+            PolicyKey::Judge => self.rows.policy_keys().cloned().collect(),
+            PolicyKey::Remotes(remotes) => self.rows.member_keys(remotes).cloned().collect(),
+            _ => Vec::new(),
+        };
+        for key in &gone {
+            self.rows.remove(key);
+        }
     }
 
     /// A link takes along everything that stands on it.

@@ -6,6 +6,7 @@
 //! against the real kernel.
 
 mod act;
+mod act_policy;
 mod diff;
 mod effect;
 mod element;

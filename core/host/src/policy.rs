@@ -11,6 +11,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 use tartan_model::Family;
 
+/// The name of the table, of family inet.
+pub const TABLE: &str = "tartan-policy";
+
 /// The bits of a conntrack mark that are ours.
 pub const MARK_MASK: u32 = 0x7fff_0000;
 /// The lowest of them.
@@ -228,4 +231,70 @@ impl Remotes {
         };
         self.ranges.iter().find(within).map_or(self.otherwise, |(_, _, judgement)| *judgement)
     }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        })
+    }
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Judgement::Allow => "allow",
+            Judgement::Deny => "deny",
+        })
+    }
+}
+
+impl fmt::Display for PolicyRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PolicyRow::Judge(row) => {
+                write!(f, "policy epoch {}", row.epoch.number())?;
+                write!(f, "{}", if row.intact { "" } else { " of somebody else's making" })
+            }
+            PolicyRow::Remotes(row) => row.fmt(f),
+            PolicyRow::Member(row) => {
+                write!(f, "policy remotes {} {} {}", row.remotes, row.judgement, row.address)
+            }
+            PolicyRow::Identity(row) => row.fmt(f),
+            PolicyRow::Judged(row) => {
+                write!(f, "policy {} {} as {}{}", row.direction, row.address, row.identity, by(&row.about))
+            }
+            PolicyRow::Own(address) => write!(f, "policy own {address}"),
+        }
+    }
+}
+
+impl fmt::Display for Remotes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy remotes {} {}", self.id, self.direction)?;
+        for (first, last, judgement) in &self.ranges {
+            write!(f, " {judgement} {first}")?;
+            if first != last {
+                write!(f, "-{last}")?;
+            }
+        }
+        write!(f, " else {}", self.otherwise)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy identity {} {}", self.id, self.direction)?;
+        for class in &self.ports {
+            write!(f, " {}/{}-{} by {}", class.protocol, class.first, class.last, class.remotes)?;
+        }
+        write!(f, " else by {}{}", self.otherwise, by(&self.about))
+    }
+}
+
+/// A word for people behind a row, if there is one.
+fn by(about: &str) -> String {
+    if about.is_empty() { String::new() } else { format!(" ({about})") }
 }

@@ -8,6 +8,7 @@ use std::ops::Bound;
 use serde::Serialize;
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu, Vni};
 
+use crate::policy::{PolicyKey, PolicyRow, RemotesId};
 use crate::{Element, Parts};
 
 /// One kernel object, with every choice made.
@@ -18,6 +19,8 @@ pub enum Row {
     Ruleset(Ruleset),
     /// An element of one of our sets.
     Element(Element),
+    /// A row of the table of policies.
+    Policy(PolicyRow),
     /// A kernel setting.
     Sysctl(Sysctl),
     /// A network interface.
@@ -40,6 +43,8 @@ pub enum Key {
     Ruleset,
     /// An element is its own key.
     Element(Element),
+    /// A row of the table of policies, by its own key.
+    Policy(PolicyKey),
     /// A setting, by its name.
     Sysctl(SysctlKey),
     /// A link, by its name.
@@ -55,7 +60,8 @@ pub enum Key {
 }
 
 /// The words for all kinds of rows.
-pub const TABLES: [&str; 8] = ["ruleset", "element", "sysctl", "link", "address", "fdb", "neighbor", "route"];
+pub const TABLES: [&str; 9] =
+    ["ruleset", "element", "policy", "sysctl", "link", "address", "fdb", "neighbor", "route"];
 
 impl Key {
     /// The word for its kind.
@@ -63,6 +69,7 @@ impl Key {
         match self {
             Key::Ruleset => "ruleset",
             Key::Element(_) => "element",
+            Key::Policy(_) => "policy",
             Key::Sysctl(_) => "sysctl",
             Key::Link(_) => "link",
             Key::Address(..) => "address",
@@ -341,6 +348,7 @@ impl Row {
         match self {
             Row::Ruleset(_) => Key::Ruleset,
             Row::Element(row) => Key::Element(row.clone()),
+            Row::Policy(row) => Key::Policy(row.key()),
             Row::Sysctl(row) => Key::Sysctl(row.key.clone()),
             Row::Link(row) => Key::Link(row.name.clone()),
             Row::Address(row) => Key::Address(row.link.clone(), row.address),
@@ -354,7 +362,7 @@ impl Row {
     pub fn on(&self) -> Option<&IfName> {
         match self {
             Row::Sysctl(row) => row.key.on(),
-            Row::Ruleset(_) | Row::Element(_) | Row::Link(_) => None,
+            Row::Ruleset(_) | Row::Element(_) | Row::Policy(_) | Row::Link(_) => None,
             Row::Address(row) => Some(&row.link),
             Row::Fdb(row) => Some(&row.link),
             Row::Neighbor(row) => Some(&row.link),
@@ -452,6 +460,34 @@ impl Rows {
         rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Element(_)))
     }
 
+    /// The keys of the whole table of policies, in order.
+    pub(crate) fn policy_keys(&self) -> impl Iterator<Item = &Key> {
+        let rows = self.0.range(Key::Policy(PolicyKey::Judge)..);
+        rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Policy(_)))
+    }
+
+    /// The keys of the members of remotes.
+    pub(crate) fn member_keys(&self, remotes: RemotesId) -> impl Iterator<Item = &Key> {
+        let least = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let rows = self.0.range(Key::Policy(PolicyKey::Member(remotes, least))..);
+        rows.map(|(key, _)| key)
+            .take_while(move |key| matches!(key, Key::Policy(PolicyKey::Member(of, _)) if *of == remotes))
+    }
+
+    /// The row of the table of policies with this key.
+    pub fn policy(&self, key: PolicyKey) -> Option<&PolicyRow> {
+        match self.0.get(&Key::Policy(key)) {
+            Some(Row::Policy(row)) => Some(row),
+            _ => None,
+        }
+    }
+
+    /// All rows of the table of policies, in order.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyRow> {
+        let rows = self.0.range(Key::Policy(PolicyKey::Judge)..);
+        rows.map_while(|(_, row)| if let Row::Policy(row) = row { Some(row) } else { None })
+    }
+
     /// Keeps the rows that the test accepts.
     pub fn retain(&mut self, mut keep: impl FnMut(&Row) -> bool) {
         self.0.retain(|_, row| keep(row));
@@ -485,6 +521,7 @@ impl fmt::Display for Row {
         match self {
             Row::Ruleset(row) => row.fmt(f),
             Row::Element(row) => row.fmt(f),
+            Row::Policy(row) => row.fmt(f),
             Row::Sysctl(row) => write!(f, "sysctl {} = {}", row.key.path().replace('/', "."), row.value),
             Row::Link(row) => row.fmt(f),
             Row::Address(row) => write!(f, "address {} dev {}", row.address, row.link),

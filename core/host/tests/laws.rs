@@ -117,7 +117,7 @@ fn moved(row: &Row, to: &IfName) -> Row {
         Row::Sysctl(Sysctl { key: SysctlKey::LinkForward(_), value }) => {
             Row::Sysctl(Sysctl { key: SysctlKey::LinkForward(to.clone()), value })
         }
-        row @ (Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_)) => row,
+        row @ (Row::Ruleset(_) | Row::Element(_) | Row::Policy(_) | Row::Sysctl(_)) => row,
     }
 }
 
@@ -126,13 +126,14 @@ fn storey(step: &Step) -> u8 {
     match step.key() {
         Key::Ruleset => 0,
         Key::Element(_) => 1,
-        Key::Sysctl(key) if key.on().is_none() => 2,
-        Key::Link(_) => 3,
-        Key::Sysctl(_) => 4,
-        Key::Address(..) => 5,
-        Key::Fdb(..) => 6,
-        Key::Neighbor(..) => 7,
-        Key::Route(..) => 8,
+        Key::Policy(_) => 2,
+        Key::Sysctl(key) if key.on().is_none() => 3,
+        Key::Link(_) => 4,
+        Key::Sysctl(_) => 5,
+        Key::Address(..) => 6,
+        Key::Fdb(..) => 7,
+        Key::Neighbor(..) => 8,
+        Key::Route(..) => 9,
     }
 }
 
@@ -223,6 +224,10 @@ proptest! {
         prop_assert!(steps.iter().eq(built.iter().chain(&cleared).copied()), "clears before it is built");
         prop_assert!(built.iter().is_sorted_by_key(|step| storey(step)));
         prop_assert!(cleared.iter().rev().is_sorted_by_key(|step| storey(step)));
+        // In the table of policies a row depends only on rows before.
+        let policy = |step: &&&Step| if let Key::Policy(key) = step.key() { Some(key) } else { None };
+        prop_assert!(built.iter().filter_map(|step| policy(&step)).is_sorted());
+        prop_assert!(cleared.iter().rev().filter_map(|step| policy(&step)).is_sorted());
         let removes = |step: &&Step| matches!(step, Step::Remove { .. });
         prop_assert!(cleared.iter().all(removes));
         // On a bare host a plan needs no second round: nothing is built before what it stands on.

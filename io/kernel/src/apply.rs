@@ -23,6 +23,7 @@ const STEPS: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     Filter,
+    Policy,
     Sysctls,
     Links,
     Ports,
@@ -31,14 +32,22 @@ enum Group {
 }
 
 impl Kernel {
-    /// Takes steps, in order; one that fails does not stop those behind it. Gives an answer for each.
+    /// Takes steps, in order; one that fails does not stop those behind it, but those on the table of policies are all
+    /// taken where the first of them is, or none of them. Gives an answer for each.
     pub fn apply(&mut self, steps: &[Step]) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(steps.len());
         let mut unguarded = Unguarded::default();
+        let mut judged = None;
         for run in steps.chunk_by(|a, b| group(a) == group(b)) {
             answers.extend(match run.first().map(group) {
                 Some(Group::Filter) => {
                     let answers = self.filter(run);
+                    unguarded.note(run, &answers);
+                    answers
+                }
+                Some(Group::Policy) => {
+                    let judged = judged.get_or_insert_with(|| self.judge(steps).into_iter());
+                    let answers: Vec<Answer> = judged.take(run.len()).collect();
                     unguarded.note(run, &answers);
                     answers
                 }
@@ -63,18 +72,22 @@ impl Kernel {
 
     /// The hand knows what became of the ruleset that it wrote itself; of elements the kernel tells.
     fn filter(&mut self, steps: &[Step]) -> Vec<Answer> {
-        let Some(filter) = &mut self.filter else {
-            let missing = StepError::Kernel {
-                errno: libc::EPROTONOSUPPORT,
-                text: "this kernel has no nf_tables, without which pods cannot be guarded".into(),
-            };
-            return vec![Err(missing); steps.len()];
-        };
+        let Some(filter) = &mut self.filter else { return vec![Err(no_filter()); steps.len()] };
         let answers = filter.ruleset.apply(steps);
         if steps.iter().any(|step| step.key() == Key::Ruleset) {
             self.pending.ruleset_stale = true;
         }
         answers
+    }
+
+    /// All steps on the table of policies. What the kernel took whole, it has.
+    fn judge(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let steps: Vec<&Step> = steps.iter().filter(|step| matches!(step.key(), Key::Policy(_))).collect();
+        let Some(filter) = &mut self.filter else { return vec![Err(no_filter()); steps.len()] };
+        let outcome = filter.policy.apply(&steps);
+        self.pending.rows.extend(outcome.told);
+        self.pending.policy_stale |= outcome.is_stale;
+        outcome.answers
     }
 
     fn set(&self, step: &Step) -> Answer {
@@ -121,7 +134,7 @@ impl Kernel {
     fn create(&self, row: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
         Ok(match row {
             // Taken elsewhere.
-            Row::Ruleset(_) | Row::Element(_) | Row::Sysctl(_) => Vec::new(),
+            Row::Ruleset(_) | Row::Element(_) | Row::Policy(_) | Row::Sysctl(_) => Vec::new(),
             Row::Link(link) => self.create_link(link, found)?,
             Row::Address(row) => write::put_address(found.index(&row.link)?, row),
             Row::Fdb(row) => write::put_fdb(found.index(&row.link)?, row),
@@ -219,6 +232,11 @@ impl Kernel {
     }
 }
 
+fn no_filter() -> StepError {
+    let text = "this kernel has no nf_tables, without which pods cannot be guarded".into();
+    StepError::Kernel { errno: libc::EPROTONOSUPPORT, text }
+}
+
 /// A group that no link is in; None if that cannot be known.
 pub(crate) fn free_group(rtnl: &mut Rtnl) -> Option<u32> {
     const FIRST: u32 = u32::from_be_bytes(*b"tart");
@@ -243,7 +261,7 @@ impl Unguarded {
     fn note(&mut self, steps: &[Step], answers: &[Answer]) {
         for (step, _) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_err()) {
             match step.key() {
-                Key::Ruleset => self.all = true,
+                Key::Ruleset | Key::Policy(_) => self.all = true,
                 Key::Element(element) => self.links.extend(element.member.link().cloned()),
                 _ => {}
             }
@@ -281,6 +299,7 @@ fn group(step: &Step) -> Group {
         Step::Remove { row: Row::Link(_) } => Group::LinkRemovals,
         Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row } => match row {
             Row::Ruleset(_) | Row::Element(_) => Group::Filter,
+            Row::Policy(_) => Group::Policy,
             Row::Sysctl(_) => Group::Sysctls,
             Row::Link(link) if link.master.is_some() => Group::Ports,
             Row::Link(_) => Group::Links,

@@ -45,6 +45,7 @@ pub struct Kernel {
 #[derive(Debug)]
 pub(crate) struct Filter {
     pub(crate) ruleset: nft::Ruleset,
+    pub(crate) policy: nft::Policy,
     listener: nft::Listener,
     /// What others have for forwarded packets; None if that may have changed since.
     foreign: Option<Vec<ForeignChain>>,
@@ -54,7 +55,17 @@ impl Filter {
     fn open() -> Result<Filter, KernelError> {
         // Listening begins first, so that nothing is missed.
         let listener = nft::Listener::open()?;
-        Ok(Filter { ruleset: nft::Ruleset::open()?, listener, foreign: None })
+        Ok(Filter { ruleset: nft::Ruleset::open()?, policy: nft::Policy::open()?, listener, foreign: None })
+    }
+
+    /// What others told of since the last time.
+    fn hear(&mut self) -> nft::Heard {
+        let ports = nft::Ports { ruleset: self.ruleset.port(), policy: self.policy.port() };
+        let heard = self.listener.drain(ports);
+        if heard.foreign {
+            self.foreign = None;
+        }
+        heard
     }
 }
 
@@ -158,6 +169,7 @@ impl Kernel {
         let seen = self.read_links()?;
         let mut host = Host::default();
         host.rows.extend(self.read_ruleset()?);
+        host.rows.extend(self.read_policy()?);
         host.rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
         host.rows.extend(self.read_addresses()?);
         host.rows.extend(self.read_neighbors()?);
@@ -206,16 +218,29 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
         let Some(filter) = &mut self.filter else { return Ok(Vec::new()) };
-        if filter.listener.drain(filter.ruleset.port()).foreign {
-            filter.foreign = None;
-        }
+        // What was heard of the other table is not read by this.
+        self.pending.policy_stale |= filter.hear().policy_stale;
         filter.ruleset.read()
+    }
+
+    /// Reads our table of policies.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn read_policy(&mut self) -> Result<Vec<Row>, KernelError> {
+        let Some(filter) = &mut self.filter else { return Ok(Vec::new()) };
+        let heard = filter.hear();
+        self.pending.rows.extend(heard.rows);
+        self.pending.ruleset_stale |= heard.stale;
+        self.pending.policy_stale = false;
+        Ok(filter.policy.read()?.into_iter().map(Row::Policy).collect())
     }
 
     /// Writes our nftables as ordinary tables, as on a kernel before 6.9: others can change them, and are told of.
     pub fn own_no_tables(&mut self) {
         if let Some(filter) = &mut self.filter {
             filter.ruleset.own_no_tables();
+            filter.policy.own_no_tables();
         }
     }
 
@@ -275,12 +300,10 @@ impl Kernel {
         let other_files = hearing.other_files;
         self.pending.lost |= !whole;
         if let Some(filter) = &mut self.filter {
-            let heard = filter.listener.drain(filter.ruleset.port());
+            let heard = filter.hear();
             self.pending.rows.extend(heard.rows);
             self.pending.ruleset_stale |= heard.stale;
-            if heard.foreign {
-                filter.foreign = None;
-            }
+            self.pending.policy_stale |= heard.policy_stale;
         }
         other_files.iter().for_each(|key| self.watch.forget(key));
         for key in self.watch.drain().into_iter().chain(other_files) {

@@ -5,6 +5,7 @@
 //! for notices.
 
 mod apply;
+mod conntrack;
 mod echo;
 mod kernel;
 mod marks;

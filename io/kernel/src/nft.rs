@@ -6,15 +6,18 @@ mod elements;
 mod encode;
 mod foreign;
 mod listen;
+mod policy;
 mod ruleset;
 mod socket;
-mod wire;
+pub(crate) mod wire;
 
 use tartan_host::Reason;
 use tartan_model::IfName;
 
-pub(crate) use listen::Listener;
+pub(crate) use listen::{Heard, Listener, Ports};
+pub(crate) use policy::Policy;
 pub(crate) use ruleset::Ruleset;
+pub(crate) use socket::socket as netfilter_socket;
 pub use socket::{Batch, Nftables};
 
 /// What was refused on an interface for one reason.
@@ -43,6 +46,7 @@ mod kind {
     pub(super) const DELRULE: u8 = 8;
     pub(super) const NEWSET: u8 = 9;
     pub(super) const GETSET: u8 = 10;
+    pub(super) const DELSET: u8 = 11;
     pub(super) const NEWSETELEM: u8 = 12;
     pub(super) const GETSETELEM: u8 = 13;
     pub(super) const DELSETELEM: u8 = 14;

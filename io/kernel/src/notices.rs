@@ -39,6 +39,8 @@ pub struct Notices {
     pub routes_stale: bool,
     /// Somebody else changed our nftables: read the ruleset anew.
     pub ruleset_stale: bool,
+    /// The same of the table of policies.
+    pub policy_stale: bool,
     /// A link or an address that could be the uplink's, a default route, or one to where the uplink leads, changed: look at
     /// the uplink anew.
     pub underlay: bool,

@@ -4,6 +4,10 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use tartan_host::nftables::TableFamily;
+use tartan_host::policy::{
+    Direction, Epoch, Identity, IdentityId, Judge, Judged, Judgement, Member as Remote, PolicyRow, PortClass,
+    Remotes, RemotesId,
+};
 use tartan_host::*;
 use tartan_model::{Family, IfName, Mtu};
 
@@ -41,6 +45,7 @@ fn want(dice: &mut Dice) -> Rows {
     let links = want_links(dice);
     let mut rows: Rows = want_sysctls(dice).into_iter().chain(links.iter().cloned().map(Row::Link)).collect();
     rows.extend(want_filter(dice));
+    rows.extend(want_policy(dice).into_iter().map(Row::Policy));
     for link in &links {
         rows.extend(want_on(dice, link));
     }
@@ -76,6 +81,53 @@ fn want_filter(dice: &mut Dice) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// No table of policies at times; in it, all refers to what is wanted too.
+fn want_policy(dice: &mut Dice) -> Vec<PolicyRow> {
+    if !dice.is() {
+        return Vec::new();
+    }
+    let epoch = Epoch::of(dice.roll(3).into());
+    let mut rows = vec![PolicyRow::Judge(Judge { intact: true, epoch })];
+    let remotes: Vec<RemotesId> = (0..4).filter(|_| dice.is()).map(RemotesId).collect();
+    for id in &remotes {
+        rows.extend(want_remotes(dice, *id));
+    }
+    let identities: Vec<IdentityId> = (0..4).filter(|_| dice.is()).map(IdentityId).collect();
+    for id in identities {
+        // What an identity is like is in its number, but its ports may have been changed by somebody.
+        let Some(otherwise) = dice.pick(&remotes) else { break };
+        let class = |remotes| PortClass { protocol: 6, first: 80, last: 90, remotes };
+        let ports = dice.pick(&remotes).filter(|_| dice.is()).map(class).into_iter().collect();
+        let (direction, about) = (direction_of(id.0), format!("policy {}", dice.roll(2)));
+        rows.push(PolicyRow::Identity(Identity { id, direction, ports, otherwise, about }));
+        for address in ["10.0.1.5", "fd00::5"].into_iter().filter(|_| dice.is()).map(ip) {
+            let about = format!("pod {}", dice.roll(2));
+            rows.push(PolicyRow::Judged(Judged { direction, address, identity: id, about }));
+            rows.push(PolicyRow::Own(address));
+        }
+    }
+    rows
+}
+
+fn want_remotes(dice: &mut Dice, id: RemotesId) -> Vec<PolicyRow> {
+    let range = (ip("10.3.0.0"), ip("10.3.0.255"), judgement(dice));
+    let ranges = if dice.is() { vec![range] } else { Vec::new() };
+    let row = Remotes { id, direction: direction_of(id.0), ranges, otherwise: judgement(dice) };
+    let mut rows = vec![PolicyRow::Remotes(row)];
+    for address in ["10.0.1.6", "10.0.1.7", "fd00::6"].into_iter().filter(|_| dice.is()).map(ip) {
+        rows.push(PolicyRow::Member(Remote { remotes: id, address, judgement: judgement(dice) }));
+    }
+    rows
+}
+
+fn direction_of(id: u64) -> Direction {
+    if id % 2 == 0 { Direction::Ingress } else { Direction::Egress }
+}
+
+fn judgement(dice: &mut Dice) -> Judgement {
+    if dice.is() { Judgement::Allow } else { Judgement::Deny }
 }
 
 /// What one want has of these may share addresses with what another has.

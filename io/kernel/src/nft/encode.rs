@@ -14,7 +14,10 @@ const REMEMBER: u64 = 24 * 60 * 60 * 1000;
 /// How many elements packets may put into a set.
 const MOST_COUNTED: u32 = 65_535;
 /// The first of the registers of four bytes (NFT_REG32_00).
-const FIRST_REGISTER: u32 = 8;
+pub(super) const FIRST_REGISTER: u32 = 8;
+/// How values are compared (NFT_CMP_EQ, NFT_CMP_NEQ).
+pub(super) const EQUAL: u32 = 0;
+pub(super) const NOT_EQUAL: u32 = 1;
 
 impl Batch {
     /// Makes a table, or changes its flags.
@@ -153,9 +156,7 @@ fn encode_rule(table: &str, chain: &str, rule: &Rule) -> Attributes {
     Attributes::default().text(1, table).text(2, chain).nested(4, expressions)
 }
 
-fn expressions(statement: &Statement) -> Vec<Attributes> {
-    const EQUAL: u32 = 0;
-    const NOT_EQUAL: u32 = 1;
+pub(super) fn expressions(statement: &Statement) -> Vec<Attributes> {
     const LESS: u32 = 2;
     const GREATER: u32 = 4;
     const INVERT: u32 = 1;
@@ -176,11 +177,11 @@ fn expressions(statement: &Statement) -> Vec<Attributes> {
     }
 }
 
-fn expression(name: &str, data: Attributes) -> Attributes {
+pub(super) fn expression(name: &str, data: Attributes) -> Attributes {
     Attributes::default().text(1, name).nested(2, data)
 }
 
-fn compare(how: u32, value: &[u8]) -> Attributes {
+pub(super) fn compare(how: u32, value: &[u8]) -> Attributes {
     let value = Attributes::default().bytes(1, value);
     expression("cmp", Attributes::default().number(1, FIRST_REGISTER).number(2, how).nested(3, value))
 }
@@ -242,11 +243,15 @@ fn constant(register: u32, value: &[u8]) -> Attributes {
     expression("immediate", Attributes::default().number(1, register).nested(2, value))
 }
 
-fn verdict(code: i32, chain: Option<&str>) -> Attributes {
+pub(super) fn verdict(code: i32, chain: Option<&str>) -> Attributes {
+    expression("immediate", Attributes::default().number(1, 0).nested(2, verdict_data(code, chain)))
+}
+
+/// A verdict as data (NFTA_DATA_VERDICT).
+pub(super) fn verdict_data(code: i32, chain: Option<&str>) -> Attributes {
     let verdict = Attributes::default().number(1, code as u32);
     let verdict = chain.into_iter().fold(verdict, |verdict, chain| verdict.text(2, chain));
-    let data = Attributes::default().nested(2, verdict);
-    expression("immediate", Attributes::default().number(1, 0).nested(2, data))
+    Attributes::default().nested(2, verdict)
 }
 
 /// Where a field is found.
@@ -290,7 +295,8 @@ fn place(field: Field) -> Place {
     }
 }
 
-fn load(field: Field, register: u32) -> Attributes {
+/// Puts a field in a register, counted from the first.
+pub(super) fn load(field: Field, register: u32) -> Attributes {
     let register = FIRST_REGISTER + register;
     match place(field) {
         Place::Meta { key, .. } => {

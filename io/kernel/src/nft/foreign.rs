@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use tartan_host::policy;
 use tartan_host::{ForeignChain, ForeignRule, TABLE, Test, Verdict};
 use tartan_model::{Cidr, Family};
 
@@ -64,7 +65,7 @@ fn number(value: &[u8]) -> Option<u32> {
 
 fn chain(family: &'static str, body: &[u8]) -> Option<ForeignChain> {
     let (table, name) = (text(body, 1)?, text(body, 3)?);
-    if table == TABLE {
+    if table == TABLE || table == policy::TABLE {
         return None;
     }
     let hook = wire::find(body, 4).and_then(|hook| number(wire::find(hook, 1)?));

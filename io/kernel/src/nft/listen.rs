@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::Socket;
 use nix::sys::socket::{setsockopt, sockopt};
+use tartan_host::nftables::TableFamily;
 use tartan_host::{Notice, Row};
 
-use super::{elements, kind, socket};
+use super::{elements, kind, policy, socket};
 use crate::KernelError;
 use crate::rtnl::{self, DATAGRAM, Messages};
 
@@ -29,8 +30,17 @@ pub(crate) struct Heard {
     pub(crate) rows: Vec<Notice>,
     /// Somebody else changed tables, chains, rules or sets of ours, or something was lost.
     pub(crate) stale: bool,
+    /// The same of the table of policies, and of its elements.
+    pub(crate) policy_stale: bool,
     /// So did others with tables of their own.
     pub(crate) foreign: bool,
+}
+
+/// The addresses that our own changes bear: what they did is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) ruleset: u32,
+    pub(crate) policy: u32,
 }
 
 impl Listener {
@@ -41,15 +51,15 @@ impl Listener {
         Ok(Listener { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Everything that has come; what `port` did to tables, chains, rules and sets it knows itself.
-    pub(crate) fn drain(&mut self, port: u32) -> Heard {
+    /// Everything that has come; what these ports did to tables, chains, rules and sets is known.
+    pub(crate) fn drain(&mut self, ports: Ports) -> Heard {
         let mut heard = Heard::default();
         loop {
             match rtnl::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
-                Ok(()) => Messages(&self.buffer).for_each(|message| hear(&message, port, &mut heard)),
+                Ok(()) => Messages(&self.buffer).for_each(|message| hear(&message, ports, &mut heard)),
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return heard,
                 Err(error) => {
-                    (heard.stale, heard.foreign) = (true, true);
+                    (heard.stale, heard.policy_stale, heard.foreign) = (true, true, true);
                     // Any other error would come again, so it must not be waited out here.
                     if !matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE)) {
                         return heard;
@@ -66,14 +76,17 @@ impl AsFd for Listener {
     }
 }
 
-fn hear(message: &rtnl::Message<'_>, port: u32, heard: &mut Heard) {
+fn hear(message: &rtnl::Message<'_>, ports: Ports, heard: &mut Heard) {
     heard.foreign |= socket::is_foreign(message);
     let (Some((kind, family)), Some(body)) = (socket::head(message), socket::body(message)) else { return };
+    if kind != kind::NEWGEN && family == TableFamily::Inet && policy::is_ours(body) {
+        heard.policy_stale |= message.port() != ports.policy;
+    }
     if kind == kind::NEWGEN || !elements::is_ours(body) {
         return;
     }
     if !matches!(kind, kind::NEWSETELEM | kind::DELSETELEM) {
-        heard.stale |= message.port() != port;
+        heard.stale |= message.port() != ports.ruleset;
         return;
     }
     let Some((set, list)) = elements::listed(body) else { return };

@@ -14,7 +14,8 @@ use super::wire::{self, Attributes};
 use super::{Denied, elements, foreign, kind};
 use crate::{KernelError, Refused};
 
-const OWNED: u32 = 0x2 | 0x4;
+/// Owned and persistent.
+pub(super) const OWNED: u32 = 0x2 | 0x4;
 
 /// The hand that holds our ruleset.
 #[derive(Debug)]
@@ -391,19 +392,24 @@ fn first(refused: Vec<(usize, Refused)>) -> Refused {
 
 /// Whether a refusal means that the tables as they are cannot become what they should be; others pass, or are somebody's
 /// right.
-fn is_about_the_tables(errno: i32) -> bool {
+pub(super) fn is_about_the_tables(errno: i32) -> bool {
     matches!(errno, libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT | libc::EBUSY)
 }
 
 fn refusal(refused: Refused) -> StepError {
+    about_table(TABLE, refused)
+}
+
+/// Why a table cannot be written.
+pub(super) fn about_table(table: &str, refused: Refused) -> StepError {
     let text = match refused.errno {
-        libc::EPERM => "another process owns table tartan: is there a second agent?".into(),
-        libc::EBUSY => "somebody else changes table tartan at the same time".into(),
+        libc::EPERM => format!("another process owns table {table}: is there a second agent?"),
+        libc::EBUSY => format!("somebody else changes table {table} at the same time"),
         _ => format!("nftables: {}", refused.text),
     };
     StepError::Kernel { errno: refused.errno, text }
 }
 
-fn garbled(error: &KernelError) -> Refused {
+pub(super) fn garbled(error: &KernelError) -> Refused {
     Refused { errno: libc::EIO, text: error.to_string() }
 }

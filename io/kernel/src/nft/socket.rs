@@ -9,8 +9,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use tartan_host::nftables::TableFamily;
 
-use super::wire::Attributes;
-use super::{elements, kind};
+use super::wire::{self, Attributes};
+use super::{elements, kind, policy};
 use crate::rtnl::{self, DATAGRAM, Message, Messages, outcome};
 use crate::{KernelError, Refused};
 
@@ -168,7 +168,7 @@ impl Nftables {
     pub fn tables(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
         const NAME: u16 = 1;
         self.dump(kind::GETTABLE, family, &Attributes::default(), |body| {
-            let name = super::wire::find(body, NAME)?;
+            let name = wire::find(body, NAME)?;
             Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
         })
     }
@@ -217,21 +217,12 @@ impl Nftables {
         attributes: &Attributes,
     ) {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(20 + attributes.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&length.to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-        bytes.extend_from_slice(&self.sequence.to_ne_bytes());
-        bytes.extend_from_slice(&0u32.to_ne_bytes());
-        // struct nfgenmsg: family, version, resource.
-        bytes.extend_from_slice(&[family, 0]);
-        bytes.extend_from_slice(&resource.to_be_bytes());
-        bytes.extend_from_slice(attributes.as_bytes());
+        wire::message(bytes, kind, flags | NLM_F_REQUEST, self.sequence, family, resource, attributes);
     }
 }
 
 /// A netfilter socket that explains refusals.
-pub(super) fn socket() -> io::Result<Socket> {
+pub(crate) fn socket() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.set_ext_ack(true)?;
@@ -253,7 +244,9 @@ pub(super) fn is_foreign(message: &Message<'_>) -> bool {
         kind,
         kind::NEWTABLE | kind::DELTABLE | kind::NEWCHAIN | kind::DELCHAIN | kind::NEWRULE | kind::DELRULE
     );
-    u16::from(subsystem) == NFTABLES && tells && !body(message).is_some_and(elements::is_ours)
+    u16::from(subsystem) == NFTABLES
+        && tells
+        && !body(message).is_some_and(|body| elements::is_ours(body) || policy::is_ours(body))
 }
 
 /// What follows `struct nfgenmsg`.

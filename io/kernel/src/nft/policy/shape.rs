@@ -1,0 +1,339 @@
+//! What the table of policies is made of: its sets, chains and rules, those that are constant and those of rows.
+//!
+//! In the table of a family, `ct original saddr` is the client whatever way a packet goes, and `ct reply saddr` the server
+//! behind all translation. Each is only known of connections of its own family; a rule for another one does not hold
+//! (net/netfilter/nft_ct.c, `nft_ct_get_eval`).
+
+use std::borrow::Cow;
+
+use tartan_host::nftables::{Field, Statement};
+use tartan_host::policy::{Direction, Epoch, Identity, IdentityId, Judgement, MARK_MASK, RemotesId};
+use tartan_model::Family;
+
+use super::super::encode::{
+    EQUAL, FIRST_REGISTER, NOT_EQUAL, compare, expression, expressions, load, verdict, verdict_data,
+};
+use super::super::wire::Attributes;
+use super::terms::{MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, other, own, rule, tracked};
+
+/// The netlink group of what is logged.
+const LOG_GROUP: u16 = 8472;
+/// Packets logged each second, and at once.
+const LOGGED: u32 = 100;
+
+/// Flags of sets (NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_CONCAT).
+const INTERVAL: u32 = 0x4;
+const MAP: u32 = 0x8;
+const CONCAT: u32 = 0x80;
+/// Those of a map of ranges.
+pub(super) const RANGES: u32 = MAP | INTERVAL;
+
+/// A set, or a map to verdicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Set {
+    pub(super) name: String,
+    pub(super) flags: u32,
+    /// By libnftables' number of each part (`enum datatypes`), and how long each is.
+    parts: &'static [(u32, u32)],
+}
+
+/// A chain; packets enter the one for what is forwarded by themselves.
+#[derive(Debug, Clone)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// A rule, and a word for people.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rule {
+    pub(super) expressions: Vec<Attributes>,
+    pub(super) about: String,
+}
+
+/// What an element of a map leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Leads {
+    Return,
+    Jump(String),
+    Goto(String),
+}
+
+impl Leads {
+    pub(super) fn encode(&self) -> Attributes {
+        match self {
+            Leads::Return => verdict_data(-5, None),
+            Leads::Jump(chain) => verdict_data(-3, Some(chain)),
+            Leads::Goto(chain) => verdict_data(-4, Some(chain)),
+        }
+    }
+
+    /// What becomes of a connection.
+    pub(super) fn of(judgement: Judgement, direction: Direction) -> Leads {
+        match judgement {
+            Judgement::Allow => Leads::Return,
+            Judgement::Deny => Leads::Goto(deny(direction).into()),
+        }
+    }
+}
+
+const IPV4: &[(u32, u32)] = &[(7, 4)];
+const IPV6: &[(u32, u32)] = &[(8, 16)];
+const IPV4_TWICE: &[(u32, u32)] = &[(7, 4), (7, 4)];
+const IPV6_TWICE: &[(u32, u32)] = &[(8, 16), (8, 16)];
+const PROTOCOL_PORT: &[(u32, u32)] = &[(12, 1), (13, 2)];
+
+impl Set {
+    /// The number of its key's type.
+    pub(super) fn key_type(&self) -> u32 {
+        self.parts.iter().fold(0, |all, (part, _)| all << 6 | part)
+    }
+
+    /// The bytes of its key.
+    pub(super) fn key_length(&self) -> u32 {
+        match self.parts {
+            [(_, length)] => *length,
+            parts => parts.iter().map(|(_, length)| length.next_multiple_of(4)).sum(),
+        }
+    }
+
+    /// The number of its values' type, if it is a map.
+    pub(super) fn data_type(&self) -> Option<u32> {
+        /// NFT_DATA_VERDICT.
+        const VERDICT: u32 = 0xffff_ff00;
+        (self.flags & MAP != 0).then_some(VERDICT)
+    }
+
+    /// How long each part of its key is, where that matters (NFTA_SET_DESC_CONCAT).
+    pub(super) fn lengths(&self) -> Option<Attributes> {
+        (self.flags & CONCAT != 0).then(|| {
+            let part = |list: Attributes, (_, length): &(u32, u32)| {
+                list.nested(1, Attributes::default().number(1, *length))
+            };
+            self.parts.iter().fold(Attributes::default(), part)
+        })
+    }
+
+    fn new(name: String, flags: u32, parts: &'static [(u32, u32)]) -> Set {
+        Set { name, flags, parts }
+    }
+}
+
+const fn address(family: Family) -> &'static [(u32, u32)] {
+    match family {
+        Family::Ipv4 => IPV4,
+        Family::Ipv6 => IPV6,
+    }
+}
+
+const fn twice(family: Family) -> &'static [(u32, u32)] {
+    match family {
+        Family::Ipv4 => IPV4_TWICE,
+        Family::Ipv6 => IPV6_TWICE,
+    }
+}
+
+pub(super) fn judged_map(direction: Direction, family: Family) -> String {
+    format!("{direction}_{}", word(family))
+}
+
+pub(super) fn own_set(family: Family) -> String {
+    format!("own_{}", word(family))
+}
+
+pub(super) fn itself_set(family: Family) -> String {
+    format!("itself_{}", word(family))
+}
+
+pub(super) fn members_map(remotes: RemotesId, family: Family) -> String {
+    format!("h{}_{remotes}", digit(family))
+}
+
+pub(super) fn ranges_map(remotes: RemotesId, family: Family) -> String {
+    format!("n{}_{remotes}", digit(family))
+}
+
+pub(super) fn ports_map(identity: IdentityId) -> String {
+    format!("p_{identity}")
+}
+
+pub(super) fn remotes_chain(remotes: RemotesId) -> String {
+    format!("r_{remotes}")
+}
+
+pub(super) fn identity_chain(direction: Direction, identity: IdentityId) -> String {
+    match direction {
+        Direction::Ingress => format!("in_{identity}"),
+        Direction::Egress => format!("out_{identity}"),
+    }
+}
+
+const fn word(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    }
+}
+
+const fn digit(family: Family) -> char {
+    match family {
+        Family::Ipv4 => '4',
+        Family::Ipv6 => '6',
+    }
+}
+
+pub(super) const fn deny(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "deny_ingress",
+        Direction::Egress => "deny_egress",
+    }
+}
+
+/// The chain that packets enter by themselves.
+pub(super) const FORWARD: &str = "forward";
+/// The chain in which a connection gets the epoch of now.
+const JUDGED: &str = "judged";
+const ODD: &str = "odd";
+const DENY_ODD: &str = "deny_odd";
+
+/// The sets that are always there.
+pub(super) fn sets() -> Vec<Set> {
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let maps =
+            Direction::ALL.map(|direction| Set::new(judged_map(direction, family), MAP, address(family)));
+        all.extend(maps);
+        all.push(Set::new(own_set(family), 0, address(family)));
+        all.push(Set::new(itself_set(family), 0, twice(family)));
+    }
+    all
+}
+
+/// The chains that are always there.
+pub(super) fn chains(epoch: Epoch) -> Vec<Chain> {
+    let chain = |name: &str, rules| Chain { name: name.into(), rules };
+    vec![
+        chain(deny(Direction::Ingress), denies("tartan ingress ")),
+        chain(deny(Direction::Egress), denies("tartan egress ")),
+        chain(DENY_ODD, vec![counted_drop()]),
+        chain(ODD, odd()),
+        chain(JUDGED, judged(epoch)),
+        chain(FORWARD, forward(epoch)),
+    ]
+}
+
+/// Those among them in which the epoch is.
+pub(super) fn chains_of_epoch(epoch: Epoch) -> [Chain; 2] {
+    [(JUDGED, judged(epoch)), (FORWARD, forward(epoch))]
+        .map(|(name, rules)| Chain { name: name.into(), rules })
+}
+
+/// The chain and the maps of remotes. All others than members and those in ranges go on to the last rule.
+pub(super) fn remotes(id: RemotesId, direction: Direction, otherwise: Judgement) -> (Vec<Set>, Chain) {
+    let mut sets = Vec::new();
+    let mut rules = Vec::new();
+    // Members first: they may be within a range.
+    for (map, flags) in [(members_map as fn(_, _) -> _, MAP), (ranges_map, RANGES)] {
+        for family in Family::ALL {
+            let set = Set::new(map(id, family), flags, address(family));
+            rules.push(rule([end(other(direction), family, 0), mapped(&set.name)]));
+            sets.push(set);
+        }
+    }
+    rules.push(rule([match otherwise {
+        Judgement::Allow => verdict(-5, None),
+        Judgement::Deny => verdict(-4, Some(deny(direction))),
+    }]));
+    (sets, Chain { name: remotes_chain(id), rules })
+}
+
+/// The chain and the map of an identity: from the server's port to remotes.
+pub(super) fn identity(row: &Identity) -> (Set, Chain) {
+    const PROTOCOL: u32 = 16;
+    const SERVER_PORT: u32 = 11;
+    let set = Set::new(ports_map(row.id), MAP | INTERVAL | CONCAT, PROTOCOL_PORT);
+    let protocol = expression("meta", Attributes::default().number(1, FIRST_REGISTER).number(2, PROTOCOL));
+    let port = tracked(SERVER_PORT, Some(REPLY), 1);
+    let by_port = Rule { about: row.about.clone(), ..rule([protocol, port, mapped(&set.name)]) };
+    let rest = rule([verdict(-4, Some(&remotes_chain(row.otherwise)))]);
+    let chain = Chain { name: identity_chain(row.direction, row.id), rules: vec![by_port, rest] };
+    (set, chain)
+}
+
+/// The log may be full; the packet is gone in any case.
+fn denies(prefix: &str) -> Vec<Rule> {
+    let rate = Attributes::default().bytes(1, &u64::from(LOGGED).to_be_bytes()).bytes(2, &1u64.to_be_bytes());
+    let limit = expression("limit", rate.number(3, LOGGED).number(4, 0).number(5, 0));
+    let log = expression("log", Attributes::default().bytes(1, &LOG_GROUP.to_be_bytes()).text(2, prefix));
+    vec![rule([limit, log]), counted_drop()]
+}
+
+fn counted_drop() -> Rule {
+    let zero = Attributes::default().bytes(1, &[0; 8]).bytes(2, &[0; 8]);
+    rule([expression("counter", zero), verdict(0, None)])
+}
+
+/// What connection tracking does not take for a part of any connection. Some messages of ICMPv6 it never does
+/// (net/netfilter/nf_conntrack_proto_icmpv6.c, `noct_valid_new`); without them nobody finds anybody.
+fn odd() -> Vec<Rule> {
+    const GREATER_OR_EQUAL: u32 = 5;
+    const LESS_OR_EQUAL: u32 = 3;
+    let is = |field, value: &'static [u8]| Statement::Is(field, Cow::Borrowed(value));
+    let icmpv6 = || expressions(&is(Field::Protocol, &[58]));
+    let range = [load(Field::IcmpType, 0), compare(GREATER_OR_EQUAL, &[130]), compare(LESS_OR_EQUAL, &[136])];
+    let untracked = [icmpv6(), range.into(), vec![verdict(1, None)]].concat();
+    let report = [icmpv6(), expressions(&is(Field::IcmpType, &[143])), vec![verdict(1, None)]].concat();
+    let mut rules = vec![rule(untracked), rule(report)];
+    let own = [
+        ([2], "own_ipv4", [Field::Ipv4Source, Field::Ipv4Destination]),
+        ([10], "own_ipv6", [Field::Ipv6Source, Field::Ipv6Destination]),
+    ];
+    for (family, set, fields) in own {
+        for field in fields {
+            let statements = [
+                Statement::Is(Field::Nfproto, Cow::Owned(family.into())),
+                Statement::In(set, vec![field]),
+                Statement::Goto(DENY_ODD),
+            ];
+            rules.push(rule(statements.iter().flat_map(expressions)));
+        }
+    }
+    rules
+}
+
+fn judged(epoch: Epoch) -> Vec<Rule> {
+    let set = Attributes::default().number(2, MARK).number(4, FIRST_REGISTER);
+    vec![
+        rule([tracked(MARK, None, 0), masked(!MARK_MASK, epoch.mark()), expression("ct", set)]),
+        rule([verdict(1, None)]),
+    ]
+}
+
+fn forward(epoch: Epoch) -> Vec<Rule> {
+    /// Of no connection, and not tracked (NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT).
+    const NONE: u32 = 1 << 0 | 1 << 6;
+    const STATE: u32 = 0;
+    let goto = |chain| verdict(-4, Some(chain));
+    let mut rules = vec![
+        rule([
+            tracked(MARK, None, 0),
+            masked(MARK_MASK, 0),
+            compare(EQUAL, &epoch.mark().to_ne_bytes()),
+            verdict(1, None),
+        ]),
+        rule([tracked(STATE, None, 0), masked(NONE, 0), compare(NOT_EQUAL, &[0; 4]), goto(ODD)]),
+    ];
+    for family in Family::ALL {
+        let behind = address(family).iter().map(|(_, length)| length / 4).sum();
+        let ends = [end(ORIGINAL, family, 0), end(REPLY, family, behind)];
+        rules.push(rule(ends.into_iter().chain([looked_up(&itself_set(family)), goto(JUDGED)])));
+    }
+    // Who opens a connection is judged first.
+    for direction in [Direction::Egress, Direction::Ingress] {
+        for family in Family::ALL {
+            rules.push(rule([end(own(direction), family, 0), mapped(&judged_map(direction, family))]));
+        }
+    }
+    rules.push(rule([goto(JUDGED)]));
+    rules
+}

@@ -1,0 +1,67 @@
+//! Parts of rules about connections (linux/netfilter/nf_tables.h, `nft_ct_keys`).
+
+use tartan_host::policy::Direction;
+use tartan_model::Family;
+
+use super::super::encode::{FIRST_REGISTER, expression};
+use super::super::wire::Attributes;
+use super::shape::Rule;
+
+/// NFT_CT_MARK.
+pub(super) const MARK: u32 = 3;
+/// Directions of a connection (`IP_CT_DIR_ORIGINAL`, `IP_CT_DIR_REPLY`).
+pub(super) const ORIGINAL: u8 = 0;
+pub(super) const REPLY: u8 = 1;
+
+/// In which direction's source the pod is.
+pub(super) const fn own(direction: Direction) -> u8 {
+    match direction {
+        Direction::Ingress => REPLY,
+        Direction::Egress => ORIGINAL,
+    }
+}
+
+/// In which the other end is.
+pub(super) const fn other(direction: Direction) -> u8 {
+    match direction {
+        Direction::Ingress => ORIGINAL,
+        Direction::Egress => REPLY,
+    }
+}
+
+/// The source of a direction of the connection (NFT_CT_SRC_IP, NFT_CT_SRC_IP6), to a register.
+pub(super) fn end(direction: u8, family: Family, register: u32) -> Attributes {
+    let key = match family {
+        Family::Ipv4 => 19,
+        Family::Ipv6 => 21,
+    };
+    tracked(key, Some(direction), register)
+}
+
+/// What is known of the connection, to a register.
+pub(super) fn tracked(key: u32, direction: Option<u8>, register: u32) -> Attributes {
+    let data = Attributes::default().number(1, FIRST_REGISTER + register).number(2, key);
+    expression("ct", direction.into_iter().fold(data, |data, direction| data.bytes(3, &[direction])))
+}
+
+/// The first register's bits under a mask, and others set. Marks and states are numbers of the machine's own order.
+pub(super) fn masked(mask: u32, set: u32) -> Attributes {
+    let value = |number: u32| Attributes::default().bytes(1, &number.to_ne_bytes());
+    let data = Attributes::default().number(1, FIRST_REGISTER).number(2, FIRST_REGISTER).number(3, 4);
+    expression("bitwise", data.nested(4, value(mask)).nested(5, value(set)))
+}
+
+/// Whether the registers from the first on are in a set.
+pub(super) fn looked_up(set: &str) -> Attributes {
+    expression("lookup", Attributes::default().text(1, set).number(2, FIRST_REGISTER).number(5, 0))
+}
+
+/// The verdict that the registers from the first on lead to.
+pub(super) fn mapped(map: &str) -> Attributes {
+    let data = Attributes::default().text(1, map).number(2, FIRST_REGISTER).number(3, 0).number(5, 0);
+    expression("lookup", data)
+}
+
+pub(super) fn rule(expressions: impl IntoIterator<Item = Attributes>) -> Rule {
+    Rule { expressions: expressions.into_iter().collect(), about: String::new() }
+}

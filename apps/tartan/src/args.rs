@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tartan_api::explain::{Party, ProtocolNumber, Target};
 use tartan_api::object::ObjectKind;
 use tartan_model::{NetworkName, NodeName};
 use thiserror::Error;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, OneFamily};
 
 /// The environment variable that names the agent's socket.
 const SOCKET_VARIABLE: &str = "TARTAN_SOCKET";
@@ -98,6 +99,29 @@ redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, o
         /// Go on showing what is refused, once a second, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
+    },
+    /// Show whether a connection is allowed, and the rule that decides; exit code 1 if it is denied
+    #[command(after_help = "\
+Examples:
+  tartan explain web db:5432                       # pods of namespace default
+  tartan explain shop/web shop/db:53 --protocol udp
+  tartan explain 192.0.2.7 shop/web:80             # somebody outside
+  tartan explain shop/web node:n2:22               # a node
+  tartan explain web '[2001:db8::1]:443' -o json
+The answer is what the policies say; a Service's address is that of the pod behind it.")]
+    Explain {
+        /// The client: [NAMESPACE/]POD, an address, or node:NAME
+        #[arg(value_name = "SRC")]
+        source: Party,
+        /// The server, with its port: [NAMESPACE/]POD:PORT, ADDRESS:PORT, [ADDRESS]:PORT or node:NAME:PORT
+        #[arg(value_name = "DST[:PORT]")]
+        destination: Target,
+        /// tcp, udp, sctp, icmp or a number
+        #[arg(long, default_value = "tcp")]
+        protocol: ProtocolNumber,
+        /// ipv4 or ipv6 [default: the first that both have]
+        #[arg(long, value_enum)]
+        family: Option<OneFamily>,
     },
     /// List the blocks of addresses, their owners and how full they are
     #[command(after_help = "Example:\n  tartan ipam")]

@@ -154,7 +154,7 @@ enum Families {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OneFamily {
+pub(crate) enum OneFamily {
     Ipv4,
     Ipv6,
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use comfy_table::Table;
+use tartan_api::explain::{Explain, Explanation, RuleName, Side, Verdict};
 use tartan_api::verb::{
     Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan,
     RouteRow, Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
@@ -115,6 +116,39 @@ impl Rows for DeniedRow {
             self.bytes.to_string(),
         ]
     }
+}
+
+/// Why a connection may be or may not, step by step.
+pub(crate) fn explanation(asked: &Explain, told: &Explanation) -> String {
+    let verdict = if told.verdict == Verdict::Allow { "allowed" } else { "denied" };
+    let port = if asked.protocol.has_ports() { format!(" port {}", asked.port) } else { String::new() };
+    let mut text = format!(
+        "{verdict}: {} ({}) to {} ({}), {}{port}\n{}\n",
+        asked.source, told.from, asked.destination, told.to, asked.protocol, told.reason
+    );
+    for step in &told.steps {
+        text.push_str(&format!("  {:<7}  {:<5}  {}\n", side(step.direction), step.verdict, rule(&step.rule)));
+    }
+    if let Some(path) = told.path {
+        let mtu = told.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+        text.push_str(&format!("path {path}, not encrypted{mtu}\n"));
+    }
+    text
+}
+
+fn side(side: Side) -> &'static str {
+    match side {
+        Side::Egress => "egress",
+        Side::Ingress => "ingress",
+    }
+}
+
+fn rule(rule: &RuleName) -> String {
+    let namespace = rule.namespace.as_ref().map_or(String::new(), |namespace| format!("{namespace}/"));
+    let which = rule.index.map_or("no rule is about it".into(), |index| format!("rule {index}"));
+    let source =
+        rule.source.as_ref().map_or(String::new(), |place| format!("  ({}:{})", place.file, place.line));
+    format!("{} {namespace}{}, {which}{source}", rule.kind, rule.name)
 }
 
 impl Rows for IpamRow {

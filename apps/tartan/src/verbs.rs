@@ -9,11 +9,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tartan_api::VERSION;
+use tartan_api::explain::{Explain, Explanation, Party, ProtocolNumber, Target, Verdict};
 use tartan_api::flannel;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
 use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
-use tartan_model::{Name, NameError, NetworkName};
+use tartan_model::{Family, Name, NameError, NetworkName};
 
 use crate::args::{Check, Cli, ImportVerb, NodeVerb, Output, Shared, Usage, Verb};
 use crate::ask::Agent;
@@ -42,6 +43,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Endpoints => rows::<tartan_api::verb::EndpointRow>(&shared, &Request::Endpoints)?,
         Verb::Denied { follow: false } => rows::<DeniedRow>(&shared, &Request::Denied)?,
         Verb::Denied { follow: true } => follow_denied(&shared)?,
+        Verb::Explain { source, destination, protocol, family } => {
+            return explain(&shared, source, destination, protocol, family.map(Family::from));
+        }
         Verb::Ipam => rows::<tartan_api::verb::IpamRow>(&shared, &Request::Ipam)?,
         Verb::Routes => rows::<tartan_api::verb::RouteRow>(&shared, &Request::Routes)?,
         Verb::Plan { files } => {
@@ -87,6 +91,26 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn explain(
+    shared: &Shared,
+    source: Party,
+    destination: Target,
+    protocol: ProtocolNumber,
+    family: Option<Family>,
+) -> Result<ExitCode> {
+    if protocol.has_ports() && destination.port.is_none() {
+        return Err(Usage(format!("{protocol} has ports: name one behind a colon, as in web:80")).into());
+    }
+    if !protocol.has_ports() && destination.port.is_some() {
+        return Err(Usage(format!("{protocol} has no ports: leave out the colon and what follows")).into());
+    }
+    let port = destination.port.unwrap_or_default();
+    let asked = Explain { source, destination: destination.party, port, protocol, family };
+    let explanation: Explanation = agent(shared)?.ask(&Request::Explain(asked.clone()))?;
+    show(shared, &explanation, || table::explanation(&asked, &explanation))?;
+    Ok(if explanation.verdict == Verdict::Allow { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn bundle(shared: &Shared, file: &Path, config: PathBuf, log: Option<PathBuf>) -> Result<()> {

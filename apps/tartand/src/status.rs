@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tartan_api::VERSION;
+use tartan_api::explain::Explain;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
@@ -27,11 +28,22 @@ impl Ring {
             Request::Status => ok(&self.status(leases)),
             Request::Nodes => ok(&self.world.report_nodes(|id| is_alive(leases, id))),
             Request::Peers => ok(&self.world.report_peers(|id| self.since(id), |peer| self.probed(peer))),
+            Request::Explain(asked) => self.explain(&asked),
             Request::Ipam => ok(&self.world.report_ipam()),
             Request::Routes => ok(&self.world.report_routes(|row| self.is_installed(row))),
             Request::Plan { objects } => self.plan(&objects),
             Request::Ready { network } => self.ready(&network),
             _ => failure(FailureCode::Invalid, "this request is not for the ring"),
+        }
+    }
+
+    fn explain(&self, asked: &Explain) -> Answer {
+        if !self.world.in_sync() {
+            return failure(FailureCode::TryAgain, "the store has not told everything yet");
+        }
+        match self.world.explain(asked) {
+            Ok(explanation) => ok(&explanation),
+            Err(unexplained) => failure(FailureCode::NotFound, &unexplained.to_string()),
         }
     }
 

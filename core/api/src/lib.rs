@@ -3,6 +3,7 @@
 
 pub mod cni;
 pub mod endpoint;
+pub mod explain;
 pub mod flannel;
 pub mod kubernetes;
 pub mod label;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::cni::{Add, Check, Del, Gc};
+use crate::explain::Explain;
 use crate::object::{Object, ObjectKind};
 use tartan_model::{NetworkName, NodeName};
 
@@ -44,6 +45,8 @@ pub enum Request {
         /// Only these peers; all if there is none.
         peers: Vec<NodeName>,
     },
+    /// What becomes of a connection, and why. Answered by [`crate::explain::Explanation`].
+    Explain(Explain),
     /// Answered by a list of [`crate::verb::IpamRow`].
     Ipam,
     /// Answered by a list of [`crate::verb::RouteRow`].

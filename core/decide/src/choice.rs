@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use tartan_api::endpoint::PublishedEndpoint;
 use tartan_fabric::{Blocked, Reached, Reason};
+use tartan_host::policy::PolicyRow;
 use tartan_model::{
     AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, NoUplink, Node, NodeId, NodeName,
     Path, PodName, Vni,
 };
-use tartan_host::policy::PolicyRow;
 use thiserror::Error;
 
 use crate::{Conflict, WayOut};

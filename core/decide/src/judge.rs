@@ -91,7 +91,11 @@ impl World {
 
     /// The same of an interface on another node.
     pub(crate) fn judge_remote(&mut self, node: NodeId, key: &AttachmentKey) -> BTreeSet<Scope> {
-        if node == self.this { BTreeSet::new() } else { self.judge_holder(&Holder { node, key: key.clone() }) }
+        if node == self.this {
+            BTreeSet::new()
+        } else {
+            self.judge_holder(&Holder { node, key: key.clone() })
+        }
     }
 
     /// The same of all interfaces on a node: which addresses it may speak for has changed.
@@ -144,9 +148,8 @@ impl World {
     /// The same on another node.
     fn other(&self, holder: &Holder) -> Option<(PodName, Known)> {
         let remote = self.remote_endpoint(holder.node, &holder.key)?;
-        self.has_policy(remote.network).then(|| {
-            (remote.pod.clone(), self.known(remote.pod, remote.labels, &remote.addresses, false))
-        })
+        self.has_policy(remote.network)
+            .then(|| (remote.pod.clone(), self.known(remote.pod, remote.labels, &remote.addresses, false)))
     }
 
     fn known(&self, pod: &PodName, labels: &Labels, addresses: &[IpAddr], local: bool) -> Known {
@@ -193,7 +196,10 @@ impl World {
     }
 
     /// Why a connection may be or may not, as far as policies go.
-    pub fn explain(&self, flow: &tartan_policy::explain::Flow) -> tartan_policy::explain::Explanation {
+    pub(crate) fn explain_policies(
+        &self,
+        flow: &tartan_policy::explain::Flow,
+    ) -> tartan_policy::explain::Explanation {
         self.judges.engine.explain(flow)
     }
 
@@ -252,8 +258,7 @@ impl World {
         }
         let holder = Holder { node: self.this, key: endpoint.key.clone() };
         let identities = Direction::ALL.into_iter().zip(self.judges.engine.identities_of(&holder));
-        let identities: Vec<(Direction, u64)> =
-            identities.filter_map(|(of, id)| Some((of, id?))).collect();
+        let identities: Vec<(Direction, u64)> = identities.filter_map(|(of, id)| Some((of, id?))).collect();
         let about: String = endpoint.pod.to_string().chars().take(100).collect();
         let of_address = |address: &IpAddr| {
             let address = *address;

@@ -6,6 +6,7 @@ mod check;
 mod choice;
 mod conflict;
 mod decide;
+mod explain;
 mod fact;
 mod judge;
 mod lanes;
@@ -22,6 +23,7 @@ pub use choice::{
     PeerChoice, Reach,
 };
 pub use conflict::{Conflict, MOST_POOLS};
+pub use explain::Unexplained;
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};
 pub use objects::RemoteEndpoint;

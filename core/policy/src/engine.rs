@@ -268,7 +268,9 @@ impl<K: Key> Engine<K> {
         let mut members = BTreeSet::new();
         for (id, remotes) in &self.remotes {
             let slots = self.slots_of(remotes);
-            members.extend(slots.into_iter().flat_map(|slot| self.addresses(slot)).map(|address| (*id, address)));
+            members.extend(
+                slots.into_iter().flat_map(|slot| self.addresses(slot)).map(|address| (*id, address)),
+            );
         }
         Changes {
             endpoints: self.slots.keys().cloned().collect(),
@@ -428,7 +430,9 @@ impl<K: Key> Engine<K> {
     /// Finds the identities of endpoints anew, of those that are judged here.
     fn identify(&mut self, slots: BTreeSet<Slot>, changes: &mut Changes<K>) {
         for slot in slots {
-            let Some(known) = self.endpoints.get(&slot).filter(|known| known.endpoint.local) else { continue };
+            let Some(known) = self.endpoints.get(&slot).filter(|known| known.endpoint.local) else {
+                continue;
+            };
             let before = known.identities;
             let key = known.key.clone();
             let now = Direction::ALL.map(|direction| self.acquire_identity(slot, direction, changes));
@@ -497,7 +501,8 @@ impl<K: Key> Engine<K> {
         let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
         let index = &mut self.index;
         let remotes = Remotes::new(definition, |selector| {
-            index.acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+            index
+                .acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
         });
         for selector in remotes.selectors() {
             self.users.entry(selector).or_default().insert(id);
@@ -544,7 +549,8 @@ impl<K: Key> Engine<K> {
 
     fn acquire(&mut self, selector: &Selector) -> SelectorId {
         let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
-        self.index.acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+        self.index
+            .acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
     }
 
     fn forget_subject(&mut self, selector: SelectorId, id: &PolicyId) {

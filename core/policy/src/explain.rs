@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::engine::{Engine, Key};
-use crate::form::{Action, Direction, End, Endpoint, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Verdict};
+use crate::form::{
+    Action, Direction, End, Endpoint, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Verdict,
+};
 use crate::index::Slot;
 
 /// A connection that is asked about.

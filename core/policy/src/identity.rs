@@ -73,14 +73,13 @@ pub(crate) fn identity(
             }
         }
     }
-    let define = |active: &BTreeSet<usize>, at: Option<(u8, u16)>| {
-        define(direction, &tiers, &places, active, at)
-    };
+    let define =
+        |active: &BTreeSet<usize>, at: Option<(u8, u16)>| define(direction, &tiers, &places, active, at);
     let everywhere: BTreeSet<usize> = everywhere.into_iter().collect();
     let otherwise = define(&everywhere, None);
-    let classes = spans.into_iter().flat_map(|(protocol, spans)| {
-        classes(protocol, &spans, &everywhere, &otherwise, &define)
-    });
+    let classes = spans
+        .into_iter()
+        .flat_map(|(protocol, spans)| classes(protocol, &spans, &everywhere, &otherwise, &define));
     let classes = classes.collect();
     IdentityPart { classes, otherwise }
 }
@@ -165,7 +164,8 @@ fn define(
             (None, None) => None,
             (None, Some(_)) => Some(BTreeSet::from([RemotePart { remote: everybody(), port }])),
             (Some(remotes), _) => {
-                let part = |remote: &crate::form::Remote| RemotePart { remote: remote.clone(), port: port.clone() };
+                let part =
+                    |remote: &crate::form::Remote| RemotePart { remote: remote.clone(), port: port.clone() };
                 Some(remotes.iter().map(part).collect())
             }
         };

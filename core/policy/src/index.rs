@@ -129,9 +129,8 @@ impl Index {
             needs.push((name.to_owned(), None));
         });
         let needing = needs.iter().filter_map(|label| self.by_need.get(label)).flatten();
-        let fits = |id: &&SelectorId| {
-            self.selectors.get(id).is_some_and(|entry| entry.selector.matches(&labels))
-        };
+        let fits =
+            |id: &&SelectorId| self.selectors.get(id).is_some_and(|entry| entry.selector.matches(&labels));
         let mut picked: Vec<SelectorId> = needing.chain(&self.anywhere).filter(fits).copied().collect();
         picked.sort_unstable();
         picked.dedup();

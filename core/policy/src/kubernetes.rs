@@ -8,9 +8,9 @@ use tartan_api::policy::{
 };
 use tartan_model::Name;
 
+use crate::Selector;
 use crate::form::{Action, Kind, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Tier};
 use crate::labels::{NAMESPACE, NAMESPACE_PREFIX, own_label};
-use crate::Selector;
 
 /// Where Kubernetes' own policies stand in their tier, among those of other kinds.
 const ORDER: u64 = 1000;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use tartan_model::Family;
 
 use crate::Selector;
-use crate::form::{Action, Direction, Endpoint, End, NamedPort, Remote, Verdict};
+use crate::form::{Action, Direction, End, Endpoint, NamedPort, Remote, Verdict};
 use crate::index::SelectorId;
 use crate::number::{address_of, last_of, number_of};
 
@@ -46,7 +46,10 @@ impl Definition {
     /// are the same more often.
     pub(crate) fn add(tier: &mut TierPart, action: Action, remotes: Option<BTreeSet<RemotePart>>) {
         let ends = |rule: &RulePart| rule.remotes.is_none();
-        if action == Action::Log || tier.rules.last().is_some_and(ends) || remotes.as_ref().is_some_and(BTreeSet::is_empty) {
+        if action == Action::Log
+            || tier.rules.last().is_some_and(ends)
+            || remotes.as_ref().is_some_and(BTreeSet::is_empty)
+        {
             return;
         }
         match tier.rules.last_mut().filter(|last| last.action == action) {
@@ -242,8 +245,11 @@ impl Part {
     fn fits(&self, address: IpAddr, endpoint: Option<&Endpoint>) -> bool {
         let Some(part) = &self.part else { return true };
         let named = |port: &NamedPort| endpoint.is_some_and(|endpoint| endpoint.ports.contains(port));
-        let within = part.remote.nets.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(address)));
-        within && !part.remote.not_nets.iter().any(|net| net.contains(address)) && part.port.as_ref().is_none_or(named)
+        let within =
+            part.remote.nets.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(address)));
+        within
+            && !part.remote.not_nets.iter().any(|net| net.contains(address))
+            && part.port.as_ref().is_none_or(named)
     }
 }
 

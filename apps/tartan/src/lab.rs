@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand, ValueEnum};
 use tartan_model::{Family, Name, NetworkName, PodName};
+use tartan_netlab::label::LabelChange;
 use tartan_netlab::matrix::Protocol;
 use tartan_netlab::names::{LabName, LabNode, LabelError};
 
@@ -64,9 +65,12 @@ Examples:
     /// Add or remove a node, or run a command on one
     #[command(subcommand, after_help = "Example: tartan lab node add n4")]
     Node(NodeVerb),
-    /// Add or remove a pod
+    /// Add, label or remove a pod
     #[command(subcommand, after_help = "Example: tartan lab pod add web --node n2 -n shop -l app=web")]
     Pod(PodVerb),
+    /// Label a namespace of pods
+    #[command(subcommand, after_help = "Example: tartan lab namespace label shop team=blue")]
+    Namespace(NamespaceVerb),
     /// Become a command in a pod's network namespace
     #[command(after_help = "\
 Examples:
@@ -230,6 +234,21 @@ enum PodVerb {
         #[arg(long, default_value = "default")]
         network: NetworkName,
     },
+    /// Change a pod's labels: writes a Pod object as `tartan apply` does; other labels stay
+    #[command(after_help = "\
+Examples:
+  tartan lab pod label web -n shop app=web tier=front
+  tartan lab pod label shop/web tier-")]
+    Label {
+        /// The pod, as NAME or NAMESPACE/NAME
+        pod: String,
+        /// Its namespace [default: default]
+        #[arg(short, long)]
+        namespace: Option<Name>,
+        /// What to set, or to take away
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<LabelChange>,
+    },
     /// Remove a pod through the plugin
     #[command(after_help = "Example: tartan lab pod rm web -n shop")]
     Rm {
@@ -238,6 +257,23 @@ enum PodVerb {
         /// Its namespace [default: default]
         #[arg(short, long)]
         namespace: Option<Name>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NamespaceVerb {
+    /// Change a namespace's labels: writes a Namespace object as `tartan apply` does; other labels stay
+    #[command(after_help = "\
+Examples:
+  tartan lab namespace label shop team=blue
+  tartan lab namespace label shop team-")]
+    Label {
+        /// The namespace
+        #[arg(value_name = "NAMESPACE")]
+        name: Name,
+        /// What to set, or to take away
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<LabelChange>,
     },
 }
 

@@ -416,7 +416,9 @@ mod tests {
         let mut memory = agent();
         let policies = ["policy/shop/web", "policy/shop/db", "namespace/shop"];
         let entries = policies.iter().zip(20..).map(|(key, revision)| entry(key, b"p", revision));
-        entries.for_each(|entry| drop(memory.note(&Change::Put(entry))));
+        for entry in entries {
+            memory.note(&Change::Put(entry));
+        }
         let taken = take(&mut memory, listing("b", 1, vec![]));
         assert_eq!(taken.changes, []);
         assert!(taken.put_back.iter().all(|back| !policies.contains(&back.key.as_str())));

@@ -69,18 +69,18 @@ fn pools_that_are_none() {
 
 #[test]
 fn what_a_later_release_serves() {
-    assert_snapshot!(refused_spec("  preset: calico"), @"net.yaml:5:11: preset calico is not served by this release; it serves flannel");
+    assert_snapshot!(refused_spec("  preset: calico"), @"net.yaml:5:11: preset calico is not served by this release; it serves flannel and canal");
+    assert_snapshot!(refused_spec("  preset: weave"), @"net.yaml:5:11: preset weave is not served by this release; it serves flannel and canal");
     assert_snapshot!(refused_spec("  fabric: routed"), @"net.yaml:5:11: fabric routed is not served by this release; it serves overlay");
     assert_snapshot!(refused_spec("  paths: [vxlan, sleeve]"), @"net.yaml:5:18: path sleeve is not served by this release; it serves direct and vxlan");
     assert_snapshot!(refused_spec("  paths: []"), @"net.yaml:1: spec.paths: no path is allowed; name at least one");
     assert_snapshot!(refused_spec("  encryption: required"), @"net.yaml:5:15: encryption required is not served by this release; it serves off");
-    assert_snapshot!(refused_spec("  policy: true"), @"net.yaml:1: spec.policy: true is not served by this release; write false or leave the key out");
 }
 
 #[test]
 fn heads_that_are_none() {
-    assert_snapshot!(refused("kind: Pod\napiVersion: v1\n"), @r#"net.yaml:1:1: kind "Pod" is not known; this release knows ClusterNetwork"#);
-    assert_snapshot!(refused("kind: clusternetwork\n"), @r#"net.yaml:1:1: kind "clusternetwork" is not known; this release knows ClusterNetwork"#);
+    assert_snapshot!(refused("kind: Deployment\napiVersion: apps/v1\n"), @r#"net.yaml:1:1: kind "Deployment" is not known; this release knows ClusterNetwork, NetworkPolicy, Namespace, Pod, ServiceAccount"#);
+    assert_snapshot!(refused("kind: clusternetwork\n"), @r#"net.yaml:1:1: kind "clusternetwork" is not known; this release knows ClusterNetwork, NetworkPolicy, Namespace, Pod, ServiceAccount"#);
     assert_snapshot!(refused("apiVersion: v1\n"), @"net.yaml:1:1: missing field `kind`");
     assert_snapshot!(refused(&HEAD.replace("tartan.dev/v1alpha1", "v2")), @"net.yaml:1:13: unknown variant `v2`, expected one of tartan.dev/v1alpha1");
     assert_snapshot!(refused(&HEAD.replace("default", "Default")), @r#"net.yaml:3:18: "Default" is not a name: use at most 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"#);
@@ -91,8 +91,8 @@ fn heads_that_are_none() {
 fn lines_are_those_of_the_file() {
     let text = format!("# Two networks.\n---\n{HEAD}---\n# The second.\n{HEAD}spec:\n  mtu: big\n");
     assert_snapshot!(refused(&text), @"net.yaml:12:8: expected `auto` or a number of bytes");
-    let text = format!("---\n{HEAD}---\n\n# The second.\n{HEAD}spec: {{policy: true}}\n");
-    assert_snapshot!(refused(&text), @"net.yaml:8: spec.policy: true is not served by this release; write false or leave the key out");
+    let text = format!("---\n{HEAD}---\n\n# The second.\n{HEAD}spec: {{paths: []}}\n");
+    assert_snapshot!(refused(&text), @"net.yaml:8: spec.paths: no path is allowed; name at least one");
     assert_snapshot!(refused("--- {kind: X}\n--- {kind: Y}\n"), @"net.yaml:2:5: another object begins here; write `---` on a line of its own before it");
 }
 
@@ -171,6 +171,24 @@ fn an_empty_spec_is_the_presets() {
     assert_eq!((network.attachment, network.mtu), (Attachment::Bridge, MtuChoice::Auto));
     assert_eq!((network.paths, network.vxlan), (vec![Path::Vxlan], Vxlan::default()));
     assert_eq!((network.masquerade, network.masquerade_exempt), (true, Vec::new()));
+    assert!(!network.policy);
+}
+
+#[test]
+fn canal_is_routed_and_has_policy_unless_it_says_otherwise() {
+    let resolved = |spec: &str| {
+        let objects = parse("net.yaml", &format!("{HEAD}spec: {spec}")).unwrap();
+        let [Object::ClusterNetwork(network)] = objects.as_slice() else {
+            panic!("one network: {objects:?}")
+        };
+        let network = network.resolve().unwrap();
+        (network.attachment, network.policy, network.paths)
+    };
+    let vxlan = || vec![Path::Vxlan];
+    assert_eq!(resolved("{preset: canal}"), (Attachment::Routed, true, vxlan()));
+    assert_eq!(resolved("{preset: canal, attachment: bridge}"), (Attachment::Bridge, true, vxlan()));
+    assert_eq!(resolved("{preset: canal, policy: false}"), (Attachment::Routed, false, vxlan()));
+    assert_eq!(resolved("{preset: flannel, policy: true}"), (Attachment::Bridge, true, vxlan()));
 }
 
 fn cluster_network(name: &str) -> ClusterNetwork {
@@ -209,7 +227,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         (1280u32..=65_535).prop_map(|bytes| MtuChoice::Bytes(Mtu::try_from(bytes).unwrap())),
     ];
     let words = (
-        prop::option::of(Just(Preset::Flannel)),
+        prop::option::of(prop_oneof![Just(Preset::Flannel), Just(Preset::Canal)]),
         prop::option::of(Just(Fabric::Overlay)),
         prop::option::of(prop::collection::vec(Just(Path::Vxlan), 1..3)),
         prop::option::of(prop_oneof![Just(Attachment::Routed), Just(Attachment::Bridge)]),
@@ -221,7 +239,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         prop::option::of(mtu),
         prop::option::of(any::<bool>()),
         prop::option::of(any_pools().prop_map(|pools| pools.iter().map(Pool::cidr).collect())),
-        prop::option::of(Just(false)),
+        prop::option::of(any::<bool>()),
     );
     (words, rest).prop_map(|(words, rest)| {
         let (preset, fabric, paths, attachment, encryption) = words;

@@ -16,6 +16,9 @@ use tartan_model::{
 use crate::learn::dirty;
 use crate::{Learned, Phase, Scope, World};
 
+/// The label of every namespace (Kubernetes, "Well-Known Labels").
+const OWN_NAME: &str = "kubernetes.io/metadata.name";
+
 /// A pod's interface on another node, as far as that node may speak of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteEndpoint<'a> {
@@ -52,6 +55,15 @@ impl World {
     /// The labels of a Namespace; None if nobody has written one.
     pub fn namespace(&self, name: &Name) -> Option<&Labels> {
         self.namespaces.get(name)
+    }
+
+    /// The labels of a namespace as selectors see them: those that somebody has written, and the one that Kubernetes gives
+    /// every namespace, its name.
+    pub fn namespace_labels(&self, name: &Name) -> Labels {
+        let mut labels = self.namespace(name).cloned().unwrap_or_default();
+        let label = || Some((OWN_NAME.to_owned().try_into().ok()?, name.to_string().try_into().ok()?));
+        labels.extend(label());
+        labels
     }
 
     /// Every Pod that somebody has written; pods may be without.

@@ -10,6 +10,7 @@ pub mod down;
 pub mod error;
 pub mod exec;
 pub mod fault;
+pub mod label;
 pub mod matrix;
 pub mod names;
 pub mod network;

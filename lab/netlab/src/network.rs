@@ -93,6 +93,15 @@ mod tests {
     }
 
     #[test]
+    fn a_preset_is_passed_on_and_one_that_is_not_served_is_wrong_usage() {
+        let value = serde_json::to_value(build("canal", &Family::ALL, &[]).unwrap()).unwrap();
+        assert_eq!(value["spec"]["preset"], "canal");
+        assert_eq!(network(&["policy=true"]).unwrap()["spec"]["policy"], true);
+        let error = build("calico", &Family::ALL, &[]).unwrap_err();
+        assert!(error.is::<Usage>(), "{error:#}");
+    }
+
+    #[test]
     fn a_setting_may_replace_what_the_family_brought() {
         let value = network(&["pools=[{cidr: 10.9.0.0/16, blockSize: 26}]"]).unwrap();
         assert_eq!(value["spec"]["pools"], json!([{"cidr": "10.9.0.0/16", "blockSize": 26}]));
@@ -100,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_wrong_usage() {
-        for settings in [&["colour=blue"][..], &["mtu"], &["=1"], &["mtu.x=1", "mtu=["], &["policy=true"]] {
+        for settings in [&["colour=blue"][..], &["mtu"], &["=1"], &["mtu.x=1", "mtu=["], &["policy=yes"]] {
             let error = network(settings).unwrap_err();
             assert!(error.is::<Usage>(), "{settings:?}: {error:#}");
         }

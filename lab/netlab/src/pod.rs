@@ -15,7 +15,7 @@ use crate::error::{Usage, gather};
 use crate::names::{LabName, LabNode};
 use crate::programs::{Programs, spawn_in};
 use crate::state::{self, MAX_PODS, PodState};
-use crate::{agent, cni, wire};
+use crate::{agent, cni, label, wire};
 
 /// The longest word of a responder about itself.
 const MAX_WORD: u64 = 4096;
@@ -39,7 +39,7 @@ pub struct NewPod {
 /// When there is such a pod or no such node, or the plugin refuses.
 pub fn add(lab: &LabName, new: &NewPod, programs: &Programs) -> Result<PodState> {
     let pod = claim(lab, new)?;
-    match make(lab, &pod, &new.labels, programs) {
+    match make(lab, &pod, programs) {
         Ok(pod) => Ok(pod),
         Err(error) => {
             // The first error is the one to tell; `down` finds what these may leave.
@@ -51,15 +51,19 @@ pub fn add(lab: &LabName, new: &NewPod, programs: &Programs) -> Result<PodState>
     }
 }
 
-/// Takes a pod away, through the plugin.
+/// Takes a pod away, through the plugin, and what `lab pod label` wrote about it.
 ///
 /// # Errors
-/// When there is none, or the plugin refuses; the pod is as it was then.
+/// When there is none, or the plugin refuses; the pod is as it was then. When no agent takes back what was written.
 pub fn remove(lab: &LabName, name: &PodName) -> Result<()> {
     let state = state::load(lab)?;
     let pod = state.pod(name)?;
     cni::del(lab, pod)?;
     clear(lab, name)?;
+    if pod.declared {
+        label::forget(&state, name)
+            .with_context(|| format!("pod {name} is gone, but not what was written about it"))?;
+    }
     forget(lab, name)
 }
 
@@ -92,6 +96,8 @@ fn claim(lab: &LabName, new: &NewPod) -> Result<PodState> {
         container: container_id()?,
         network: new.network.clone(),
         addresses: Vec::new(),
+        labels: new.labels.clone(),
+        declared: false,
     };
     state::change(lab, |state| {
         state.node(&pod.node)?;
@@ -107,14 +113,9 @@ fn claim(lab: &LabName, new: &NewPod) -> Result<PodState> {
     Ok(pod)
 }
 
-fn make(
-    lab: &LabName,
-    pod: &PodState,
-    labels: &BTreeMap<String, String>,
-    programs: &Programs,
-) -> Result<PodState> {
+fn make(lab: &LabName, pod: &PodState, programs: &Programs) -> Result<PodState> {
     let netns = wire::namespace(&lab.pod_netns(&pod.name))?;
-    let addresses = cni::add(lab, pod, labels)?;
+    let addresses = cni::add(lab, pod, &pod.labels)?;
     start_responder(netns.as_fd(), &pod.name, programs)?;
     state::change(lab, |state| {
         if let Some(pod) = state.pods.iter_mut().find(|other| other.name == pod.name) {

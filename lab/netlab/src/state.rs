@@ -2,6 +2,7 @@
 //!
 //! Every change reads the file anew under a lock and replaces it whole, so that verbs may run at the same time.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
@@ -81,6 +82,12 @@ pub struct PodState {
     pub network: NetworkName,
     /// The addresses that the plugin gave it; none until then.
     pub addresses: Vec<IpAddr>,
+    /// The labels that the plugin was told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether `lab pod label` has written an object about it, which goes with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declared: bool,
 }
 
 /// Labs of before there could be more have one link.

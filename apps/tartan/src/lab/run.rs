@@ -14,11 +14,11 @@ use tartan_netlab::names::LabName;
 use tartan_netlab::pod::{self, NewPod};
 use tartan_netlab::programs::Programs;
 use tartan_netlab::store::{self, LabStore};
-use tartan_netlab::{fault, node, respond, status, up};
+use tartan_netlab::{fault, label, node, respond, status, up};
 
 use super::fault::FaultVerb;
 use super::show::Show;
-use super::{Lab, MatrixFlags, NodeVerb, PodVerb, Store, StoreVerb, Up, Verb};
+use super::{Lab, MatrixFlags, NamespaceVerb, NodeVerb, PodVerb, Store, StoreVerb, Up, Verb};
 use crate::args::Output;
 
 /// The answer is no.
@@ -46,6 +46,11 @@ fn dispatch(Lab { name: lab, verb }: Lab, show: Show) -> Result<ExitCode> {
         }
         Verb::Node(verb) => change_nodes(&lab, verb, show)?,
         Verb::Pod(verb) => change_pods(&lab, verb, show)?,
+        Verb::Namespace(NamespaceVerb::Label { name, changes }) => {
+            require_root()?;
+            let labels = label::namespace(&lab, &name, &changes)?;
+            show.labelled("namespace", name.as_str(), &labels)?;
+        }
         Verb::Exec { pod, namespace, command } => {
             return Ok(ended(exec::in_pod(&lab, &pod_name(&pod, namespace)?, &command)?));
         }
@@ -123,6 +128,11 @@ fn change_pods(lab: &LabName, verb: PodVerb, show: Show) -> Result<()> {
             let labels: BTreeMap<String, String> = labels.into_iter().collect();
             let new = NewPod { name: PodName { namespace, name: pod }, node: node.parse()?, network, labels };
             show.pod_added(&pod::add(lab, &new, &Programs::find()?)?)
+        }
+        PodVerb::Label { pod, namespace, changes } => {
+            let name = pod_name(&pod, namespace)?;
+            let labels = label::pod(lab, &name, &changes)?;
+            show.labelled("pod", &name.to_string(), &labels)
         }
         PodVerb::Rm { pod, namespace } => {
             let name = pod_name(&pod, namespace)?;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
+use tartan_api::label::Labels;
 use tartan_netlab::fault::Fault;
 use tartan_netlab::matrix::Matrix;
 use tartan_netlab::names::LabName;
@@ -82,6 +83,17 @@ impl Show {
     pub(super) fn pod_added(self, pod: &PodState) -> Result<()> {
         let row = PodRow { name: pod.name.clone(), node: pod.node.clone(), addresses: pod.addresses.clone() };
         self.print(&row, || format!("pod {} is on {} with {}", row.name, row.node, listed(&row.addresses)))
+    }
+
+    pub(super) fn labelled(self, kind: &str, name: &str, labels: &Labels) -> Result<()> {
+        self.print(&json!({"kind": kind, "name": name, "labels": labels}), || {
+            let labels: Vec<String> =
+                labels.iter().map(|(key, value)| format!("{}={}", key.as_str(), value.as_str())).collect();
+            match labels.as_slice() {
+                [] => format!("{kind} {name} has no labels"),
+                labels => format!("{kind} {name} has {}", labels.join(", ")),
+            }
+        })
     }
 
     pub(super) fn removed(self, kind: &str, name: &str) -> Result<()> {

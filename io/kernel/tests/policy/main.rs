@@ -9,6 +9,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cost;
+mod marks;
 mod packets;
 mod rows;
 mod world;

@@ -203,9 +203,14 @@ impl World {
         self.judges.engine.explain(flow)
     }
 
+    /// Whether all that verdicts depend on is known. Before, what the kernel has is not taken away either.
+    fn is_certain(&self) -> bool {
+        self.in_sync && self.uplink.is_some()
+    }
+
     /// The rows of a scope of policies. As long as not everything is known there are none, and what the kernel has stays.
     pub(crate) fn decide_policy(&self, scope: &Scope) -> Option<rows::PolicyRow> {
-        if !self.in_sync {
+        if !self.is_certain() {
             return None;
         }
         match scope {
@@ -253,7 +258,7 @@ impl World {
 
     /// What is judged of a pod on this node.
     pub(crate) fn judged(&self, endpoint: &Endpoint) -> Vec<rows::PolicyRow> {
-        if !self.in_sync {
+        if !self.is_certain() {
             return Vec::new();
         }
         let holder = Holder { node: self.this, key: endpoint.key.clone() };

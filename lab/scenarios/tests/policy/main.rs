@@ -9,7 +9,6 @@
 
 #[path = "../../../../core/policy/tests/cases/mod.rs"]
 mod cases;
-#[expect(unused_imports, reason = "the laws of the core draw more from it")]
 #[path = "../../../../core/policy/tests/generate/mod.rs"]
 mod generate;
 mod listeners;

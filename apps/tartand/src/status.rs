@@ -91,6 +91,7 @@ impl Ring {
             peers: self.count_peers(leases),
             endpoints: self.world.endpoints().count(),
             policies: self.world.policies().count(),
+            remote_endpoints: self.world.remote_endpoints().count(),
             networks: self.world.report_networks(),
             last_error: self.last_error.clone(),
             since: humantime::format_rfc3339_seconds(self.started).to_string(),

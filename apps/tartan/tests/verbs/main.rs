@@ -325,7 +325,7 @@ fn nothing_is_sent_when_any_file_has_an_error() {
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
     insta::assert_snapshot!(ran.stderr, @r#"
         error: bad/1.yaml:6:3: unknown field `colour`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, masqueradeExempt, mtu, policy, encryption
-        bad/2.yaml:7:1: kind "Banana" is not known; this release knows ClusterNetwork
+        bad/2.yaml:7:1: kind "Banana" is not known; this release knows ClusterNetwork, NetworkPolicy, Namespace, Pod, ServiceAccount
         bad/3.yaml:1:7: expected a word
         bad/4.json:3: it is not UTF-8 text
         bad/5.yaml: it is longer than 1 MiB
@@ -393,6 +393,10 @@ fn wrong_usage_has_exit_code_2() {
         &["get", "clusternetwork", "Not_A_Name"],
         &["delete", "clusternetwork"],
         &["delete", "clusternetwork", "team/blue"],
+        &["delete", "ns", "team/blue"],
+        &["get", "netpol", "team/blue/x"],
+        &["get", "netpol", "my.team/blue"],
+        &["get", "pod", "Web"],
         &["apply"],
         &["status", "-o", "yaml"],
         &["status", "-o", "xml"],
@@ -405,6 +409,28 @@ fn wrong_usage_has_exit_code_2() {
         assert!(ran.code == 2 && ran.stdout.is_empty() && !ran.stderr.is_empty(), "{words:?}: {}", ran.code);
     }
     assert_eq!(agent.asked(), Vec::<Value>::new());
+}
+
+#[test]
+fn what_policies_are_made_of_has_tables() {
+    let agent = Agent::new();
+    let shown = |words: &[&str]| agent.tartan(words).stdout;
+    insta::assert_snapshot!(shown(&["get", "netpol"]), @"");
+    insta::assert_snapshot!(shown(&["get", "pods"]), @"");
+    insta::assert_snapshot!(shown(&["get", "ns"]), @"");
+    insta::assert_snapshot!(shown(&["get", "sa"]), @"");
+    agent.asked();
+    for (words, name) in [
+        (["get", "netpol", "web"], "default/web"),
+        (["get", "sa", "shop/robot"], "shop/robot"),
+        (["delete", "po", "web-0"], "default/web-0"),
+        (["delete", "ns", "shop"], "shop"),
+    ] {
+        agent.tartan(&words);
+        let asked = agent.asked();
+        let verb = asked[0].as_object().unwrap().values().next().unwrap();
+        assert_eq!(verb["name"], name, "{words:?}");
+    }
 }
 
 #[test]

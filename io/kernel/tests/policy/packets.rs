@@ -148,3 +148,64 @@ fn a_translated_flow_is_judged_by_its_real_server() {
         }
     }
 }
+
+/// What connection tracking does not see is not let through to a pod that is judged, nor from it.
+#[test]
+fn what_is_no_connection_does_not_pass() {
+    let world = World::new();
+    let mut kernel = world.router.kernel();
+    let rules = [
+        "add table inet raw",
+        "add chain inet raw pre { type filter hook prerouting priority -300; }",
+        "add rule inet raw pre udp dport 7 notrack",
+        "add rule inet raw pre udp sport 7 notrack",
+    ];
+    for rule in rules {
+        let (done, text) = nft(&world.router, &rule.split(' ').collect::<Vec<_>>());
+        assert!(done, "{rule}: {text}");
+    }
+    done(&mut kernel, &create_all(&[judge(0)]));
+    for family in 0..2 {
+        let (client, other, server) = (CLIENT[family], OTHER[family], SERVER[family]);
+        assert!(passes(&world, client, server, 7), "nobody is judged");
+        done(&mut kernel, &create_all(&[own(client)]));
+        assert!(!passes(&world, client, server, 7));
+        assert!(passes(&world, other, server, 7));
+        done(&mut kernel, &[remove(own(client)), Step::Create { row: own(server) }]);
+        assert!(!passes(&world, client, server, 7));
+    }
+}
+
+/// A pod reaches itself by an address that is translated, whatever else it may.
+#[test]
+fn a_pod_reaches_itself() {
+    let world = World::new();
+    let mut kernel = world.router.kernel();
+    let rules = [
+        "add table ip nat",
+        "add chain ip nat pre { type nat hook prerouting priority -100; }",
+        "add rule ip nat pre ip daddr 10.9.9.9 dnat to 10.2.0.2",
+    ];
+    for rule in rules {
+        let (done, text) = nft(&world.router, &rule.split(' ').collect::<Vec<_>>());
+        assert!(done, "{rule}: {text}");
+    }
+    // Packets that come back from outside have the server's own address for their source.
+    world.let_own_in(&world.server);
+    let mut rows = vec![
+        judge(0),
+        remotes(1, Ingress, &[]),
+        remotes(2, Egress, &[]),
+        identity(3, Ingress, &[], 1),
+        identity(4, Egress, &[], 2),
+        judged(Ingress, SERVER[0], 3),
+        judged(Egress, SERVER[0], 4),
+    ];
+    done(&mut kernel, &create_all(&rows));
+    let mut flow = Flow::of(&world.server, SERVER[0], "10.9.9.9", 7);
+    assert!(!flow.passes());
+    rows = vec![own(SERVER[0])];
+    done(&mut kernel, &create_all(&rows));
+    assert!(flow.passes());
+    assert!(!passes(&world, CLIENT[0], SERVER[0], 7));
+}

@@ -142,6 +142,12 @@ impl World {
         }
     }
 
+    /// Packets with an address of its own for their source come in (`accept_local`).
+    pub(crate) fn let_own_in(&self, scratch: &Scratch) {
+        set(scratch, "net/ipv4/conf/all/accept_local", "1");
+        set(scratch, "net/ipv4/conf/all/rp_filter", "0");
+    }
+
     /// A server that sends everything back, until the world's end.
     pub(crate) fn serve(&self, address: &str, port: u16) {
         let socket = socket(&self.server, address, port);
@@ -168,7 +174,11 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(crate) fn new(world: &World, from: &str, to: &str, port: u16) -> Flow {
-        let socket = socket(&world.client, from, 0);
+        Flow::of(&world.client, from, to, port)
+    }
+
+    pub(crate) fn of(scratch: &Scratch, from: &str, to: &str, port: u16) -> Flow {
+        let socket = socket(scratch, from, 0);
         Flow { socket, to: SocketAddr::new(ip(to), port), number: 0 }
     }
 

@@ -1,4 +1,5 @@
-//! Policies as packets meet them: held against the truth tables of the stories, and against the reference evaluator.
+//! Policies, from what people write to what becomes of packets, which is held against the truth tables of the core's
+//! stories and against its reference evaluator.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,8 +14,8 @@ mod cases;
 mod generate;
 mod listeners;
 mod messages;
+mod objects;
 mod questions;
 mod random;
-
 mod stage;
 mod stories;

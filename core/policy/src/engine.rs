@@ -11,7 +11,7 @@ use crate::form::{Direction, Endpoint, Policy, PolicyId, Ports, Verdict};
 use crate::identity::{self, IdentityPart, PortNames};
 use crate::index::{Index, SelectorId, Slot};
 use crate::labels::EndpointLabels;
-use crate::remotes::{Definition, Remotes};
+use crate::remotes::{Definition, JudgedRange, Remotes};
 
 /// The most policies that a word about an identity names.
 const NAMED: usize = 3;
@@ -245,7 +245,7 @@ impl<K: Key> Engine<K> {
     }
 
     /// The direction of remotes in use, ranges of addresses with what becomes of them, and what becomes of all others.
-    pub fn remotes(&self, id: RemotesId) -> Option<(Direction, &[(IpAddr, IpAddr, Verdict)], Verdict)> {
+    pub fn remotes(&self, id: RemotesId) -> Option<(Direction, &[JudgedRange], Verdict)> {
         let remotes = self.remotes.get(&id)?;
         Some((remotes.definition.direction, &remotes.ranges, remotes.otherwise))
     }

@@ -3,7 +3,7 @@
 //! A cluster and a flow are drawn apart and fit each other always, so that one cluster can be asked many flows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-mod spec;
+pub(crate) mod spec;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,8 +13,6 @@ use tartan_api::meta::{Annotations, ObjectMeta};
 use tartan_api::policy::{NetworkPolicy, PolicyKind, PolicyVersion, Protocol};
 use tartan_model::{Family, Name, NodeName};
 use tartan_policy::reference::{Cluster, Flow, NAMESPACE_NAME, NamedPort, Pod};
-
-pub(crate) use spec::{egress_rule, ingress_rule};
 
 pub(crate) const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];

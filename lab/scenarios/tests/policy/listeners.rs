@@ -63,7 +63,8 @@ fn ears(place: &Place) -> Vec<Ear> {
     let open = || {
         let addresses = Family::ALL.map(|family| place.address(family));
         let ports = PORTS.iter().filter(|port| !(place.is_pod() && SERVED.contains(*port)));
-        let mut ears: Vec<Ear> = ports.flat_map(|port| addresses.map(|at| [tcp(at, *port), udp(at, *port)])).flatten().collect();
+        let mut ears: Vec<Ear> =
+            ports.flat_map(|port| addresses.map(|at| [tcp(at, *port), udp(at, *port)])).flatten().collect();
         ears.extend(addresses.map(sctp));
         ears
     };
@@ -121,7 +122,9 @@ fn answer(ear: &Ear) {
             }
         }
         Ear::Sctp(socket) => {
-            while let Ok((length, Some(caller))) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer) {
+            while let Ok((length, Some(caller))) =
+                recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer)
+            {
                 let from_ipv4 = caller.family() == Some(AddressFamily::Inet);
                 if let Some(answer) = init_ack(payload(from_ipv4, &buffer[..length])) {
                     let _ = sendto(socket.as_raw_fd(), &answer, &caller, MsgFlags::empty());

@@ -1,5 +1,5 @@
-//! Policies, from what people write to what packets meet: held against the truth tables of the stories, and against the
-//! reference evaluator.
+//! Policies, from what people write to what becomes of packets, which is held against the truth tables of the core's
+//! stories and against its reference evaluator.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +10,6 @@
 
 #[path = "../../../../core/policy/tests/cases/mod.rs"]
 mod cases;
-#[expect(unused_imports, reason = "the laws of the core draw more from it")]
 #[path = "../../../../core/policy/tests/generate/mod.rs"]
 mod generate;
 mod listeners;

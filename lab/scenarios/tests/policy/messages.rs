@@ -15,9 +15,7 @@ const SCTP: usize = 12 + 20;
 pub(crate) fn echo_request(family: Family, id: u16) -> Vec<u8> {
     let echo = IcmpEchoHeader { id, seq: 1 };
     match family {
-        Family::Ipv4 => {
-            Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &[]).to_bytes().to_vec()
-        }
+        Family::Ipv4 => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &[]).to_bytes().to_vec(),
         Family::Ipv6 => Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).to_bytes().to_vec(),
     }
 }

@@ -54,9 +54,13 @@ pub(crate) fn wrong(questions: &[Question<'_>]) -> Vec<String> {
     for patience in [SHORT, PATIENCE] {
         let answered = ask(&open, patience);
         let tell = |question: &&Question<'_>| format!("{question} passes and should not");
-        let (heard, silent): (Vec<_>, Vec<_>) = open.iter().zip(answered).partition(|(_, answered)| *answered);
-        wrong.extend(heard.into_iter().map(|(question, _)| question).filter(|question| !question.expected).map(tell));
-        open = silent.into_iter().map(|(question, _)| *question).filter(|question| question.expected).collect();
+        let (heard, silent): (Vec<_>, Vec<_>) =
+            open.iter().zip(answered).partition(|(_, answered)| *answered);
+        wrong.extend(
+            heard.into_iter().map(|(question, _)| question).filter(|question| !question.expected).map(tell),
+        );
+        open =
+            silent.into_iter().map(|(question, _)| *question).filter(|question| question.expected).collect();
     }
     wrong.extend(open.iter().map(|question| format!("{question} does not pass and should")));
     wrong

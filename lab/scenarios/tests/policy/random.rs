@@ -98,9 +98,7 @@ fn play(stage: &mut Stage, cluster: &Cluster) {
         *namespace = from_json(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
     }
     for pod in &cluster.pods {
-        let port = |port: &reference::NamedPort| {
-            json!({"name": port.name, "protocol": port.protocol, "containerPort": port.number})
-        };
+        let port = |port: &reference::NamedPort| json!({"name": port.name, "protocol": port.protocol, "containerPort": port.number});
         let ports: Vec<_> = pod.ports.iter().map(port).collect();
         let (name, namespace) = (&pod.name.name, &pod.name.namespace);
         let metadata = json!({"name": name, "namespace": namespace, "labels": pod.labels});

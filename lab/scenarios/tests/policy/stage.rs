@@ -215,7 +215,8 @@ fn places(lab: &Lab) -> Vec<Place> {
         let afar = afar.expect("somebody on another node").addresses;
         places.push(Place {
             name: format!("node:{node}"),
-            addresses: [format!("172.30.0.{number}"), format!("{WIRE}{number}")].map(|at| at.parse().unwrap()),
+            addresses: [format!("172.30.0.{number}"), format!("{WIRE}{number}")]
+                .map(|at| at.parse().unwrap()),
             known_as: afar.map(|to| netns::run_in(netns.as_fd(), || source(to)).expect("to enter")),
             netns,
         });

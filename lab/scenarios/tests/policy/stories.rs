@@ -71,7 +71,8 @@ fn differences(stage: &Stage, case: &Case, families: &[Family], due: &[&Expectat
     }
     stage.wait();
     let asked = |expectation: &Expectation| -> Vec<Question<'_>> {
-        let pairs = families.iter().flat_map(|family| expectation.cells.iter().map(move |cell| (*family, cell)));
+        let pairs =
+            families.iter().flat_map(|family| expectation.cells.iter().map(move |cell| (*family, cell)));
         let question = |(family, ((from, to), expected)): (Family, (&(String, String), &bool))| Question {
             from: stage.place(from),
             to: stage.place(to),

@@ -27,8 +27,8 @@ const COPIED: u32 = 128;
 /// How long the kernel gathers, in hundredths of a second, and how many packets at most.
 const GATHERED_FOR: u32 = 5;
 const TOGETHER: u32 = 16;
-/// Room for what nobody has taken yet: more than the kernel logs at once and in a second. The kernel doubles it.
-const QUEUE: usize = 256 << 10;
+/// Room for what nobody has taken yet: more than the kernel logs at once. It doubles it, for what it needs itself.
+const QUEUE: usize = 128 << 10;
 /// Datagrams that are taken in one go.
 const AT_ONCE: usize = 64;
 

@@ -90,11 +90,15 @@ pub(crate) enum Verb {
     /// List the packets that were refused: who sent them, why, how many
     #[command(after_help = "\
 Examples:
-  tartan denied        # since the counters were made; one goes a day after its last packet
+  tartan denied        # what guards counted, and what policies refused of late
   tartan denied -f     # what is refused from now on, as it comes
-Reasons: mac, ipv4, ipv6 (a source that is not the pod's), arp, nd (a claim for an address that is not the pod's), ra,
-redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, or from one that is no node), control
-(a pod calls an agent), other (neither IP nor ARP, or with a VLAN tag).")]
+Reasons of guards: mac, ipv4, ipv6 (a source that is not the pod's), arp, nd (a claim for an address that is not the pod's),
+ra, redirect, dhcp (what only routers and servers send), tunnel (VXLAN from a pod, or from one that is no node), control (a pod
+calls an agent), other (neither IP nor ARP, or with a VLAN tag). A counter goes a day after its last packet.
+What policies refuse is told from a sample: 100 packets a second in each direction, of all connections together; 4,096
+connections are kept, 512 of one source, those of late. How many packets there were in all is told by the metric
+tartan_policy_denied_packets_total. The policy is the one that refuses it now: by default means that no rule allows it.
+`tartan explain` tells of every rule that was asked.")]
     Denied {
         /// Go on showing what is refused, once a second, until Ctrl-C
         #[arg(short, long)]

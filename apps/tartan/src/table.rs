@@ -1,5 +1,6 @@
 //! Answers for people: tables as kubectl prints them, and a status of about ten lines.
 
+mod denied;
 mod objects;
 
 use std::collections::BTreeMap;
@@ -8,11 +9,12 @@ use std::fmt::Display;
 use comfy_table::Table;
 use tartan_api::explain::{Explain, Explanation, RuleName, Side, Verdict};
 use tartan_api::verb::{
-    Action, AgentState, Applied, DeniedRow, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan,
-    RouteRow, Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
+    Action, AgentState, Applied, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan, RouteRow,
+    Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
 };
 use tartan_model::Attachment;
 
+pub(crate) use denied::{denied, denied_line};
 pub(crate) use objects::objects;
 
 /// Spaces between two columns.
@@ -93,27 +95,13 @@ impl Rows for EndpointRow {
             self.network.to_string(),
             list(&self.addresses),
             yes(self.ready),
-            denied(&self.denied),
+            by_reason(&self.denied),
             attachment(self.attachment).into(),
             self.link.to_string(),
             self.mac.to_string(),
             // Runtimes tell containers by their first twelve characters too; -o json has all.
             self.container.as_str().chars().take(12).collect(),
             self.interface.to_string(),
-        ]
-    }
-}
-
-impl Rows for DeniedRow {
-    const HEADER: &[&str] = &["POD", "LINK", "REASON", "PACKETS", "BYTES"];
-    const PLURAL: &str = "refused packets";
-    fn cells(&self) -> Vec<String> {
-        vec![
-            some(self.pod.as_ref()),
-            self.link.to_string(),
-            self.reason.clone(),
-            self.packets.to_string(),
-            self.bytes.to_string(),
         ]
     }
 }
@@ -340,9 +328,8 @@ fn list(values: &[impl Display]) -> String {
 }
 
 /// Refused packets by reason.
-fn denied(by_reason: &BTreeMap<String, u64>) -> String {
-    let reasons: Vec<String> =
-        by_reason.iter().map(|(reason, packets)| format!("{reason}:{packets}")).collect();
+fn by_reason(denied: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> = denied.iter().map(|(reason, packets)| format!("{reason}:{packets}")).collect();
     list(&reasons)
 }
 

@@ -13,7 +13,7 @@ use tartan_api::explain::{Explain, Explanation, Party, ProtocolNumber, Target, V
 use tartan_api::flannel;
 use tartan_api::object::{Object, ObjectKind};
 use tartan_api::rpc::{Failure, FailureCode, Leave, Request};
-use tartan_api::verb::{Applied, DeniedRow, Left, Plan, Status};
+use tartan_api::verb::{Applied, DeniedConnection, DeniedRow, Left, Plan, Status};
 use tartan_model::{Family, Name, NameError, NetworkName};
 
 use crate::args::{Check, Cli, ImportVerb, NodeVerb, Output, Shared, Usage, Verb};
@@ -41,7 +41,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Nodes => rows::<tartan_api::verb::NodeRow>(&shared, &Request::Nodes)?,
         Verb::Peers => rows::<tartan_api::verb::PeerRow>(&shared, &Request::Peers)?,
         Verb::Endpoints => rows::<tartan_api::verb::EndpointRow>(&shared, &Request::Endpoints)?,
-        Verb::Denied { follow: false } => rows::<DeniedRow>(&shared, &Request::Denied)?,
+        Verb::Denied { follow: false } => {
+            let rows: Vec<DeniedRow> = agent(&shared)?.ask(&Request::Denied)?;
+            show(&shared, &rows, || table::denied(&rows))?;
+        }
         Verb::Denied { follow: true } => follow_denied(&shared)?,
         Verb::Explain { source, destination, protocol, family } => {
             return explain(&shared, source, destination, protocol, family.map(Family::from));
@@ -161,8 +164,7 @@ fn follow_denied(shared: &Shared) -> Result<()> {
         std::thread::sleep(LOOK);
         let now: Vec<DeniedRow> = agent.ask(&Request::Denied)?;
         for row in now.iter().filter_map(|row| since(&before, row)) {
-            let line = || format!("{}\n", row.cells().join("  "));
-            show(shared, &row, line)?;
+            show(shared, &row, || table::denied_line(&row))?;
         }
         before = now;
     }
@@ -170,11 +172,25 @@ fn follow_denied(shared: &Shared) -> Result<()> {
 
 /// What of a row is new. A counter that was made anew counts from its beginning.
 fn since(before: &[DeniedRow], row: &DeniedRow) -> Option<DeniedRow> {
-    let old = before.iter().find(|old| (&old.link, &old.reason) == (&row.link, &row.reason));
+    let old = before.iter().find(|old| is_of_one(old, row));
     let old = old.filter(|old| old.packets <= row.packets && old.bytes <= row.bytes);
     let (packets, bytes) = old.map_or((0, 0), |old| (old.packets, old.bytes));
     let new = DeniedRow { packets: row.packets - packets, bytes: row.bytes - bytes, ..row.clone() };
     (new.packets > 0).then_some(new)
+}
+
+/// Whether two rows count the same. Whose addresses they are, and which policy refuses it, may have changed.
+fn is_of_one(a: &DeniedRow, b: &DeniedRow) -> bool {
+    match (&a.connection, &b.connection) {
+        (None, None) => (&a.link, &a.reason) == (&b.link, &b.reason),
+        (Some(a), Some(b)) => {
+            let of = |one: &DeniedConnection| {
+                (one.direction, one.from.address, one.to.address, one.port, one.icmp_type)
+            };
+            of(a) == of(b) && a.protocol == b.protocol
+        }
+        _ => false,
+    }
 }
 
 /// A question about the state, so its exit code answers it.

@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use tartan_host::Reason;
+use tartan_host::policy::Direction;
 use tartan_model::{Family, IfName};
 use tartan_probe::{Counters, Health};
 use tartan_store::Lease;
 
-use crate::metrics::{BlockLabels, FamilyLabels, KindLabels, PeerLabels, ReasonLabels, TableLabels, set};
+use crate::metrics::{
+    BlockLabels, DirectionLabels, FamilyLabels, KindLabels, PeerLabels, ReasonLabels, TableLabels, set,
+};
 use crate::ring::Ring;
 
-/// What the guards had counted when it was last read, by interface and reason: counters go with their interface.
-pub(crate) type Denials = BTreeMap<(IfName, Reason), u64>;
+/// What had been counted when it was last read: the kernel's counters go with what they count.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    /// By the guards, by interface and reason.
+    guards: BTreeMap<(IfName, Reason), u64>,
+    /// By policies.
+    policies: BTreeMap<&'static str, u64>,
+}
 
 impl Ring {
     /// Brings every metric up to date that is not counted as it happens.
@@ -76,21 +85,32 @@ impl Ring {
         set(&metrics.notices_lost, tally.lost);
     }
 
-    /// The kernel's counters go with their interfaces, ours only grow.
+    /// The kernel's counters go with their interfaces and with their table, ours only grow.
     fn gauge_denied(&mut self) {
-        // Told as a kernel error elsewhere; what was counted stays.
-        let Ok(counted) = self.loop_.kernel().denied() else { return };
-        let mut now = Denials::new();
-        for denied in counted {
-            let sum = now.entry((denied.interface, denied.reason)).or_default();
-            *sum = sum.saturating_add(denied.packets);
+        // What cannot be read is told as a kernel error elsewhere; what was counted stays.
+        if let Ok(counted) = self.loop_.kernel().denied() {
+            let mut now = BTreeMap::new();
+            for denied in counted {
+                let sum: &mut u64 = now.entry((denied.interface, denied.reason)).or_default();
+                *sum = sum.saturating_add(denied.packets);
+            }
+            for ((interface, reason), packets) in &now {
+                let before = self.counted.guards.get(&(interface.clone(), *reason));
+                let labels = ReasonLabels { reason: reason.to_string() };
+                self.metrics.denied.get_or_create(&labels).inc_by(grown(before, *packets));
+            }
+            self.counted.guards = now;
         }
-        for ((interface, reason), packets) in &now {
-            let before = self.denials.get(&(interface.clone(), *reason)).copied().unwrap_or(0);
-            let new = packets.checked_sub(before).unwrap_or(*packets);
-            self.metrics.denied.get_or_create(&ReasonLabels { reason: reason.to_string() }).inc_by(new);
+        if let Ok(counted) = self.loop_.kernel().denied_by_policies() {
+            for (direction, packets) in counted {
+                let direction = direction_word(direction);
+                let before = self.counted.policies.insert(direction, packets);
+                let labels = DirectionLabels { direction };
+                let counter = self.metrics.policy_denied.get_or_create(&labels).clone();
+                counter.inc_by(grown(before.as_ref(), packets));
+            }
         }
-        self.denials = now;
+        set(&self.metrics.policy_log_lost, self.denial_log.lost());
     }
 
     fn gauge_process(&self) {
@@ -115,6 +135,20 @@ fn process() -> Option<(f64, i64)> {
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     // utime, stime and rss, counted from the field behind the name.
     Some(((number(11)? + number(12)?) as f64 / ticks as f64, number(21)? * page))
+}
+
+/// By how much a counter has grown, which may have been made anew.
+fn grown(before: Option<&u64>, now: u64) -> u64 {
+    now.checked_sub(before.copied().unwrap_or(0)).unwrap_or(now)
+}
+
+/// In which direction policies refuse; what is a part of no connection in none.
+pub(crate) fn direction_word(direction: Option<Direction>) -> &'static str {
+    match direction {
+        Some(Direction::Ingress) => "ingress",
+        Some(Direction::Egress) => "egress",
+        None => "none",
+    }
 }
 
 fn count(number: usize) -> i64 {

@@ -78,6 +78,7 @@ impl Ring {
         if all > NAMED {
             texts.push(format!("and {} more peers: tartan peers", all - NAMED));
         }
+        texts.extend(self.unheard());
         texts
     }
 

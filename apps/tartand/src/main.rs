@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod counted;
 mod deleted;
+mod denied;
 mod departure;
 mod entry;
 mod gauges;

@@ -12,6 +12,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tartan_api::VERSION;
 use tartan_host::TABLES;
+use tartan_host::policy::Direction;
+
+use crate::gauges::direction_word;
 
 /// Seconds: from a tenth of a millisecond to some seconds.
 const TIMES: [f64; 14] =
@@ -72,6 +75,12 @@ pub(crate) struct ReasonLabels {
     pub(crate) reason: String,
 }
 
+/// In which direction policies refused packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DirectionLabels {
+    pub(crate) direction: &'static str,
+}
+
 #[derive(Clone)]
 pub(crate) struct Times;
 
@@ -103,6 +112,8 @@ pub(crate) struct Metrics {
     pub(crate) store_operations: Family<StoreLabels, Counter>,
     pub(crate) store_revision: Gauge,
     pub(crate) denied: Family<ReasonLabels, Counter>,
+    pub(crate) policy_denied: Family<DirectionLabels, Counter>,
+    pub(crate) policy_log_lost: Counter,
     pub(crate) resident: Gauge,
     pub(crate) cpu: Seconds,
     pub(crate) descriptors: Gauge,
@@ -135,6 +146,8 @@ impl Metrics {
             store_operations: Family::default(),
             store_revision: Gauge::default(),
             denied: Family::default(),
+            policy_denied: Family::default(),
+            policy_log_lost: Counter::default(),
             resident: Gauge::default(),
             cpu: Seconds::default(),
             descriptors: Gauge::default(),
@@ -158,6 +171,9 @@ impl Metrics {
         }
         for reason in tartan_host::Reason::ALL {
             drop(self.denied.get_or_create(&ReasonLabels { reason: reason.to_string() }));
+        }
+        for direction in [Some(Direction::Ingress), Some(Direction::Egress), None].map(direction_word) {
+            drop(self.policy_denied.get_or_create(&DirectionLabels { direction }));
         }
     }
 
@@ -193,6 +209,9 @@ impl Metrics {
         of.register("store_operations", "Operations on the store", self.store_operations.clone());
         of.register("store_revision", "The store's revision that was seen last", self.store_revision.clone());
         of.register("denied_packets", "Packets that the guards refused", self.denied.clone());
+        of.register("policy_denied_packets", "Packets that policies refused", self.policy_denied.clone());
+        let lost = self.policy_log_lost.clone();
+        of.register("policy_log_lost", "Times that the kernel could not tell of all packets it logged", lost);
         let of = self.registry.sub_registry_with_prefix("process");
         of.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, self.resident.clone());
         of.register_with_unit("cpu", "CPU time in all", seconds(), self.cpu.clone());

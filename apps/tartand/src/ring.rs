@@ -28,9 +28,10 @@ use crate::adding::{PATIENCE, Waiting};
 use crate::announce::knows;
 use crate::cluster::{Cluster, Write};
 use crate::config::Config;
+use crate::denied::Listening;
 use crate::departure::Departure;
 use crate::entry::Heard;
-use crate::gauges::Denials;
+use crate::gauges::Counted;
 use crate::identity::Identity;
 use crate::input::{Ask, Inbox, Input, Question};
 use crate::metrics::Metrics;
@@ -113,7 +114,9 @@ pub(crate) struct Ring {
     /// Probes of the ways to peers.
     pub(crate) probing: Probing,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) denials: Denials,
+    pub(crate) counted: Counted,
+    /// What policies refused.
+    pub(crate) denial_log: Listening,
     /// Which store, as its driver calls it.
     pub(crate) store_kind: &'static str,
     /// Everything was told or read, which takes much more memory than knowing it.
@@ -189,7 +192,8 @@ impl Ring {
             read_at: Instant::now() + READ_ANEW,
             probing: Probing::new(config.probes),
             metrics,
-            denials: Denials::new(),
+            counted: Counted::default(),
+            denial_log: Listening::start(),
             store_kind,
             swollen: false,
         };
@@ -211,6 +215,7 @@ impl Ring {
                 return Ok(());
             }
             self.probe();
+            self.denial_log.hear();
             if !woken.turn {
                 continue;
             }
@@ -505,7 +510,7 @@ impl Ring {
                 self.denied().map_or_else(Answer::Error, |rows| ok(&rows))
             }
             Question::Request { request: Request::Endpoints, .. } => {
-                self.denied().map_or_else(Answer::Error, |denied| ok(&self.endpoints(&denied)))
+                self.guarded().map_or_else(Answer::Error, |denied| ok(&self.endpoints(&denied)))
             }
             Question::Request { request: Request::Check(check), netns, .. } => {
                 self.check(&check, netns.as_ref())

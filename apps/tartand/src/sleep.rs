@@ -12,7 +12,7 @@ use crate::ring::Ring;
 /// What ended a sleep.
 pub(crate) struct Woken {
     pub(crate) stop: bool,
-    /// There is more to do than to send and hear probes.
+    /// There is more to do than to send and hear probes, and to hear what was refused.
     pub(crate) turn: bool,
 }
 
@@ -30,8 +30,9 @@ impl Ring {
         let mut fds = vec![signals.as_fd(), self.inbox.bell()];
         fds.extend(self.loop_.kernel_ref().notices_fds());
         let of_turns = fds.len();
-        // An answer to a probe is heard without a whole turn.
+        // An answer to a probe is heard without a whole turn, and so is what policies refused.
         fds.extend(self.probing.fds());
+        fds.extend(self.denial_log.fd());
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

@@ -1,17 +1,16 @@
 //! What the ring answers to those who only want to know.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tartan_api::VERSION;
 use tartan_api::explain::Explain;
 use tartan_api::object::Object;
-use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
+use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Phase, Refused, Scope};
-use tartan_host::{Reason, Row, obstacles};
+use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
-use tartan_model::{Cidr, Endpoint, IfName, NetworkName, Node, NodeId};
+use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId};
 use tartan_probe::Health;
 use tartan_store::Lease;
 
@@ -49,28 +48,6 @@ impl Ring {
 
     pub(crate) fn endpoints(&self, denied: &[DeniedRow]) -> Vec<EndpointRow> {
         self.world.report_endpoints(denied, |key| self.is_settled(&Scope::Endpoint(key.clone())))
-    }
-
-    /// What the guards refused, by pod and reason; the counters of one interface in several tables make one row.
-    pub(crate) fn denied(&mut self) -> Result<Vec<DeniedRow>, Failure> {
-        let counted = self.loop_.kernel().denied().map_err(|error| Failure {
-            code: FailureCode::Kernel,
-            message: format!("cannot read what was refused: {error}"),
-        })?;
-        let mut rows: BTreeMap<(IfName, Reason), (u64, u64)> = BTreeMap::new();
-        for denied in counted {
-            let (packets, bytes) = rows.entry((denied.interface, denied.reason)).or_default();
-            *packets = packets.saturating_add(denied.packets);
-            *bytes = bytes.saturating_add(denied.bytes);
-        }
-        let row = |((link, reason), (packets, bytes)): ((IfName, Reason), (u64, u64))| DeniedRow {
-            pod: self.world.pod_of(&link).cloned(),
-            link,
-            reason: reason.to_string(),
-            packets,
-            bytes,
-        };
-        Ok(rows.into_iter().map(row).collect())
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {

@@ -84,7 +84,7 @@ pub enum Verdict {
 }
 
 /// Whose side of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// What the client may send.
@@ -225,6 +225,12 @@ impl FromStr for ProtocolNumber {
 }
 
 impl ProtocolNumber {
+    /// Its name, or else its number.
+    pub fn word(self) -> String {
+        let named = PROTOCOLS.iter().find(|(_, number)| *number == self.0);
+        named.map_or_else(|| self.0.to_string(), |(name, _)| (*name).into())
+    }
+
     /// Whether its packets have ports.
     pub fn has_ports(self) -> bool {
         [6, 17, 132].contains(&self.0)

@@ -8,6 +8,7 @@ use tartan_model::{
     PodName,
 };
 
+use crate::explain::{RuleName, Side};
 use crate::object::ObjectKind;
 
 /// `tartan status`: this node.
@@ -214,20 +215,62 @@ pub struct EndpointRow {
     pub denied: BTreeMap<String, u64>,
 }
 
-/// A row of `tartan denied`: packets that came in by one interface and were refused for one reason. A counter goes a day
-/// after its last packet.
+/// A row of `tartan denied`: packets that the guards refused, by interface and reason, or that policies did, by connection.
+/// The counter of a guard goes a day after its last packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeniedRow {
-    /// The pod that sent them; none if they came from elsewhere, or if the pod is gone.
+    /// The pod that sent them, or opened the connection; none if it was somebody else, or if the pod is gone.
     pub pod: Option<PodName>,
-    /// The interface on the node.
-    pub link: IfName,
-    /// Why: `mac`, `ipv4`, `ipv6`, `arp`, `nd`, `ra`, `redirect`, `dhcp`, `tunnel`, `control` or `other`.
+    /// The interface on the node that they came in by; of policies that of the pod that they are about, none if it is gone.
+    pub link: Option<IfName>,
+    /// Why: `mac`, `ipv4`, `ipv6`, `arp`, `nd`, `ra`, `redirect`, `dhcp`, `tunnel`, `control` or `other`, and `policy`.
     pub reason: String,
-    /// How many packets.
+    /// How many packets. Of what policies refuse not more are logged than 100 a second in each direction, of all
+    /// connections together, after the first 100.
     pub packets: u64,
     /// How many bytes.
     pub bytes: u64,
+    /// The connection, where policies refused it.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<DeniedConnection>,
+}
+
+/// A connection that policies refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedConnection {
+    /// Whose policies: of the client for egress, of the server for ingress.
+    pub direction: Side,
+    /// The client.
+    pub from: End,
+    /// The server, behind all translation.
+    pub to: End,
+    /// The protocol: `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or its number.
+    pub protocol: String,
+    /// The server's port; none where the protocol has no ports.
+    pub port: Option<u16>,
+    /// The type of an ICMP or ICMPv6 message.
+    pub icmp_type: Option<u8>,
+    /// The policy that refuses it, and its rule if one does; none if none does any more.
+    pub policy: Option<RuleName>,
+    /// Whether it is refused because no rule is about it.
+    pub default: bool,
+    /// When the first of these packets was refused.
+    pub first: String,
+    /// When the last was.
+    pub last: String,
+}
+
+/// One end of a connection, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The pod that has the address now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// The node that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// The address.
+    pub address: std::net::IpAddr,
 }
 
 /// A row of `tartan ipam`: a block.

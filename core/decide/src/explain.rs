@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    fn rule_name(&self, id: &PolicyId, index: Option<usize>) -> RuleName {
+    pub(crate) fn rule_name(&self, id: &PolicyId, index: Option<usize>) -> RuleName {
         let Kind::NetworkPolicy = id.kind;
         let name = id
             .namespace
@@ -158,7 +158,7 @@ impl World {
         own.chain(others.flat_map(|remote| remote.addresses)).collect()
     }
 
-    fn every_node(&self) -> impl Iterator<Item = Node> {
+    pub(crate) fn every_node(&self) -> impl Iterator<Item = Node> {
         self.peers().cloned().chain(self.own_node())
     }
 

@@ -208,6 +208,15 @@ impl World {
         self.in_sync && self.uplink.is_some()
     }
 
+    /// The same of the policies of one side.
+    pub(crate) fn explain_side(
+        &self,
+        flow: &tartan_policy::explain::Flow,
+        direction: Direction,
+    ) -> tartan_policy::explain::Explanation {
+        self.judges.engine.explain_side(flow, direction)
+    }
+
     /// The rows of a scope of policies. As long as not everything is known there are none, and what the kernel has stays.
     pub(crate) fn decide_policy(&self, scope: &Scope) -> Option<rows::PolicyRow> {
         if !self.is_certain() {

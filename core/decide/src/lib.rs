@@ -6,6 +6,7 @@ mod check;
 mod choice;
 mod conflict;
 mod decide;
+mod denials;
 mod explain;
 mod fact;
 mod judge;
@@ -23,6 +24,7 @@ pub use choice::{
     PeerChoice, Reach,
 };
 pub use conflict::{Conflict, MOST_POOLS};
+pub use denials::{Denials, MOST_DENIALS, MOST_DENIALS_OF_ONE};
 pub use explain::Unexplained;
 pub use fact::{Attach, Fact, Learned, Record, Refused};
 pub use lower::{GATEWAY_IPV4, GATEWAY_IPV6, gateway, inside, lower};

@@ -107,7 +107,7 @@ impl World {
             ready: ready(&endpoint.key),
             denied: denied
                 .iter()
-                .filter(|row| row.link == endpoint.link)
+                .filter(|row| row.link.as_ref() == Some(&endpoint.link))
                 .map(|row| (row.reason.clone(), row.packets))
                 .collect(),
         };

@@ -7,6 +7,7 @@
 
 mod act;
 mod act_policy;
+mod denial;
 mod diff;
 mod effect;
 mod element;
@@ -20,6 +21,7 @@ mod row;
 mod step;
 mod way_out;
 
+pub use denial::Denial;
 pub use diff::{diff, diff_keys};
 pub use element::{Element, Member, Protocol};
 pub use firewall::{ForeignChain, ForeignRule, Obstacle, Test, Verdict, obstacles};

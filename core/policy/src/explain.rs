@@ -50,12 +50,21 @@ pub struct Step {
 impl<K: Key> Engine<K> {
     /// Why a connection may be or may not. One end to itself always may.
     pub fn explain(&self, flow: &Flow) -> Explanation {
+        self.walk(flow, &[Direction::Egress, Direction::Ingress])
+    }
+
+    /// The same by the policies of one side only.
+    pub fn explain_side(&self, flow: &Flow, direction: Direction) -> Explanation {
+        self.walk(flow, &[direction])
+    }
+
+    fn walk(&self, flow: &Flow, directions: &[Direction]) -> Explanation {
         let mut steps = Vec::new();
         let mut decisive = None;
         if flow.client == flow.server {
             return Explanation { verdict: Verdict::Allow, decisive, steps };
         }
-        for direction in [Direction::Egress, Direction::Ingress] {
+        for &direction in directions {
             let (mine, other) = match direction {
                 Direction::Egress => (flow.client, flow.server),
                 Direction::Ingress => (flow.server, flow.client),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteProtocol, RouteType};
+use tartan_host::policy::Direction;
 use tartan_host::{ForeignChain, Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
 use tartan_model::{Family, IfName};
 
@@ -250,6 +251,15 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub fn denied(&mut self) -> Result<Vec<Denied>, KernelError> {
         self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())
+    }
+
+    /// How many packets policies refused in each direction since their table was made, and how many that are a part of no
+    /// connection.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn denied_by_policies(&mut self) -> Result<Vec<(Option<Direction>, u64)>, KernelError> {
+        self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.policy.denied())
     }
 
     /// The chains of others that forwarded packets pass. They are read anew only if they may have changed.

@@ -1,11 +1,12 @@
 //! The hand that touches the kernel: rtnetlink, nftables, sysctl files and network namespaces.
 //!
 //! It makes no choices. It takes [`tartan_host::Step`]s, tells what the kernel has as [`tartan_host::Row`]s, and knows
-//! ours from others by their [`Marks`]. It starts no program and needs no async runtime: all sockets block but the one
-//! for notices.
+//! ours from others by their [`Marks`]. It starts no program and needs no async runtime: all sockets block but those
+//! that the kernel tells by.
 
 mod apply;
 mod conntrack;
+mod denials;
 mod echo;
 mod kernel;
 mod marks;
@@ -30,6 +31,7 @@ use std::io;
 
 use thiserror::Error;
 
+pub use denials::DenialLog;
 pub use echo::{EchoSockets, Heard};
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};

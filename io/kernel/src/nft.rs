@@ -15,7 +15,7 @@ use tartan_host::Reason;
 use tartan_model::IfName;
 
 pub(crate) use listen::{Heard, Listener, Ports};
-pub(crate) use policy::Policy;
+pub(crate) use policy::{LOG_GROUP, Policy, log_prefix};
 pub(crate) use ruleset::Ruleset;
 pub(crate) use socket::socket as netfilter_socket;
 pub use socket::{Batch, Nftables};

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,9 @@ use tartan_scenarios::{CROWD_POOLS, Lab, figures, holds_within, run_command, wai
 const TOLD: Duration = Duration::from_secs(6);
 /// How long a node with peers may take to know them.
 const KNOWN: Duration = Duration::from_secs(10);
+
+/// How long a flood lasts that a stopped agent has no room for.
+const FLOOD: Duration = Duration::from_secs(10);
 
 /// A lab whose agents serve metrics.
 fn lab(args: &[&str]) -> Lab {
@@ -283,14 +287,27 @@ fn exposed(lab: &Lab) -> BTreeMap<String, String> {
 
 #[test]
 fn every_metric_of_the_reference_is_exposed_and_moves() {
-    let lab = lab(&["--nodes", "2", "--pods", "1", "--family", "dual"]);
+    let lab = lab(&["--nodes", "2", "--pods", "1", "--family", "dual", "--set", "policy=true"]);
     all_work(&lab);
     assert_eq!(exposed(&lab), reference());
     let open = get(&socket(&lab, "n1"), "/metrics", "application/openmetrics-text; version=1.0.0").1;
     assert!(open.ends_with("# EOF\n") && open.contains("# UNIT tartan_probe_rtt_seconds seconds"), "{open}");
 
     let before = metrics(&lab, "n1");
-    lab.lab(&["pod", "add", "more", "--node", "n1"]).ok();
+    lab.lab(&["pod", "add", "more", "--node", "n1", "-l", "run=more"]).ok();
+    // What a policy refuses.
+    close(&lab, "run: more");
+    lab.lab(&[
+        "exec",
+        "p1",
+        "--",
+        "ping",
+        "-c",
+        "1",
+        "-W",
+        "1",
+        &lab.addresses("default/more")[0].to_string(),
+    ]);
     // A pod that claims an address that it has not.
     lab.in_pod("more", &["ip", "addr", "add", "10.99.0.1/32", "dev", "eth0"]);
     lab.lab(&["exec", "more", "--", "ping", "-c", "2", "-W", "1", "-I", "10.99.0.1", "10.244.1.1"]);
@@ -318,6 +335,7 @@ fn every_metric_of_the_reference_is_exposed_and_moves() {
         "tartan_ring_turn_duration_seconds_count",
         "tartan_store_operations_total",
         "tartan_denied_packets_total",
+        "tartan_policy_denied_packets_total",
         "process_cpu_seconds_total",
     ];
     for name in grows {
@@ -362,12 +380,45 @@ fn every_metric_of_the_reference_is_exposed_and_moves() {
     heal(&lab);
     overflow(&lab);
     assert!(sum(&metrics(&lab, "n1"), "tartan_kernel_notices_lost_total") > 0.0);
+    let more = lab.addresses("default/more")[0];
+    while_it_sleeps(&lab, || flood(&lab, more));
+    assert!(sum(&metrics(&lab, "n1"), "tartan_policy_log_lost_total") > 0.0);
 
     let named: BTreeSet<String> =
         grows.iter().chain(&positive).map(|name| name.trim_end_matches("_count").into()).collect();
-    let rest = ["tartan_kernel_errors_total", "tartan_kernel_notices_lost_total", "tartan_probes_lost_total"];
+    let rest = [
+        "tartan_kernel_errors_total",
+        "tartan_kernel_notices_lost_total",
+        "tartan_probes_lost_total",
+        "tartan_policy_log_lost_total",
+    ];
     let tried: BTreeSet<String> = named.into_iter().chain(rest.map(Into::into)).collect();
     assert_eq!(tried, reference().into_keys().collect::<BTreeSet<_>>(), "every metric was seen to move");
+}
+
+/// Pods of default with this label take nothing any more.
+fn close(lab: &Lab, label: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("closed.yaml");
+    let text = format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: closed}}, \
+         spec: {{podSelector: {{matchLabels: {{{label}}}}}, policyTypes: [Ingress]}}}}"
+    );
+    fs::write(&file, text).expect("to write");
+    let file = file.to_str().expect("text");
+    assert_eq!(lab.verb("n1", &["apply", "--wait", "-f", file]).code, 0);
+}
+
+/// More packets that a policy refuses than a stopped agent has room for: the kernel logs a hundred in a second.
+fn flood(lab: &Lab, to: IpAddr) {
+    tartan_scenarios::inside(&lab.netns("default_p1"), || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let start = Instant::now();
+        while start.elapsed() < FLOOD {
+            socket.send_to(b"x", (to, 9)).ok();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
 }
 
 /// More changes than a stopped agent has room for.

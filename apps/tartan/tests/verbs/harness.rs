@@ -169,6 +169,15 @@ fn answer(request: &Request, healthy: bool) -> Value {
         Request::Denied => json!([
             {"pod": "default/p1", "link": "tt0123456789ab", "reason": "ipv4", "packets": 3, "bytes": 252},
             {"pod": null, "link": "eth0", "reason": "tunnel", "packets": 1, "bytes": 120},
+            {"pod": "default/p1", "link": "ttfedcba987654", "reason": "policy", "packets": 5, "bytes": 300,
+             "direction": "ingress", "from": {"pod": "default/p1", "address": "10.244.1.2"},
+             "to": {"pod": "shop/db", "address": "10.244.1.3"}, "protocol": "tcp", "port": 5432, "icmp_type": null,
+             "policy": {"kind": "NetworkPolicy", "namespace": "shop", "name": "closed", "index": null, "source": null},
+             "default": true, "first": "2026-01-02T03:04:05Z", "last": "2026-01-02T03:04:06Z"},
+            {"pod": null, "link": null, "reason": "policy", "packets": 1, "bytes": 104, "direction": "egress",
+             "from": {"node": "n2", "address": "fd00::2"}, "to": {"address": "2001:db8::7"}, "protocol": "icmpv6",
+             "port": null, "icmp_type": 128, "policy": null, "default": false, "first": "2026-01-02T03:04:05Z",
+             "last": "2026-01-02T03:04:05Z"},
         ]),
         Request::Ipam => json!([
             {"network": "default", "pool": "10.244.0.0/16", "block": "10.244.1.0/24", "node": "n1", "used": 2,

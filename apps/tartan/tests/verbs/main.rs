@@ -177,6 +177,10 @@ fn denied_as_a_table() {
         POD          LINK             REASON   PACKETS   BYTES
         default/p1   tt0123456789ab   ipv4     3         252
         -            eth0             tunnel   1         120
+
+        FROM                      TO                     PORT              DIRECTION   POLICY                                  PACKETS   BYTES   LAST
+        default/p1 (10.244.1.2)   shop/db (10.244.1.3)   tcp 5432          ingress     NetworkPolicy shop/closed, by default   5         300     2026-01-02T03:04:06Z
+        node n2 (fd00::2)         2001:db8::7            icmpv6 type 128   egress      none any more                           1         104     2026-01-02T03:04:05Z
         "#);
 }
 

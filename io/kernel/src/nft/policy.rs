@@ -20,6 +20,7 @@ use crate::conntrack::{Connections, Marks};
 use crate::{KernelError, Refused};
 use draft::For;
 use read::Found;
+pub(crate) use shape::{LOG_GROUP, log_prefix};
 use write::{Todo, Way};
 
 /// How often a transaction is tried, each time in another way.
@@ -97,6 +98,14 @@ impl Policy {
         let intact = self.has_written && is_held && !found.is_strange;
         let judge = Judge { intact, epoch: found.epoch.unwrap_or(Epoch::LAST) };
         Ok([PolicyRow::Judge(judge)].into_iter().chain(found.rows).collect())
+    }
+
+    /// How many packets were refused in each direction, or in none, since the table was made.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(crate) fn denied(&mut self) -> Result<Vec<(Option<Direction>, u64)>, KernelError> {
+        read::counted(&mut self.nft)
     }
 
     fn look(&mut self) -> Result<Option<Found>, KernelError> {

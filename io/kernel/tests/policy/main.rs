@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cost;
+mod denials;
 mod marks;
 mod packets;
 mod rows;

@@ -62,6 +62,25 @@ pub(super) fn read(nft: &mut Nftables) -> Result<Option<Found>, KernelError> {
     Ok(Some(reading.found))
 }
 
+/// How many packets were refused in each direction, or in none, since the table was made.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(super) fn counted(nft: &mut Nftables) -> Result<Vec<(Option<Direction>, u64)>, KernelError> {
+    const PACKETS: u16 = 2;
+    let mut counted = Vec::new();
+    for (chain, direction) in shape::COUNTING {
+        let in_chain = in_table().text(2, chain);
+        let packets = nft.dump(kind::GETRULE, TableFamily::Inet, &in_chain, |rule| {
+            // An older kernel may tell of other chains too (net/netfilter/nf_tables_api.c, `nf_tables_dump_rules`).
+            let is_it = is_ours(rule) && wire::find(rule, 2).and_then(wire::text) == Some(chain);
+            wire::find(data_of(rule, "counter").filter(|_| is_it)?, PACKETS).and_then(wire::long)
+        })?;
+        counted.push((direction, packets.into_iter().fold(0, u64::saturating_add)));
+    }
+    Ok(counted)
+}
+
 fn number(body: &[u8], kind: u16) -> Option<u32> {
     wire::find(body, kind).and_then(wire::short)
 }

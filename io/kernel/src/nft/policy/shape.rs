@@ -17,7 +17,7 @@ use super::super::wire::Attributes;
 use super::terms::{MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, other, own, rule, tracked};
 
 /// The netlink group of what is logged.
-const LOG_GROUP: u16 = 8472;
+pub(crate) const LOG_GROUP: u16 = 8472;
 /// Packets logged each second, and at once.
 const LOGGED: u32 = 100;
 
@@ -201,6 +201,21 @@ pub(super) const fn deny(direction: Direction) -> &'static str {
     }
 }
 
+/// What is logged begins with this.
+pub(crate) const fn log_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "tartan ingress ",
+        Direction::Egress => "tartan egress ",
+    }
+}
+
+/// The chains that refuse and count, with the direction in which they do: none for what is a part of no connection.
+pub(super) const COUNTING: [(&str, Option<Direction>); 3] = [
+    (deny(Direction::Ingress), Some(Direction::Ingress)),
+    (deny(Direction::Egress), Some(Direction::Egress)),
+    (DENY_ODD, None),
+];
+
 /// The chain that packets enter by themselves.
 pub(super) const FORWARD: &str = "forward";
 /// The set of the epoch of now.
@@ -231,8 +246,8 @@ pub(super) fn sets() -> Vec<Set> {
 pub(super) fn chains(epoch: Epoch) -> Vec<Chain> {
     let chain = |name: &str, rules| Chain { name: name.into(), rules };
     vec![
-        chain(deny(Direction::Ingress), denies("tartan ingress ")),
-        chain(deny(Direction::Egress), denies("tartan egress ")),
+        chain(deny(Direction::Ingress), denies(log_prefix(Direction::Ingress))),
+        chain(deny(Direction::Egress), denies(log_prefix(Direction::Egress))),
         chain(DENY_ODD, vec![counted_drop()]),
         chain(ODD, odd()),
         judged(epoch),

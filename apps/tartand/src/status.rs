@@ -42,7 +42,7 @@ impl Ring {
         }
         match self.world.explain(asked) {
             Ok(explanation) => ok(&explanation),
-            Err(unexplained) => failure(FailureCode::NotFound, &unexplained.to_string()),
+            Err(unexplained) => failure(FailureCode::NotFound, unexplained.to_string()),
         }
     }
 

@@ -1,16 +1,14 @@
 //! The command line as people and scripts start it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at what it did not expect")]
 
+mod called;
 mod check;
 mod harness;
-
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tartan_api::rpc::FailureCode;
 
-use harness::{Agent, network, run, tartan};
+use harness::{Agent, network, tartan};
 
 /// What a verb prints.
 fn shown(words: &[&str]) -> String {
@@ -584,21 +582,4 @@ fn leaving_is_a_no_if_something_stays_behind() {
     assert_eq!(ran.code, 1, "{}", ran.stdout);
     let told: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told["stays"], json!(["link tartan.1: Operation not permitted"]));
-}
-
-#[test]
-fn as_a_kubectl_plugin_it_is_called_so() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
-    let ran = run(command.arg0("/usr/bin/kubectl-tartan").args(["get", "--help"]), "");
-    assert!(ran.stdout.contains("Usage: kubectl tartan get "), "{}", ran.stdout);
-}
-
-#[test]
-fn a_reader_that_stops_early_is_no_error() {
-    let agent = Agent::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let status = command.arg("nodes").env("TARTAN_SOCKET", agent.socket()).stdout(writer).status().unwrap();
-    assert_eq!(status.code(), Some(0));
 }

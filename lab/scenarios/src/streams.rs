@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tartan_scenarios::inside;
+use crate::inside;
 
 /// How often something is sent.
 const BEAT: Duration = Duration::from_millis(1);
 
 /// What a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A TCP connection on which the server sends, and the client only listens.
     Push,
     /// A TCP connection on which the client asks and the server answers.
@@ -25,11 +25,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 3] = [Kind::Push, Kind::Ask, Kind::OneWay];
+    pub const ALL: [Kind; 3] = [Kind::Push, Kind::Ask, Kind::OneWay];
 }
 
 /// A running stream; it ends with this.
-pub(crate) struct Stream {
+pub struct Stream {
     kind: Kind,
     stop: Arc<AtomicBool>,
     last: Arc<Mutex<Option<Instant>>>,
@@ -39,7 +39,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Opens it from one namespace to another, at a port of its own.
     #[track_caller]
-    pub(crate) fn start(kind: Kind, from: &Path, to: &Path, address: IpAddr, port: u16) -> Stream {
+    pub fn start(kind: Kind, from: &Path, to: &Path, address: IpAddr, port: u16) -> Stream {
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let at = SocketAddr::new(address, port);
         let (ends, heard) = (stop.clone(), last.clone());
@@ -85,19 +85,19 @@ impl Stream {
         Stream { kind, stop, last, threads }
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// When something came through last.
-    pub(crate) fn last(&self) -> Option<Instant> {
+    pub fn last(&self) -> Option<Instant> {
         *self.last.lock().unwrap()
     }
 
     /// Whether something comes through from now on.
-    pub(crate) fn lives(&self) -> bool {
+    pub fn lives(&self) -> bool {
         let now = Instant::now();
-        tartan_scenarios::holds_within(Duration::from_secs(2), || self.last().is_some_and(|last| last > now))
+        crate::holds_within(Duration::from_secs(2), || self.last().is_some_and(|last| last > now))
     }
 }
 

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::figures::quantile;
+use crate::inside;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use tartan_scenarios::figures::quantile;
-use tartan_scenarios::inside;
 
 /// How long each measurement of a rate takes.
 const TIME: Duration = Duration::from_millis(500);
@@ -30,15 +30,15 @@ const TICKS: f64 = 100.0;
 
 /// A way from one namespace to an address in another.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
-    pub(crate) from: PathBuf,
-    pub(crate) to: PathBuf,
-    pub(crate) address: IpAddr,
+pub struct Way {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    pub address: IpAddr,
 }
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Metric {
+pub enum Metric {
     OneStream,
     FourStreams,
     Cpu,
@@ -48,7 +48,7 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Metric; 6] = [
+    pub const ALL: [Metric; 6] = [
         Metric::OneStream,
         Metric::FourStreams,
         Metric::Cpu,
@@ -57,7 +57,7 @@ impl Metric {
         Metric::Connect,
     ];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Metric::OneStream => "TCP, one stream",
             Metric::FourStreams => "TCP, four streams",
@@ -68,7 +68,7 @@ impl Metric {
         }
     }
 
-    pub(crate) fn shown(self, value: f64) -> String {
+    pub fn shown(self, value: f64) -> String {
         match self {
             Metric::OneStream | Metric::FourStreams => format!("{value:.1} Gbit/s"),
             Metric::Cpu => format!("{value:.2} s"),
@@ -78,14 +78,14 @@ impl Metric {
     }
 
     /// Whether more is better.
-    pub(crate) fn is_rate(self) -> bool {
+    pub fn is_rate(self) -> bool {
         matches!(self, Metric::OneStream | Metric::FourStreams | Metric::Datagrams)
     }
 }
 
 impl Way {
     /// One value of each metric, in the order of [`Metric::ALL`].
-    pub(crate) fn measure(&self) -> [f64; 6] {
+    pub fn measure(&self) -> [f64; 6] {
         let (one, cpu) = self.stream(1);
         let (four, _) = self.stream(4);
         [one, four, cpu, self.datagrams(), self.round_trip(), self.connect()]

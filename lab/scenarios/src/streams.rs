@@ -25,6 +25,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
     pub const ALL: [Kind; 3] = [Kind::Push, Kind::Ask, Kind::OneWay];
 }
 
@@ -46,7 +47,7 @@ impl Stream {
         let threads = match kind {
             Kind::OneWay => {
                 let server = inside(to, || UdpSocket::bind(at)).expect("a socket");
-                server.set_read_timeout(Some(BEAT)).unwrap();
+                server.set_read_timeout(Some(BEAT)).expect("to set, or a lock");
                 let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
                 let client = inside(from, || UdpSocket::bind((any, 0))).expect("a socket");
                 let (sends, receives) = (ends.clone(), ends);
@@ -61,7 +62,7 @@ impl Stream {
                     thread::spawn(move || {
                         while !receives.load(Ordering::Relaxed) {
                             if server.recv(&mut [0; 8]).is_ok() {
-                                *heard.lock().unwrap() = Some(Instant::now());
+                                *heard.lock().expect("to set, or a lock") = Some(Instant::now());
                             }
                         }
                     }),
@@ -73,9 +74,9 @@ impl Stream {
                 let client = client.expect("a connection");
                 let (server, _) = listener.accept().expect("a connection");
                 for end in [&client, &server] {
-                    end.set_nodelay(true).unwrap();
-                    end.set_read_timeout(Some(BEAT)).unwrap();
-                    end.set_nonblocking(true).unwrap();
+                    end.set_nodelay(true).expect("to set, or a lock");
+                    end.set_read_timeout(Some(BEAT)).expect("to set, or a lock");
+                    end.set_nonblocking(true).expect("to set, or a lock");
                 }
                 let (writer, reader) = if kind == Kind::Push { (server, client) } else { (client, server) };
                 let answers = kind == Kind::Ask;
@@ -85,13 +86,14 @@ impl Stream {
         Stream { kind, stop, last, threads }
     }
 
+    /// What it is.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// When something came through last.
     pub fn last(&self) -> Option<Instant> {
-        *self.last.lock().unwrap()
+        *self.last.lock().expect("to set, or a lock")
     }
 
     /// Whether something comes through from now on.
@@ -127,7 +129,7 @@ fn relay(
         }
         let answered = answers && matches!(writer.read(&mut buffer), Ok(length) if length > 0);
         if answered || read && !answers {
-            *last.lock().unwrap() = Some(Instant::now());
+            *last.lock().expect("to set, or a lock") = Some(Instant::now());
         }
         thread::sleep(BEAT);
     }

@@ -31,23 +31,33 @@ const TICKS: f64 = 100.0;
 /// A way from one namespace to an address in another.
 #[derive(Debug, Clone)]
 pub struct Way {
+    /// The namespace that it begins in.
     pub from: PathBuf,
+    /// The namespace that it leads to.
     pub to: PathBuf,
+    /// The address there.
     pub address: IpAddr,
 }
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
+    /// Gigabits in a second by one TCP stream.
     OneStream,
+    /// The same by four.
     FourStreams,
+    /// Seconds of CPU for a gigabyte by one stream.
     Cpu,
+    /// Thousands of small datagrams received in a second.
     Datagrams,
+    /// Microseconds of a round trip of one byte on one core.
     RoundTrip,
+    /// Microseconds until a connection is there, on one core.
     Connect,
 }
 
 impl Metric {
+    /// All of them.
     pub const ALL: [Metric; 6] = [
         Metric::OneStream,
         Metric::FourStreams,
@@ -57,6 +67,7 @@ impl Metric {
         Metric::Connect,
     ];
 
+    /// What it is, for people.
     pub fn name(self) -> &'static str {
         match self {
             Metric::OneStream => "TCP, one stream",
@@ -68,6 +79,7 @@ impl Metric {
         }
     }
 
+    /// A value with its unit.
     pub fn shown(self, value: f64) -> String {
         match self {
             Metric::OneStream | Metric::FourStreams => format!("{value:.1} Gbit/s"),
@@ -146,7 +158,7 @@ impl Way {
     }
 
     /// Microseconds of a round trip of one byte.
-    fn round_trip(&self) -> f64 {
+    pub fn round_trip(&self) -> f64 {
         let (listener, to) = self.listen();
         let mut near = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
         let (mut far, _) = listener.accept().expect("a connection");
@@ -172,7 +184,7 @@ impl Way {
     }
 
     /// Microseconds until a connection is there.
-    fn connect(&self) -> f64 {
+    pub fn connect(&self) -> f64 {
         let (listener, to) = self.listen();
         let accepting = on_one_core(move || {
             for _ in 0..CONNECTIONS {

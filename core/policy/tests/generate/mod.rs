@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use tartan_api::policy::{NetworkPolicy, ObjectMeta, PolicyKind, PolicyVersion, Protocol};
+use tartan_api::meta::ObjectMeta;
+use tartan_api::policy::{NetworkPolicy, PolicyKind, PolicyVersion, Protocol};
 use tartan_model::{Family, Name, NodeName};
 use tartan_policy::reference::{Cluster, Flow, NAMESPACE_NAME, NamedPort, Pod};
 

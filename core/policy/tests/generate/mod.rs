@@ -175,6 +175,7 @@ fn policy(dice: &mut Dice, number: u8) -> NetworkPolicy {
         api_version: PolicyVersion::V1,
         kind: PolicyKind::NetworkPolicy,
         metadata: ObjectMeta {
+            annotations: Default::default(),
             name: name.parse().unwrap(),
             namespace: namespace.parse().unwrap(),
             labels: BTreeMap::new(),

@@ -339,6 +339,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.wants.rows().iter().filter_map(|row| self.check(row))
     }
 
+    /// The same with a scope that wants it.
+    pub fn all_unsettled_of(&self) -> impl Iterator<Item = (&S, Unsettled)> {
+        let owned = |missing: Unsettled| Some((self.wants.owner(&missing.row.key())?, missing));
+        self.all_unsettled().filter_map(owned)
+    }
+
     /// What would be done now if this were wanted, without doing it.
     pub fn plan(&self, want: &Rows) -> Vec<Step> {
         let steps = diff(want, &self.mirror);

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tartan_scenarios::{Lab, Probe};
 
-use crate::streams::{Kind, Stream};
 use crate::{add_pods, apply, lab, only_from};
+use tartan_scenarios::streams::{Kind, Stream};
 
 /// How long after `apply --wait` something may still come through: 50 ms is the aim.
 const CEILING: Duration = Duration::from_millis(250);

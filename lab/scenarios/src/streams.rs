@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tartan_scenarios::inside;
+use crate::inside;
 
 /// How often something is sent.
 const BEAT: Duration = Duration::from_millis(1);
 
 /// What a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A TCP connection on which the server sends, and the client only listens.
     Push,
     /// A TCP connection on which the client asks and the server answers.
@@ -25,11 +25,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 3] = [Kind::Push, Kind::Ask, Kind::OneWay];
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Push, Kind::Ask, Kind::OneWay];
 }
 
 /// A running stream; it ends with this.
-pub(crate) struct Stream {
+pub struct Stream {
     kind: Kind,
     stop: Arc<AtomicBool>,
     last: Arc<Mutex<Option<Instant>>>,
@@ -39,14 +40,14 @@ pub(crate) struct Stream {
 impl Stream {
     /// Opens it from one namespace to another, at a port of its own.
     #[track_caller]
-    pub(crate) fn start(kind: Kind, from: &Path, to: &Path, address: IpAddr, port: u16) -> Stream {
+    pub fn start(kind: Kind, from: &Path, to: &Path, address: IpAddr, port: u16) -> Stream {
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let at = SocketAddr::new(address, port);
         let (ends, heard) = (stop.clone(), last.clone());
         let threads = match kind {
             Kind::OneWay => {
                 let server = inside(to, || UdpSocket::bind(at)).expect("a socket");
-                server.set_read_timeout(Some(BEAT)).unwrap();
+                server.set_read_timeout(Some(BEAT)).expect("to set, or a lock");
                 let any: IpAddr = if address.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() };
                 let client = inside(from, || UdpSocket::bind((any, 0))).expect("a socket");
                 let (sends, receives) = (ends.clone(), ends);
@@ -61,7 +62,7 @@ impl Stream {
                     thread::spawn(move || {
                         while !receives.load(Ordering::Relaxed) {
                             if server.recv(&mut [0; 8]).is_ok() {
-                                *heard.lock().unwrap() = Some(Instant::now());
+                                *heard.lock().expect("to set, or a lock") = Some(Instant::now());
                             }
                         }
                     }),
@@ -73,9 +74,9 @@ impl Stream {
                 let client = client.expect("a connection");
                 let (server, _) = listener.accept().expect("a connection");
                 for end in [&client, &server] {
-                    end.set_nodelay(true).unwrap();
-                    end.set_read_timeout(Some(BEAT)).unwrap();
-                    end.set_nonblocking(true).unwrap();
+                    end.set_nodelay(true).expect("to set, or a lock");
+                    end.set_read_timeout(Some(BEAT)).expect("to set, or a lock");
+                    end.set_nonblocking(true).expect("to set, or a lock");
                 }
                 let (writer, reader) = if kind == Kind::Push { (server, client) } else { (client, server) };
                 let answers = kind == Kind::Ask;
@@ -85,19 +86,20 @@ impl Stream {
         Stream { kind, stop, last, threads }
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
     /// When something came through last.
-    pub(crate) fn last(&self) -> Option<Instant> {
-        *self.last.lock().unwrap()
+    pub fn last(&self) -> Option<Instant> {
+        *self.last.lock().expect("to set, or a lock")
     }
 
     /// Whether something comes through from now on.
-    pub(crate) fn lives(&self) -> bool {
+    pub fn lives(&self) -> bool {
         let now = Instant::now();
-        tartan_scenarios::holds_within(Duration::from_secs(2), || self.last().is_some_and(|last| last > now))
+        crate::holds_within(Duration::from_secs(2), || self.last().is_some_and(|last| last > now))
     }
 }
 
@@ -127,7 +129,7 @@ fn relay(
         }
         let answered = answers && matches!(writer.read(&mut buffer), Ok(length) if length > 0);
         if answered || read && !answers {
-            *last.lock().unwrap() = Some(Instant::now());
+            *last.lock().expect("to set, or a lock") = Some(Instant::now());
         }
         thread::sleep(BEAT);
     }

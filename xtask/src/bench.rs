@@ -11,7 +11,7 @@ const OUTPUT: &str = "bench/RESULTS.md";
 /// Where the drawing of the traffic goes.
 const DRAWING: &str = "bench/traffic.svg";
 /// The tests that measure.
-const TESTS: [&str; 4] = ["bench", "traffic", "drills", "scale"];
+const TESTS: [&str; 5] = ["bench", "traffic", "drills", "scale", "policies"];
 const BEGIN: &str = "BENCH-BEGIN";
 const END: &str = "BENCH-END";
 

@@ -20,6 +20,8 @@ Examples:
   cargo xtask soak --only stories     a hundred seeded sequences of faults
   cargo xtask soak --only kills       a thousand agents killed under probes
   cargo xtask soak --only pods        ten thousand pods
+  cargo xtask soak --only births      ten thousand pods started under policies
+  cargo xtask soak --only changes     a minute of a thousand changes of policy a second
   cargo xtask soak --only etcd_away   ten minutes without etcd, which then has all that it had
   cargo xtask soak --only etcd_wiped  the same, and then it is empty";
 

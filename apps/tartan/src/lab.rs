@@ -269,8 +269,9 @@ Examples:
   tartan lab namespace label shop team-")]
     Label {
         /// The namespace
-        #[arg(value_name = "NAMESPACE")]
-        name: Name,
+        // Not `name`, which is the lab's.
+        #[arg(id = "labelled", value_name = "NAMESPACE")]
+        namespace: Name,
         /// What to set, or to take away
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         changes: Vec<LabelChange>,
@@ -384,6 +385,16 @@ mod tests {
         let Verb::Pod(PodVerb::Add { node, labels, .. }) = lab.verb else { panic!() };
         assert_eq!(node, "n2");
         assert_eq!(labels, [("app".into(), "web".into()), ("tier".into(), String::new())]);
+    }
+
+    #[test]
+    fn labels_are_changed_of_pods_and_of_namespaces() {
+        let (lab, _) = parse("namespace label --name x shop team=blue old-");
+        let Verb::Namespace(NamespaceVerb::Label { namespace, changes }) = lab.verb else { panic!() };
+        assert_eq!((lab.name.to_string().as_str(), namespace.as_str(), changes.len()), ("x", "shop", 2));
+        let (lab, _) = parse("pod label web -n shop team=blue");
+        let Verb::Pod(PodVerb::Label { pod, namespace, changes }) = lab.verb else { panic!() };
+        assert_eq!((pod.as_str(), namespace.unwrap().as_str(), changes.len()), ("web", "shop", 1));
     }
 
     #[test]

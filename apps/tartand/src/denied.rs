@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, SystemTime};
+use std::time::Instant;
 
 use tartan_api::rpc::{Failure, FailureCode};
 use tartan_api::verb::DeniedRow;
@@ -17,13 +17,15 @@ use crate::ring::Ring;
 pub(crate) struct Listening {
     /// None where it cannot be had, with why not.
     log: Result<DenialLog, String>,
+    /// By how long after this.
     heard: Denials,
+    since: Instant,
 }
 
 impl Listening {
     /// Listens in the calling thread's network namespace.
     pub(crate) fn start() -> Listening {
-        Listening { log: open(), heard: Denials::default() }
+        Listening { log: open(), heard: Denials::default(), since: Instant::now() }
     }
 
     /// Readable when something was refused.
@@ -34,7 +36,7 @@ impl Listening {
     /// Hears what was refused since the last time. Never waits.
     pub(crate) fn hear(&mut self) {
         let Ok(log) = &mut self.log else { return };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = self.since.elapsed();
         log.drain(|denial| self.heard.note(&denial, now));
     }
 
@@ -61,7 +63,9 @@ impl Ring {
         self.denial_log.listen_again();
         self.denial_log.hear();
         let mut rows = self.guarded()?;
-        rows.extend(self.world.report_denials(&self.denial_log.heard, clock));
+        let now = self.denial_log.since.elapsed();
+        let told = self.world.report_denials(&self.denial_log.heard, |at| self.time(now.saturating_sub(at)));
+        rows.extend(told);
         Ok(rows)
     }
 
@@ -98,9 +102,4 @@ impl Ring {
             )
         })
     }
-}
-
-fn clock(time: Duration) -> String {
-    let then = SystemTime::UNIX_EPOCH.checked_add(time).unwrap_or(SystemTime::UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(then).to_string()
 }

@@ -132,7 +132,7 @@ impl Listener {
     }
 
     /// Who does not understand a network does not know all that is wanted, and must not remove what may belong to it; who
-    /// does not understand a policy does not know all that is refused, and must not let anything new in.
+    /// does not understand a policy does not know all that is refused, and must not begin to let anything in.
     fn tell_whether_all(&self) -> GoesOn {
         self.inbox.put(Input::Misunderstood(self.unread.values().cloned().collect()))
             && (!self.unread.is_empty() || self.inbox.put(Input::Fact(Fact::InSync)))

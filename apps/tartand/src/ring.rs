@@ -424,10 +424,15 @@ impl Ring {
         self.loop_.want(scope, rows);
     }
 
-    /// The time of day so long ago, as people are shown it.
-    pub(crate) fn clock(&self, ago: Duration) -> String {
+    /// The time so long ago, as people are shown it.
+    pub(crate) fn time(&self, ago: Duration) -> String {
         let then = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
-        let text = humantime::format_rfc3339_seconds(then).to_string();
+        humantime::format_rfc3339_seconds(then).to_string()
+    }
+
+    /// The time of day so long ago.
+    pub(crate) fn clock(&self, ago: Duration) -> String {
+        let text = self.time(ago);
         // Without the date, which is today's or tells itself by how long ago it was.
         text.get(11..19).unwrap_or_default().into()
     }

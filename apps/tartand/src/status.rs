@@ -42,7 +42,7 @@ impl Ring {
         }
         match self.world.explain(asked) {
             Ok(explanation) => ok(&explanation),
-            Err(unexplained) => failure(FailureCode::NotFound, &unexplained.to_string()),
+            Err(unexplained) => failure(FailureCode::NotFound, unexplained.to_string()),
         }
     }
 
@@ -68,6 +68,7 @@ impl Ring {
             peers: self.count_peers(leases),
             endpoints: self.world.endpoints().count(),
             policies: self.world.policies().count(),
+            remote_endpoints: self.world.remote_endpoints().count(),
             networks: self.world.report_networks(),
             last_error: self.last_error.clone(),
             since: humantime::format_rfc3339_seconds(self.started).to_string(),
@@ -144,16 +145,35 @@ impl Ring {
                 "there is no network; write a ClusterNetwork and apply it: tartan apply -f FILE".into(),
             );
         }
-        let scopes = self.world.scopes().into_iter().filter(|scope| !matches!(scope, Scope::Endpoint(_)));
-        for scope in scopes {
-            let notes = self.notes.get(&scope).into_iter().flatten().filter(|note| note.is_unfinished());
-            reasons.extend(notes.map(ToString::to_string));
-            reasons.extend(self.loop_.unsettled(&scope).into_iter().map(|missing| {
+        let of_pod = |scope: &Scope| matches!(scope, Scope::Endpoint(_));
+        let notes = self.notes.iter().filter(|(scope, _)| !of_pod(scope)).flat_map(|(_, notes)| notes);
+        reasons.extend(notes.filter(|note| note.is_unfinished()).map(ToString::to_string));
+        reasons.extend(self.missing());
+        reasons.extend(self.loop_.failed_removals());
+        reasons
+    }
+
+    /// What the kernel does not have of what is not a pod's. Of policies one thing stands for all: they are taken together.
+    fn missing(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut policy = (0, None);
+        for (scope, missing) in self.loop_.all_unsettled_of() {
+            let told = |missing: Unsettled| {
                 let reason = missing.reason.unwrap_or_else(|| "not there yet".into());
                 format!("{}: {reason}", missing.row)
-            }));
+            };
+            match (&missing.row, scope) {
+                (_, Scope::Endpoint(_)) => {}
+                (Row::Policy(_), _) => {
+                    policy.0 += 1;
+                    policy.1.get_or_insert_with(|| told(missing));
+                }
+                _ => reasons.push(told(missing)),
+            }
         }
-        reasons.extend(self.loop_.failed_removals());
+        if let (number, Some(first)) = policy {
+            reasons.push(format!("policies are not in force as they should be ({number} rows): {first}"));
+        }
         reasons
     }
 

@@ -37,8 +37,11 @@ pub struct Status {
     pub peers: PeerCount,
     /// How many pod interfaces this node has.
     pub endpoints: usize,
-    /// How many policies are enforced.
+    /// How many policies there are.
     pub policies: usize,
+    /// How many pod interfaces of other nodes it knows, of networks with policy.
+    #[serde(default)]
+    pub remote_endpoints: usize,
     /// The networks.
     pub networks: Vec<NetworkStatus>,
     /// The last thing that went wrong, also if it is right again.

@@ -34,15 +34,18 @@ pub(crate) struct Judges {
 }
 
 impl World {
-    /// Begins another epoch if some connection may be judged otherwise than in this one. Whoever learns facts says when it
-    /// has learned all there are for now.
+    /// Comes to what the policies learned before mean, and begins another epoch if some connection may be judged otherwise
+    /// than in this one. Whoever learns facts says when it has learned all there are for now.
     pub(crate) fn turn(&mut self) -> Learned {
-        if !std::mem::take(&mut self.judges.stale) {
-            return Learned::default();
+        let changes = self.judges.engine.settle();
+        let mut dirty = self.note(changes);
+        let mut records = Vec::new();
+        if std::mem::take(&mut self.judges.stale) {
+            self.judges.epoch += 1;
+            records.push(Record::Epoch(self.judges.epoch));
+            dirty.insert(Scope::Policy);
         }
-        self.judges.epoch += 1;
-        let records = vec![Record::Epoch(self.judges.epoch)];
-        Learned { records, ..crate::learn::dirty([Scope::Policy]) }
+        Learned { dirty, records }
     }
 
     /// The next epoch is another than that of a restart before.
@@ -52,19 +55,19 @@ impl World {
         Learned::default()
     }
 
-    /// The engine learns a policy as it is known by now.
-    pub(crate) fn judge_policy(&mut self, name: &PolicyName) -> BTreeSet<Scope> {
+    /// The engine learns a policy as it is known by now. What it comes to is told by the next [`World::turn`]: a burst of
+    /// policies about the same pods is one change.
+    pub(crate) fn judge_policy(&mut self, name: &PolicyName) {
         let id = PolicyId {
             kind: Kind::NetworkPolicy,
             namespace: Some(name.namespace.clone()),
             name: name.name.clone(),
         };
         let policy = self.policies.get(name).map(|policy| network_policy(policy));
-        let changes = self.judges.engine.set_policy(&id, policy);
-        self.note(changes)
+        self.judges.engine.put_policy(&id, policy);
     }
 
-    /// The same of a namespace.
+    /// The engine learns a namespace as it is known by now.
     pub(crate) fn judge_namespace(&mut self, name: &tartan_model::Name) -> BTreeSet<Scope> {
         let labels = self.namespaces.get(name).map(texts);
         let changes = self.judges.engine.set_namespace(name, labels);
@@ -203,6 +206,11 @@ impl World {
         self.judges.engine.explain(flow)
     }
 
+    /// Whether all that verdicts depend on is known. Before, what the kernel has is not taken away either.
+    fn is_certain(&self) -> bool {
+        self.in_sync && self.uplink.is_some()
+    }
+
     /// The same of the policies of one side.
     pub(crate) fn explain_side(
         &self,
@@ -214,7 +222,7 @@ impl World {
 
     /// The rows of a scope of policies. As long as not everything is known there are none, and what the kernel has stays.
     pub(crate) fn decide_policy(&self, scope: &Scope) -> Option<rows::PolicyRow> {
-        if !self.in_sync {
+        if !self.is_certain() {
             return None;
         }
         match scope {
@@ -262,7 +270,7 @@ impl World {
 
     /// What is judged of a pod on this node.
     pub(crate) fn judged(&self, endpoint: &Endpoint) -> Vec<rows::PolicyRow> {
-        if !self.in_sync {
+        if !self.is_certain() {
             return Vec::new();
         }
         let holder = Holder { node: self.this, key: endpoint.key.clone() };

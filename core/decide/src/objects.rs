@@ -155,8 +155,10 @@ impl World {
     }
 
     pub(crate) fn learn_policy(&mut self, name: PolicyName, policy: Option<Arc<NetworkPolicy>>) -> Learned {
-        let changed = put(&mut self.policies, name.clone(), policy);
-        if changed { dirty(self.judge_policy(&name)) } else { Learned::default() }
+        if put(&mut self.policies, name.clone(), policy) {
+            self.judge_policy(&name);
+        }
+        Learned::default()
     }
 
     pub(crate) fn learn_namespace(&mut self, name: Name, labels: Option<Labels>) -> Learned {

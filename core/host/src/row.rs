@@ -461,13 +461,13 @@ impl Rows {
     }
 
     /// The keys of the whole table of policies, in order.
-    pub(crate) fn policy_keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn policy_keys(&self) -> impl Iterator<Item = &Key> {
         let rows = self.0.range(Key::Policy(PolicyKey::Judge)..);
         rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Policy(_)))
     }
 
     /// The keys of the members of remotes.
-    pub(crate) fn member_keys(&self, remotes: RemotesId) -> impl Iterator<Item = &Key> {
+    pub fn member_keys(&self, remotes: RemotesId) -> impl Iterator<Item = &Key> {
         let least = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let rows = self.0.range(Key::Policy(PolicyKey::Member(remotes, least))..);
         rows.map(|(key, _)| key)

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use tartan_model::Name;
 
 use crate::Selector;
-use crate::form::{Direction, Endpoint, Policy, PolicyId, Ports, Verdict};
+use crate::form::{Direction, Endpoint, NamedPort, Policy, PolicyId, Ports, Verdict};
 use crate::identity::{self, IdentityPart, PortNames};
 use crate::index::{Index, SelectorId, Slot};
 use crate::labels::EndpointLabels;
-use crate::remotes::{Definition, Remotes};
+use crate::remotes::{Definition, JudgedRange, Remotes};
 
 /// The most policies that a word about an identity names.
 const NAMED: usize = 3;
@@ -72,7 +72,13 @@ pub struct Engine<K> {
     users: HashMap<SelectorId, BTreeSet<RemotesId>>,
     /// Remotes that look at the names of ports of endpoints that no selector picks.
     by_name: BTreeSet<RemotesId>,
+    /// Whose identities are found anew by [`Engine::settle`].
+    waiting: BTreeSet<Slot>,
 }
+
+/// Identities found at once, by all that tells them apart as long as policies and names of ports stay: direction, policies,
+/// and own names of ports.
+type Found = HashMap<(Direction, Vec<PolicyId>, Vec<NamedPort>), IdentityId>;
 
 #[derive(Debug, Clone)]
 struct Known<K> {
@@ -127,6 +133,7 @@ impl<K> Default for Engine<K> {
             remotes: BTreeMap::new(),
             users: HashMap::new(),
             by_name: BTreeSet::new(),
+            waiting: BTreeSet::new(),
         }
     }
 }
@@ -145,24 +152,35 @@ impl PortNames for Called {
 impl<K: Key> Engine<K> {
     /// Learns a policy, or that there is none of this name any more.
     pub fn set_policy(&mut self, id: &PolicyId, policy: Option<Policy>) -> Changes<K> {
-        let mut changes = Changes::none();
+        self.put_policy(id, policy);
+        self.settle()
+    }
+
+    /// The same, of which what it comes to waits for [`Engine::settle`]: an endpoint that many policies are about is looked
+    /// at once for all of them.
+    pub fn put_policy(&mut self, id: &PolicyId, policy: Option<Policy>) {
         if self.policies.get(id) == policy.as_ref() {
-            return changes;
+            return;
         }
-        let mut concerned = BTreeSet::new();
         if let Some(policy) = self.policies.remove(id)
             && let Some(selector) = self.index.find(&policy.selector)
         {
-            concerned.extend(self.index.picked(selector));
+            self.waiting.extend(self.index.picked(selector));
             self.forget_subject(selector, id);
         }
         if let Some(policy) = policy {
             let selector = self.acquire(&policy.selector);
-            concerned.extend(self.index.picked(selector));
+            self.waiting.extend(self.index.picked(selector));
             self.subjects.entry(selector).or_default().insert(id.clone());
             self.policies.insert(id.clone(), policy);
         }
-        self.identify(concerned, &mut changes);
+    }
+
+    /// What policies come to that were put.
+    pub fn settle(&mut self) -> Changes<K> {
+        let mut changes = Changes::none();
+        let waiting = std::mem::take(&mut self.waiting);
+        self.identify(waiting, &mut changes);
         changes
     }
 
@@ -218,6 +236,7 @@ impl<K: Key> Engine<K> {
             self.identify(BTreeSet::from([slot]), &mut changes);
         } else if let Some(slot) = slot {
             self.index.look(slot, None);
+            self.waiting.remove(&slot);
             self.slots.remove(key);
             self.free.push(slot);
         }
@@ -245,7 +264,7 @@ impl<K: Key> Engine<K> {
     }
 
     /// The direction of remotes in use, ranges of addresses with what becomes of them, and what becomes of all others.
-    pub fn remotes(&self, id: RemotesId) -> Option<(Direction, &[(IpAddr, IpAddr, Verdict)], Verdict)> {
+    pub fn remotes(&self, id: RemotesId) -> Option<(Direction, &[JudgedRange], Verdict)> {
         let remotes = self.remotes.get(&id)?;
         Some((remotes.definition.direction, &remotes.ranges, remotes.otherwise))
     }
@@ -429,13 +448,15 @@ impl<K: Key> Engine<K> {
 
     /// Finds the identities of endpoints anew, of those that are judged here.
     fn identify(&mut self, slots: BTreeSet<Slot>, changes: &mut Changes<K>) {
+        let mut found = Found::new();
         for slot in slots {
             let Some(known) = self.endpoints.get(&slot).filter(|known| known.endpoint.local) else {
                 continue;
             };
             let before = known.identities;
             let key = known.key.clone();
-            let now = Direction::ALL.map(|direction| self.acquire_identity(slot, direction, changes));
+            let now =
+                Direction::ALL.map(|direction| self.acquire_identity(slot, direction, &mut found, changes));
             for id in before.into_iter().flatten() {
                 self.release_identity(id, changes);
             }
@@ -452,6 +473,7 @@ impl<K: Key> Engine<K> {
         &mut self,
         slot: Slot,
         direction: Direction,
+        found: &mut Found,
         changes: &mut Changes<K>,
     ) -> Option<IdentityId> {
         let policies = self.policies_of(slot, direction);
@@ -459,9 +481,15 @@ impl<K: Key> Engine<K> {
             return None;
         }
         let own = self.endpoints.get(&slot).map(|known| known.endpoint.ports.clone()).unwrap_or_default();
+        let told_by = (direction, policies.iter().map(|policy| policy.id.clone()).collect(), own.clone());
+        if let Some(id) = found.get(&told_by).copied() {
+            self.identities.entry(id).and_modify(|(_, users)| *users += 1);
+            return Some(id);
+        }
         let part = identity::identity(direction, &policies, &own, &self.ports);
         let about = about(&policies);
         let id = hash(&(direction, &part, &about));
+        found.insert(told_by, id);
         if let Some((_, users)) = self.identities.get_mut(&id) {
             *users += 1;
             return Some(id);

@@ -19,4 +19,5 @@ mod selector;
 pub use engine::{Changes, Engine, Identity, IdentityId, Key, RemotesId};
 pub use kubernetes::{network_policy, number as protocol_number};
 pub use parse::{MAX_LENGTH, SelectorError};
+pub use remotes::JudgedRange;
 pub use selector::{Labels, Selector};

@@ -11,6 +11,9 @@ use crate::form::{Action, Direction, End, Endpoint, NamedPort, Remote, Verdict};
 use crate::index::SelectorId;
 use crate::number::{address_of, last_of, number_of};
 
+/// Addresses, the first and the last, and what becomes of them.
+pub type JudgedRange = (IpAddr, IpAddr, Verdict);
+
 /// What policies say of the other ends of a local endpoint's connections in a direction, at ports that they do not tell
 /// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,7 +91,7 @@ pub(crate) struct Remotes {
     /// Those that only look at the address.
     plain: Vec<u32>,
     /// What becomes of addresses of which nothing is known; what is not here is as `otherwise`.
-    pub(crate) ranges: Vec<(IpAddr, IpAddr, Verdict)>,
+    pub(crate) ranges: Vec<JudgedRange>,
     pub(crate) otherwise: Verdict,
 }
 
@@ -196,7 +199,7 @@ impl Remotes {
         }
     }
 
-    fn cut_family(&self, family: Family, always: &BTreeSet<u32>) -> Vec<(IpAddr, IpAddr, Verdict)> {
+    fn cut_family(&self, family: Family, always: &BTreeSet<u32>) -> Vec<JudgedRange> {
         let mut turns: BTreeMap<u128, Vec<(bool, u32)>> = BTreeMap::new();
         for at in &self.plain {
             let Some(Part { part: Some(part), .. }) = self.part(*at) else { continue };

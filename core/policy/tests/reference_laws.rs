@@ -5,7 +5,8 @@ mod generate;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use generate::{cluster, egress_rule, flow, ingress_rule};
+use generate::spec::{egress_rule, ingress_rule};
+use generate::{cluster, flow};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

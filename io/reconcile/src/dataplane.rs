@@ -23,6 +23,12 @@ pub trait Dataplane {
     /// When the kernel does not answer.
     fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError>;
 
+    /// Only our table of policies.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn read_policy(&mut self) -> Result<Vec<Row>, KernelError>;
+
     /// The value of a setting; None where the kernel has no such setting.
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row>;
 
@@ -44,6 +50,10 @@ impl Dataplane for Kernel {
 
     fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
         Kernel::read_ruleset(self)
+    }
+
+    fn read_policy(&mut self) -> Result<Vec<Row>, KernelError> {
+        Kernel::read_policy(self)
     }
 
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {

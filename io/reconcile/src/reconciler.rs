@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::Instant;
 
+use tartan_host::policy::PolicyKey;
 use tartan_host::{Host, Key, LinkKind, Notice, Realm, Row, Rows, Step, SysctlKey, diff, diff_keys, guard};
 use tartan_kernel::KernelError;
 use tartan_model::IfName;
@@ -69,6 +70,8 @@ pub struct Reconciler<S, K> {
     routes: Pace,
     /// So may our nftables.
     ruleset: Pace,
+    /// And our table of policies.
+    policy: Pace,
     /// The uplink may be another.
     underlay: Pace,
     /// Notices were lost: anything may be other than the mirror says.
@@ -93,6 +96,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             may_remove: false,
             routes: Pace::with_burst(4),
             ruleset: Pace::with_burst(4),
+            policy: Pace::with_burst(4),
             underlay: Pace::with_burst(4),
             everything: Pace::with_burst(1),
             told: BTreeSet::new(),
@@ -188,6 +192,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.tally.lost += u64::from(notices.lost);
         self.routes.doubt_if(notices.routes_stale);
         self.ruleset.doubt_if(notices.ruleset_stale);
+        self.policy.doubt_if(notices.policy_stale);
         self.underlay.doubt_if(notices.underlay);
         self.everything.doubt_if(notices.lost);
         let now = Instant::now();
@@ -228,6 +233,16 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 }
             }
         }
+        if self.policy.take(now) {
+            match self.kernel.read_policy() {
+                Ok(found) => self.take_table(found, |row| matches!(row, Row::Policy(_))),
+                Err(error) => {
+                    warn!("cannot read our table of policies, trying again: {error}");
+                    self.tally.errors += 1;
+                    self.policy.failed(now);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -245,6 +260,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     pub fn hurry(&mut self) {
         self.routes.hurry();
         self.ruleset.hurry();
+        self.policy.hurry();
         self.everything.hurry();
     }
 
@@ -255,7 +271,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     /// When something that is in doubt will be looked at.
     pub fn due(&self) -> Option<Instant> {
-        [&self.everything, &self.routes, &self.ruleset, &self.underlay]
+        [&self.everything, &self.routes, &self.ruleset, &self.policy, &self.underlay]
             .into_iter()
             .filter_map(Pace::due)
             .min()
@@ -323,6 +339,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.wants.rows().iter().filter_map(|row| self.check(row))
     }
 
+    /// The same with a scope that wants it.
+    pub fn all_unsettled_of(&self) -> impl Iterator<Item = (&S, Unsettled)> {
+        let owned = |missing: Unsettled| Some((self.wants.owner(&missing.row.key())?, missing));
+        self.all_unsettled().filter_map(owned)
+    }
+
     /// What would be done now if this were wanted, without doing it.
     pub fn plan(&self, want: &Rows) -> Vec<Step> {
         let steps = diff(want, &self.mirror);
@@ -337,7 +359,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     }
 
     fn plan_dirty(&mut self, sweep: Sweep) -> Vec<Step> {
-        let dirty = mem::take(&mut self.dirty);
+        let mut dirty = mem::take(&mut self.dirty);
+        // What a connection is asked again for must not be parted from the new epoch.
+        let is_policy = |key: &&Key| matches!(key, Key::Policy(_));
+        if dirty.iter().any(|key| is_policy(&key)) {
+            dirty.extend(self.failed.keys().filter(is_policy).cloned());
+        }
         let (leftover, keys): (BTreeSet<Key>, BTreeSet<Key>) =
             dirty.into_iter().partition(|key| sweep == Sweep::Later && self.is_leftover(key));
         let orphans: Vec<Key> = keys.iter().filter(|key| self.is_orphan(key)).cloned().collect();
@@ -384,6 +411,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             debug!("{step}");
         }
         let outcomes = self.kernel.apply(steps);
+        let mut together = false;
         for (step, outcome) in steps.iter().zip(outcomes) {
             let key = step.key();
             if let Key::Sysctl(sysctl) = &key {
@@ -393,6 +421,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 }
             }
             if let Err(error) = outcome {
+                // Steps on policies are taken all together or not at all: one of them says why.
+                if matches!(key, Key::Policy(_)) && mem::replace(&mut together, true) {
+                    debug!("failed: {step}: {error}");
+                    self.failed.insert(key, error.to_string());
+                    continue;
+                }
                 self.fail(step, error.to_string());
                 self.doubt_settings(step);
             } else {
@@ -427,12 +461,22 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     }
 
     /// A changed link, or a setting of one, may stand in the way of, or make room for, everything on it; elements go with
-    /// the ruleset.
+    /// the ruleset, rows of the table of policies with that, and members with their remotes.
     fn note_change(&mut self, key: Key) {
         let link = match &key {
             Key::Ruleset => {
                 self.dirty
                     .extend(self.wants.rows().keys().filter(|key| matches!(key, Key::Element(_))).cloned());
+                None
+            }
+            // As long as it is there, what is in it is told of by itself.
+            Key::Policy(gone) if self.mirror.rows.get(&key).is_none() => {
+                let wants = self.wants.rows();
+                match gone {
+                    PolicyKey::Judge => self.dirty.extend(wants.policy_keys().cloned()),
+                    PolicyKey::Remotes(id) => self.dirty.extend(wants.member_keys(*id).cloned()),
+                    _ => {}
+                }
                 None
             }
             Key::Link(name) => Some(name),
@@ -457,6 +501,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         self.mirror = self.kernel.read(&sysctls)?;
         self.routes.settled();
         self.ruleset.settled();
+        self.policy.settled();
         self.underlay.doubt_if(true);
         self.dirty.extend(self.wants.rows().keys().cloned());
         self.dirty.extend(self.mirror.rows.keys().cloned());

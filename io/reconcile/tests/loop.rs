@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use tartan_host::policy::{Direction, Epoch, Judge, Judgement, Member, PolicyRow, Remotes, RemotesId};
 use tartan_host::{
     Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError,
     Sysctl, SysctlKey,
@@ -46,6 +47,10 @@ impl Dataplane for Fake {
     fn read_ruleset(&mut self) -> Result<Vec<Row>, KernelError> {
         let ours = |row: &&Row| matches!(row, Row::Ruleset(_) | Row::Element(_));
         Ok(self.host.rows.iter().filter(ours).cloned().collect())
+    }
+
+    fn read_policy(&mut self) -> Result<Vec<Row>, KernelError> {
+        Ok(self.host.rows.policies().cloned().map(Row::Policy).collect())
     }
 
     fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {
@@ -291,4 +296,42 @@ fn settings_are_read_back() {
     want(&mut it, "node", vec![forward.clone()]);
     assert!(it.unsettled(&"node").is_empty());
     assert_eq!(it.mirror().rows.get(&forward.key()), Some(&forward));
+}
+
+/// A table of policies with one member of one kind of remotes.
+fn policies(epoch: u64) -> Vec<Row> {
+    let id = RemotesId(1);
+    let (direction, otherwise) = (Direction::Ingress, Judgement::Deny);
+    let (address, judgement) = ("10.0.0.1".parse().unwrap(), Judgement::Allow);
+    let rows = [
+        PolicyRow::Judge(Judge { intact: true, epoch: Epoch::of(epoch) }),
+        PolicyRow::Remotes(Remotes { id, direction, ranges: Vec::new(), otherwise }),
+        PolicyRow::Member(Member { remotes: id, address, judgement }),
+    ];
+    rows.map(Row::Policy).into()
+}
+
+#[test]
+fn the_table_of_policies_comes_back_whole() {
+    let mut it = start(Fake::default());
+    want(&mut it, "policy", policies(0));
+    for gone in [0, 1, 2] {
+        let step = Step::Remove { row: policies(0)[gone].clone() };
+        it.kernel().host.act(&step).unwrap();
+        it.settle(Sweep::Later).unwrap();
+        assert!(it.unsettled(&"policy").is_empty(), "{step}");
+        assert_eq!(it.kernel().host.rows.policies().count(), 3, "{step}");
+    }
+}
+
+#[test]
+fn what_was_refused_of_policies_is_tried_again_with_the_next_epoch() {
+    let mut it = start(Fake::default());
+    let member = policies(0)[2].clone();
+    it.kernel().refuse.insert(member.key());
+    want(&mut it, "policy", policies(0));
+    assert_eq!(it.unsettled(&"policy").len(), 1);
+    it.kernel().refuse.clear();
+    want(&mut it, "policy", policies(1));
+    assert!(it.unsettled(&"policy").is_empty());
 }

@@ -14,6 +14,9 @@ use crate::Lab;
 pub const CROWD_POOLS: &str =
     r#"pools=[{cidr: 10.0.0.0/8, blockSize: 24}, {cidr: "fd00:10::/40", blockSize: 64}]"#;
 
+/// The most pods of a peer.
+pub const PER_PEER: usize = 250;
+
 /// How many entries are written at once.
 const AT_ONCE: usize = 500;
 
@@ -62,8 +65,27 @@ impl Lab {
     }
 }
 
+/// The entry of a pod of a peer, by both their numbers, with an address of each family from the peer's blocks and one
+/// label, as in `role=r1`; without a label there is none.
+pub fn pod_of_peer(peer: usize, number: usize, label: Option<&str>) -> (String, Option<Vec<u8>>) {
+    assert!(number < PER_PEER, "a block has no room for {number}");
+    let (block, host) = (peer + 256, number + 2);
+    let published = label.and_then(|label| label.split_once('=')).map(|(key, value)| {
+        let addresses = [format!("10.{}.{}.{host}", block / 256, block % 256), format!("fd00:10:0:{block:x}::{host:x}")];
+        let pod = format!("default/peer-{peer}-{number}");
+        let published =
+            serde_json::json!({"pod": pod, "network": "default", "addresses": addresses, "labels": {key: value}});
+        published.to_string().into_bytes()
+    });
+    (format!("endpoint/{}/c{number}/eth0", id(peer)), published)
+}
+
+fn id(peer: usize) -> String {
+    format!("{:032x}", peer + 1_000_000)
+}
+
 fn peer(number: usize) -> Vec<(String, Option<Vec<u8>>)> {
-    let id = format!("{:032x}", number + 1_000_000);
+    let id = id(number);
     let address = format!("172.30.{}.{}", 8 + number / 250, 1 + number % 250);
     let node = format!(r#"{{"id":"{id}","name":"peer-{number}","addresses":["{address}/16"],"mtu":1500}}"#);
     let owner = format!(r#"{{"node":"{id}"}}"#).into_bytes();

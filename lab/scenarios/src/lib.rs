@@ -8,6 +8,7 @@
 
 mod agents;
 pub mod before;
+pub mod births;
 mod cluster;
 mod crowd;
 mod datagrams;
@@ -17,11 +18,14 @@ mod interrupt;
 mod left;
 mod nat;
 mod plugin;
+pub mod policies;
 mod probe;
 mod story;
+pub mod streams;
 mod traces;
 mod visitor;
 mod wait;
+pub mod way;
 mod witness;
 
 use std::fs::File;
@@ -32,7 +36,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tartan_kernel::netns;
 
 pub use cluster::{Lab, Run, programs, run, run_command};
-pub use crowd::CROWD_POOLS;
+pub use crowd::{CROWD_POOLS, PER_PEER, pod_of_peer};
 pub use datagrams::Place;
 pub use left::left_of_pods;
 pub use plugin::{Container, run_plugin, start_plugin};

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tartan_scenarios::births::no_packet_escapes;
 use tartan_scenarios::figures::quantile;
-use tartan_scenarios::{Chance, Container, Lab, Probe, Probes, Story, holds_within, left_of_pods};
+use tartan_scenarios::{Chance, Container, Lab, Probe, Probes, Story, holds_within, left_of_pods, policies};
 
 /// Sequences of faults.
 const STORIES: u64 = 100;
@@ -34,6 +35,13 @@ const AWAY: Duration = Duration::from_secs(600);
 const AWAY_SECONDS: &str = "TARTAN_SOAK_AWAY";
 /// How often the probes around an absence are sent, in each direction and family.
 const PROBED: Duration = Duration::from_millis(10);
+
+/// Pods started under policies, of each kind of attachment.
+const BIRTHS: usize = 5000;
+/// How long policies change, how many in a second, and how many in one write.
+const CHANGING: Duration = Duration::from_secs(60);
+const CHANGES_A_SECOND: f64 = 1000.0;
+const CHANGED_AT_ONCE: usize = 10;
 
 /// A row of the table: what, figure, aim, how long it took.
 fn row(what: &str, figure: &str, aim: &str, start: Instant) {
@@ -232,6 +240,67 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
         ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
     assert_eq!(addresses.len(), 2, "{result}");
     addresses
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn births() {
+    for attachment in ["routed", "bridge"] {
+        let start = Instant::now();
+        let sent = no_packet_escapes(attachment, BIRTHS);
+        row(
+            &format!(
+                "{BIRTHS} pods started under policies, {attachment}: two of three shut and sending from their first moment on, the others allowed to reach a server"
+            ),
+            &format!("0 of {sent} packets escaped, every first connection opened"),
+            "0 escaped",
+            start,
+        );
+    }
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask soak"]
+fn changes() {
+    let start = Instant::now();
+    let lab = policies::lab("t-soak", "routed");
+    policies::add_pods(&lab, &["server@n1", "other@n1", "near@n1", "friend@n2", "foe@n2"]);
+    policies::apply(&lab, &policies::only_from("server", &["near", "friend"]));
+    let to = lab.addresses("default/server");
+    let probes = |pods: &[&str]| -> Vec<Probe> {
+        let from = pods.iter().map(|pod| lab.netns(&format!("default_{pod}")));
+        from.flat_map(|from| to.iter().map(move |to| Probe::start(&from, *to, Duration::from_millis(1))))
+            .collect()
+    };
+    let (open, shut) = (probes(&["near", "friend"]), probes(&["foe"]));
+    let (mut changed, begun) = (0, Instant::now());
+    while begun.elapsed() < CHANGING {
+        // Of a hundred policies each is another than before.
+        let entry = |number: usize| {
+            let from = format!("app=other-{number}");
+            policies::entry(&format!("busy-{}", number % 100), "app=other", Some(&from))
+        };
+        lab.write_entries(&(changed..changed + CHANGED_AT_ONCE).map(entry).collect::<Vec<_>>());
+        changed += CHANGED_AT_ONCE;
+        let due = Duration::from_secs_f64(changed as f64 / CHANGES_A_SECOND);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    let rate = changed as f64 / begun.elapsed().as_secs_f64();
+    lab.wait_until_healthy(&["n1", "n2"]);
+    let finish = |probes: Vec<Probe>| -> (u64, u64) {
+        let outcomes = probes.into_iter().map(Probe::finish);
+        outcomes.fold((0, 0), |(sent, lost), one| (sent + one.sent, lost + one.lost.len() as u64))
+    };
+    let ((sent, lost), (denied, not_through)) = (finish(open), finish(shut));
+    row(
+        &format!(
+            "{changed} changes of policy, {rate:.0} a second, beside UDP at 1 kHz that they do not concern, one node and across, both families"
+        ),
+        &format!("{lost} of {sent} allowed lost, {} of {denied} denied came through", denied - not_through),
+        "0 lost, 0 through",
+        start,
+    );
+    assert_eq!((lost, denied - not_through), (0, 0));
 }
 
 #[test]

@@ -46,10 +46,10 @@ fn dispatch(Lab { name: lab, verb }: Lab, show: Show) -> Result<ExitCode> {
         }
         Verb::Node(verb) => change_nodes(&lab, verb, show)?,
         Verb::Pod(verb) => change_pods(&lab, verb, show)?,
-        Verb::Namespace(NamespaceVerb::Label { name, changes }) => {
+        Verb::Namespace(NamespaceVerb::Label { namespace, changes }) => {
             require_root()?;
-            let labels = label::namespace(&lab, &name, &changes)?;
-            show.labelled("namespace", name.as_str(), &labels)?;
+            let labels = label::namespace(&lab, &namespace, &changes)?;
+            show.labelled("namespace", namespace.as_str(), &labels)?;
         }
         Verb::Exec { pod, namespace, command } => {
             return Ok(ended(exec::in_pod(&lab, &pod_name(&pod, namespace)?, &command)?));

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use tartan_api::object::ObjectKind;
 use tartan_api::rpc::{Answer, Failure, FailureCode, Request};
 use tartan_rpc::{Client, Handler, Server, Serving};
 use tempfile::TempDir;
@@ -195,6 +196,25 @@ fn answer(request: &Request, healthy: bool) -> Value {
             .iter()
             .map(|object| json!({"kind": object.kind(), "name": object.name(), "action": "created"}))
             .collect(),
+        Request::Get { kind: ObjectKind::NetworkPolicy, .. } => json!([
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+             "metadata": {"name": "web", "namespace": "shop", "annotations": {"tartan.dev/applied-from": "shop.yaml:3"}},
+             "spec": {"podSelector": {"matchLabels": {"app": "web"}, "matchExpressions": [
+                {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]},
+                "policyTypes": ["Ingress", "Egress"], "ingress": [{}, {}]}},
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": "default"},
+             "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}},
+        ]),
+        Request::Get { kind: ObjectKind::Pod, .. } => json!([
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "shop", "labels": {"app": "web"}},
+             "spec": {"serviceAccountName": "robot", "containers": [{"ports": [
+                {"name": "http", "containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]}]}},
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}},
+        ]),
+        Request::Get { kind: ObjectKind::Namespace, .. } => json!([
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "blue", "x/y": ""}}},
+        ]),
+        Request::Get { kind: ObjectKind::ServiceAccount, .. } => json!([]),
         Request::Get { name, .. } => [name.as_deref().unwrap_or("default"), "blue"]
             .iter()
             .take(if name.is_some() { 1 } else { 2 })

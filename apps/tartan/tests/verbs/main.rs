@@ -1,16 +1,14 @@
 //! The command line as people and scripts start it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at what it did not expect")]
 
+mod called;
 mod check;
 mod harness;
-
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tartan_api::rpc::FailureCode;
 
-use harness::{Agent, network, run, tartan};
+use harness::{Agent, network, tartan};
 
 /// What a verb prints.
 fn shown(words: &[&str]) -> String {
@@ -329,7 +327,7 @@ fn nothing_is_sent_when_any_file_has_an_error() {
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
     insta::assert_snapshot!(ran.stderr, @r#"
         error: bad/1.yaml:6:3: unknown field `colour`, expected one of preset, pools, fabric, paths, attachment, vxlan, masquerade, masqueradeExempt, mtu, policy, encryption
-        bad/2.yaml:7:1: kind "Banana" is not known; this release knows ClusterNetwork
+        bad/2.yaml:7:1: kind "Banana" is not known; this release knows ClusterNetwork, NetworkPolicy, Namespace, Pod, ServiceAccount
         bad/3.yaml:1:7: expected a word
         bad/4.json:3: it is not UTF-8 text
         bad/5.yaml: it is longer than 1 MiB
@@ -397,6 +395,10 @@ fn wrong_usage_has_exit_code_2() {
         &["get", "clusternetwork", "Not_A_Name"],
         &["delete", "clusternetwork"],
         &["delete", "clusternetwork", "team/blue"],
+        &["delete", "ns", "team/blue"],
+        &["get", "netpol", "team/blue/x"],
+        &["get", "netpol", "my.team/blue"],
+        &["get", "pod", "Web"],
         &["apply"],
         &["status", "-o", "yaml"],
         &["status", "-o", "xml"],
@@ -409,6 +411,28 @@ fn wrong_usage_has_exit_code_2() {
         assert!(ran.code == 2 && ran.stdout.is_empty() && !ran.stderr.is_empty(), "{words:?}: {}", ran.code);
     }
     assert_eq!(agent.asked(), Vec::<Value>::new());
+}
+
+#[test]
+fn what_policies_are_made_of_has_tables() {
+    let agent = Agent::new();
+    let shown = |words: &[&str]| agent.tartan(words).stdout;
+    insta::assert_snapshot!(shown(&["get", "netpol"]), @"");
+    insta::assert_snapshot!(shown(&["get", "pods"]), @"");
+    insta::assert_snapshot!(shown(&["get", "ns"]), @"");
+    insta::assert_snapshot!(shown(&["get", "sa"]), @"");
+    agent.asked();
+    for (words, name) in [
+        (["get", "netpol", "web"], "default/web"),
+        (["get", "sa", "shop/robot"], "shop/robot"),
+        (["delete", "po", "web-0"], "default/web-0"),
+        (["delete", "ns", "shop"], "shop"),
+    ] {
+        agent.tartan(&words);
+        let asked = agent.asked();
+        let verb = asked[0].as_object().unwrap().values().next().unwrap();
+        assert_eq!(verb["name"], name, "{words:?}");
+    }
 }
 
 #[test]
@@ -558,21 +582,4 @@ fn leaving_is_a_no_if_something_stays_behind() {
     assert_eq!(ran.code, 1, "{}", ran.stdout);
     let told: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told["stays"], json!(["link tartan.1: Operation not permitted"]));
-}
-
-#[test]
-fn as_a_kubectl_plugin_it_is_called_so() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
-    let ran = run(command.arg0("/usr/bin/kubectl-tartan").args(["get", "--help"]), "");
-    assert!(ran.stdout.contains("Usage: kubectl tartan get "), "{}", ran.stdout);
-}
-
-#[test]
-fn a_reader_that_stops_early_is_no_error() {
-    let agent = Agent::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let status = command.arg("nodes").env("TARTAN_SOCKET", agent.socket()).stdout(writer).status().unwrap();
-    assert_eq!(status.code(), Some(0));
 }

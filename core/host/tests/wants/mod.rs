@@ -34,7 +34,7 @@ impl Dice {
 }
 
 pub(crate) fn dice() -> impl Strategy<Value = Dice> {
-    prop::collection::vec(any::<u8>(), 0..200).prop_map(|rolls| Dice(rolls.into_iter()))
+    prop::collection::vec(any::<u8>(), 0..300).prop_map(|rolls| Dice(rolls.into_iter()))
 }
 
 pub(crate) fn wants() -> impl Strategy<Value = Rows> {
@@ -102,7 +102,7 @@ fn want_policy(dice: &mut Dice) -> Vec<PolicyRow> {
         let ports = dice.pick(&remotes).filter(|_| dice.is()).map(class).into_iter().collect();
         let (direction, about) = (direction_of(id.0), format!("policy {}", dice.roll(2)));
         rows.push(PolicyRow::Identity(Identity { id, direction, ports, otherwise, about }));
-        for address in ["10.0.1.5", "fd00::5"].into_iter().filter(|_| dice.is()).map(ip) {
+        for address in some(dice, &["10.0.1.5", "fd00::5"]) {
             let about = format!("pod {}", dice.roll(2));
             rows.push(PolicyRow::Judged(Judged { direction, address, identity: id, about }));
             rows.push(PolicyRow::Own(address));
@@ -116,14 +116,18 @@ fn want_remotes(dice: &mut Dice, id: RemotesId) -> Vec<PolicyRow> {
     let ranges = if dice.is() { vec![range] } else { Vec::new() };
     let row = Remotes { id, direction: direction_of(id.0), ranges, otherwise: judgement(dice) };
     let mut rows = vec![PolicyRow::Remotes(row)];
-    for address in ["10.0.1.6", "10.0.1.7", "fd00::6"].into_iter().filter(|_| dice.is()).map(ip) {
+    for address in some(dice, &["10.0.1.6", "10.0.1.7", "fd00::6"]) {
         rows.push(PolicyRow::Member(Remote { remotes: id, address, judgement: judgement(dice) }));
     }
     rows
 }
 
+fn some(dice: &mut Dice, addresses: &[&str]) -> Vec<IpAddr> {
+    addresses.iter().filter(|_| dice.is()).map(|address| ip(address)).collect()
+}
+
 fn direction_of(id: u64) -> Direction {
-    if id % 2 == 0 { Direction::Ingress } else { Direction::Egress }
+    if id.is_multiple_of(2) { Direction::Ingress } else { Direction::Egress }
 }
 
 fn judgement(dice: &mut Dice) -> Judgement {

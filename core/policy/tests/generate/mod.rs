@@ -3,17 +3,16 @@
 //! A cluster and a flow are drawn apart and fit each other always, so that one cluster can be asked many flows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-mod spec;
+pub(crate) mod spec;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use tartan_api::policy::{NetworkPolicy, ObjectMeta, PolicyKind, PolicyVersion, Protocol};
+use tartan_api::meta::{Annotations, ObjectMeta};
+use tartan_api::policy::{NetworkPolicy, PolicyKind, PolicyVersion, Protocol};
 use tartan_model::{Family, Name, NodeName};
 use tartan_policy::reference::{Cluster, Flow, NAMESPACE_NAME, NamedPort, Pod};
-
-pub(crate) use spec::{egress_rule, ingress_rule};
 
 pub(crate) const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
@@ -177,6 +176,7 @@ fn policy(dice: &mut Dice, number: u8) -> NetworkPolicy {
             name: name.parse().unwrap(),
             namespace: namespace.parse().unwrap(),
             labels: BTreeMap::new(),
+            annotations: Annotations::default(),
         },
         spec: spec::policy_spec(dice),
     }

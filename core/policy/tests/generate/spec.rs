@@ -1,4 +1,5 @@
 //! What random policies say. Only what reading YAML could give as well.
+#![allow(dead_code, reason = "not every test draws a rule alone")]
 
 use proptest::prelude::*;
 use tartan_api::label::{LabelKey, LabelSelector, LabelValue, Operator, Requirement};

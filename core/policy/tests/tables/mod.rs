@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use tartan_policy::form::{Direction, Endpoint, NamedPort, Verdict};
 use tartan_policy::reference::{self, Cluster, Flow};
-use tartan_policy::{Changes, Engine, Identity, IdentityId, RemotesId, network_policy};
+use tartan_policy::{Changes, Engine, Identity, IdentityId, JudgedRange, RemotesId, network_policy};
 
 /// Pods are told apart by their place in the cluster.
 pub(crate) type Pods = Engine<usize>;
@@ -16,7 +16,7 @@ pub(crate) struct Tables {
     judged: BTreeMap<(IpAddr, Direction), IdentityId>,
     by_pod: BTreeMap<usize, Vec<(IpAddr, Direction)>>,
     identities: BTreeMap<IdentityId, Identity>,
-    remotes: BTreeMap<RemotesId, (Direction, Vec<(IpAddr, IpAddr, Verdict)>, Verdict)>,
+    remotes: BTreeMap<RemotesId, (Direction, Vec<JudgedRange>, Verdict)>,
     members: BTreeMap<(RemotesId, IpAddr), Verdict>,
 }
 
@@ -78,7 +78,7 @@ impl Tables {
         assert!(fitting.next().is_none(), "two classes share a port");
         let (of, ranges, otherwise) = self.remotes.get(&remotes).unwrap();
         assert_eq!((*of, identity.direction), (direction, direction));
-        let within = |(first, last, _): &&(IpAddr, IpAddr, Verdict)| {
+        let within = |(first, last, _): &&JudgedRange| {
             first.is_ipv4() == other.is_ipv4() && *first <= other && other <= *last
         };
         let mut ranges = ranges.iter().filter(within);

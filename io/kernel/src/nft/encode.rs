@@ -16,7 +16,7 @@ const MOST_COUNTED: u32 = 65_535;
 /// The first of the registers of four bytes (NFT_REG32_00).
 pub(super) const FIRST_REGISTER: u32 = 8;
 /// How values are compared (NFT_CMP_EQ, NFT_CMP_NEQ).
-pub(super) const EQUAL: u32 = 0;
+const EQUAL: u32 = 0;
 pub(super) const NOT_EQUAL: u32 = 1;
 
 impl Batch {

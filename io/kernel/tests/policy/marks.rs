@@ -80,6 +80,7 @@ fn marks_of_a_half_go_before_it_is_entered() {
     done(&mut kernel, &create_all(&without));
     assert!(marks(&world).iter().all(|mark| mark & 0x7fff_0000 == 0), "{:x?}", marks(&world));
     drop(after);
-    let passed: Vec<bool> = before.iter_mut().map(Flow::passes).collect();
-    assert_eq!(passed, [false, true, false, true]);
+    for (number, flow) in before.iter_mut().enumerate() {
+        assert!(if number % 2 == 0 { flow.is_cut() } else { flow.passes() });
+    }
 }

@@ -276,6 +276,8 @@ fn what_others_do_is_seen_and_undone() {
         "flush ruleset".to_owned(),
         format!("delete table {table}"),
         format!("flush chain {table} forward"),
+        format!("flush set {table} now"),
+        format!("add element {table} now {{ 0x77770000 }}"),
         format!("flush chain {table} deny_ingress"),
         format!("insert rule {table} forward accept"),
         format!("insert rule {table} r_0000000000000001 accept"),

@@ -1,6 +1,5 @@
 //! Rows in short words, and a router between a client and a server.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -136,10 +135,15 @@ impl World {
         for family in 0..2 {
             self.serve(SERVER[family], 7);
             for client in [CLIENT[family], OTHER[family]] {
-                let found = (0..20).any(|_| passes(self, client, SERVER[family], 7));
-                assert!(found, "{client} does not find the server");
+                assert!(passes(self, client, SERVER[family], 7), "{client} does not find the server");
             }
         }
+    }
+
+    /// Packets with an address of its own for their source come in (`accept_local`).
+    pub(crate) fn let_own_in(&self, scratch: &Scratch) {
+        set(scratch, "net/ipv4/conf/all/accept_local", "1");
+        set(scratch, "net/ipv4/conf/all/rp_filter", "0");
     }
 
     /// A server that sends everything back, until the world's end.
@@ -168,24 +172,36 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub(crate) fn new(world: &World, from: &str, to: &str, port: u16) -> Flow {
-        let socket = socket(&world.client, from, 0);
+        Flow::of(&world.client, from, to, port)
+    }
+
+    pub(crate) fn of(scratch: &Scratch, from: &str, to: &str, port: u16) -> Flow {
+        let socket = socket(scratch, from, 0);
         Flow { socket, to: SocketAddr::new(ip(to), port), number: 0 }
     }
 
-    /// Whether an answer comes to a packet.
+    /// Whether an answer comes to one of several packets: a machine that is busy may take its time.
     pub(crate) fn passes(&mut self) -> bool {
+        (0..20).any(|_| self.is_answered())
+    }
+
+    /// Whether none comes to a packet.
+    pub(crate) fn is_cut(&mut self) -> bool {
+        !self.is_answered()
+    }
+
+    fn is_answered(&mut self) -> bool {
         self.number += 1;
         self.socket.send_to(&self.number.to_be_bytes(), self.to).ok();
         let end = Instant::now() + Duration::from_millis(250);
         let mut buffer = [0; 64];
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             self.socket.set_read_timeout(Some(left)).unwrap();
-            match self.socket.recv(&mut buffer) {
-                Ok(4) if buffer[..4] == self.number.to_be_bytes() => return true,
-                Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                // A message of ICMP.
-                Err(_) => {}
+            // What is no answer may be a message of ICMP.
+            if let Ok(4) = self.socket.recv(&mut buffer)
+                && buffer[..4] == self.number.to_be_bytes()
+            {
+                return true;
             }
         }
         false
@@ -195,4 +211,9 @@ impl Flow {
 /// Whether a new flow passes.
 pub(crate) fn passes(world: &World, from: &str, to: &str, port: u16) -> bool {
     Flow::new(world, from, to, port).passes()
+}
+
+/// Whether a new flow does not.
+pub(crate) fn is_refused(world: &World, from: &str, to: &str, port: u16) -> bool {
+    Flow::new(world, from, to, port).is_cut()
 }

@@ -10,7 +10,7 @@ use tartan_model::{Cidr, Family};
 use tartan_netlab::wire::{self, Layout};
 use tartan_scenarios::Lab;
 
-use crate::gear::Way;
+use tartan_scenarios::way::Way;
 
 /// The numbers of the hosts on the wire: behind all nodes.
 const FIRST: u32 = 200;

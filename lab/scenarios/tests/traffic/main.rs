@@ -8,14 +8,13 @@
     reason = "a test that cannot go on stops"
 )]
 
-mod gear;
 mod hand;
 
 use tartan_model::Family;
 use tartan_scenarios::{Lab, Place, lock};
 
-use gear::{Metric, Way};
 use hand::Hand;
+use tartan_scenarios::way::{Metric, Way};
 
 /// Rounds, each of which measures everything once; and those before them that do not count.
 const ROUNDS: usize = 9;

@@ -79,6 +79,10 @@ pub(crate) fn follow(kernel: &mut Kernel, mirror: &mut Host) {
         mirror.rows.retain(|row| !matches!(row, Row::Ruleset(_) | Row::Element(_)));
         mirror.rows.extend(kernel.read_ruleset().unwrap());
     }
+    if notices.policy_stale {
+        mirror.rows.retain(|row| !matches!(row, Row::Policy(_)));
+        mirror.rows.extend(kernel.read_policy().unwrap());
+    }
     if notices.lost {
         *mirror = kernel.read(&rows::settings(&mirror.rows)).unwrap();
     } else if notices.routes_stale {

@@ -79,10 +79,8 @@ impl Draft {
             .number(4, set.key_type())
             .number(5, set.key_length());
         let attributes = set.data_type().into_iter().fold(attributes, |all, kind| all.number(6, kind));
-        let attributes = set
-            .lengths()
-            .into_iter()
-            .fold(attributes, |all, parts| all.nested(9, Attributes::default().nested(2, parts)));
+        let attributes = set.description().into_iter().fold(attributes, |all, one| all.nested(9, one));
+        let attributes = set.notes().into_iter().fold(attributes, |all, notes| all.bytes(13, &notes));
         // The kernel wants a number that is the set's only one in the batch.
         self.push(kind::NEWSET, NLM_F_CREATE, attributes.number(10, 1));
     }

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use tartan_host::policy::{
-    Direction, Identity, IdentityId, Judged, Judgement, Member, PortClass, Remotes, RemotesId,
+    Direction, Epoch, Identity, IdentityId, Judged, Judgement, MARK_SHIFT, Member, PortClass, Remotes,
+    RemotesId,
 };
 use tartan_model::Family;
 
 use super::super::elements::{address, octets};
 use super::super::wire::{self, Attributes};
 use super::shape::{
-    Leads, deny, identity_chain, itself_set, judged_map, members_map, own_set, ports_map, ranges_map,
+    Leads, NOW, deny, identity_chain, itself_set, judged_map, members_map, own_set, ports_map, ranges_map,
     remotes_chain,
 };
 
@@ -111,6 +112,11 @@ pub(super) fn uncomment(bytes: &[u8]) -> Option<String> {
     (text.len() + 1 == usize::from(*length)).then(|| String::from_utf8(text.to_vec()).ok()).flatten()
 }
 
+/// A mark is a number of the machine's own order.
+pub(super) fn now(epoch: Epoch) -> Element {
+    Element::new(NOW.into(), epoch.mark().to_ne_bytes().into(), None)
+}
+
 pub(super) fn judged(row: &Judged) -> Element {
     let leads = Leads::Jump(identity_chain(row.direction, row.identity));
     let set = judged_map(row.direction, Family::of(row.address));
@@ -154,6 +160,13 @@ pub(super) fn ports(row: &Identity) -> Vec<Element> {
 
 fn port_key(protocol: u8, port: u16) -> Vec<u8> {
     [&[protocol, 0, 0, 0][..], &port.to_be_bytes(), &[0; 2]].concat()
+}
+
+/// The epoch of an element of the set of that of now.
+pub(super) fn read_now(element: &Element) -> Option<Epoch> {
+    let mark = u32::from_ne_bytes(element.key.as_slice().try_into().ok()?);
+    let number = u64::from(mark >> MARK_SHIFT).checked_sub(1)?;
+    Some(Epoch::of(number)).filter(|epoch| epoch.mark() == mark)
 }
 
 /// The row of an element of a map of addresses that are judged.

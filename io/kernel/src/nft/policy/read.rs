@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use tartan_host::nftables::TableFamily;
-use tartan_host::policy::{
-    Direction, Epoch, Identity, IdentityId, Judgement, MARK_SHIFT, PolicyRow, Remotes, RemotesId,
-};
+use tartan_host::policy::{Direction, Epoch, Identity, IdentityId, Judgement, PolicyRow, Remotes, RemotesId};
 use tartan_model::Family;
 
 use super::super::kind;
@@ -14,10 +12,10 @@ use super::super::socket::Nftables;
 use super::super::wire::{self, Attributes};
 use super::draft::in_table;
 use super::elements::{
-    Element, identity_of, read_itself, read_judged, read_member, read_own, read_ports, read_ranges,
+    Element, identity_of, read_itself, read_judged, read_member, read_now, read_own, read_ports, read_ranges,
     remotes_of, uncomment,
 };
-use super::shape::{self, Chain, FORWARD, Set};
+use super::shape::{self, Chain, Set};
 use super::{is_ours, same};
 use crate::KernelError;
 
@@ -48,7 +46,7 @@ pub(super) fn read(nft: &mut Nftables) -> Result<Option<Found>, KernelError> {
         Reading { nft, sets: BTreeMap::new(), chains: BTreeMap::new(), found: Found::default() };
     (reading.found.owner, reading.found.flags) = (owner, flags);
     reading.look()?;
-    reading.constant();
+    reading.constant()?;
     reading.judged()?;
     reading.own()?;
     let chains: Vec<String> = reading.chains.keys().cloned().collect();
@@ -116,14 +114,18 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn constant(&mut self) {
-        let epoch = self.chains.get(FORWARD).and_then(|(_, rules)| epoch_of(rules.first()?));
+    fn constant(&mut self) -> Result<(), KernelError> {
+        let epoch = match self.elements(&shape::now())?.as_deref() {
+            Some([element]) => read_now(element),
+            _ => None,
+        };
         self.found.epoch = epoch;
         self.found.is_strange |= epoch.is_none();
         for chain in shape::chains(epoch.unwrap_or(Epoch::LAST)) {
             let is_same = self.take_chain(&chain);
             self.found.is_strange |= !is_same;
         }
+        Ok(())
     }
 
     /// The elements of a set that is as it should be.
@@ -239,16 +241,6 @@ impl Reading<'_> {
         self.take(row);
         Ok(())
     }
-}
-
-/// The epoch that the mark is compared with in a rule.
-fn epoch_of(rule: &[u8]) -> Option<Epoch> {
-    const VALUE: u16 = 3;
-    let data = data_of(rule, "cmp")?;
-    let bytes = wire::find(wire::find(data, VALUE)?, 1)?;
-    let mark = u32::from_ne_bytes(bytes.try_into().ok()?);
-    let number = u64::from(mark >> MARK_SHIFT).checked_sub(1)?;
-    Some(Epoch::of(number)).filter(|epoch| epoch.mark() == mark)
 }
 
 /// The chain that a rule goes on in.

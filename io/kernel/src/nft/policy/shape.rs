@@ -11,7 +11,7 @@ use tartan_host::policy::{Direction, Epoch, Identity, IdentityId, Judgement, MAR
 use tartan_model::Family;
 
 use super::super::encode::{
-    EQUAL, FIRST_REGISTER, NOT_EQUAL, compare, expression, expressions, load, verdict, verdict_data,
+    FIRST_REGISTER, NOT_EQUAL, compare, expression, expressions, load, verdict, verdict_data,
 };
 use super::super::wire::Attributes;
 use super::terms::{MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, other, own, rule, tracked};
@@ -81,6 +81,7 @@ const IPV4: &[(u32, u32)] = &[(7, 4)];
 const IPV6: &[(u32, u32)] = &[(8, 16)];
 const IPV4_TWICE: &[(u32, u32)] = &[(7, 4), (7, 4)];
 const IPV6_TWICE: &[(u32, u32)] = &[(8, 16), (8, 16)];
+const A_MARK: &[(u32, u32)] = &[(19, 4)];
 const PROTOCOL_PORT: &[(u32, u32)] = &[(12, 1), (13, 2)];
 
 impl Set {
@@ -104,14 +105,25 @@ impl Set {
         (self.flags & MAP != 0).then_some(VERDICT)
     }
 
-    /// How long each part of its key is, where that matters (NFTA_SET_DESC_CONCAT).
-    pub(super) fn lengths(&self) -> Option<Attributes> {
-        (self.flags & CONCAT != 0).then(|| {
-            let part = |list: Attributes, (_, length): &(u32, u32)| {
-                list.nested(1, Attributes::default().number(1, *length))
-            };
-            self.parts.iter().fold(Attributes::default(), part)
-        })
+    /// What helps the kernel to choose how to keep it (NFTA_SET_DESC): how long each part of its key is, where that
+    /// matters, or how many elements there are, of which one comes before the other goes.
+    pub(super) fn description(&self) -> Option<Attributes> {
+        const MOST_EPOCHS: u32 = 2;
+        let part = |list: Attributes, (_, length): &(u32, u32)| {
+            list.nested(1, Attributes::default().number(1, *length))
+        };
+        if self.flags & CONCAT != 0 {
+            let parts = self.parts.iter().fold(Attributes::default(), part);
+            return Some(Attributes::default().nested(2, parts));
+        }
+        (self.name == NOW).then(|| Attributes::default().number(1, MOST_EPOCHS))
+    }
+
+    /// What `nft` wants to know to list it (NFTA_SET_USERDATA): that the key's bytes are in the machine's own order
+    /// (libnftnl, NFTNL_UDATA_SET_KEYBYTEORDER; libnftables, BYTEORDER_HOST_ENDIAN).
+    pub(super) fn notes(&self) -> Option<[u8; 6]> {
+        let [a, b, c, d] = 1u32.to_ne_bytes();
+        (self.name == NOW).then_some([0, 4, a, b, c, d])
     }
 
     fn new(name: String, flags: u32, parts: &'static [(u32, u32)]) -> Set {
@@ -206,14 +218,20 @@ pub(super) const COUNTING: [(&str, Option<Direction>); 3] = [
 
 /// The chain that packets enter by themselves.
 pub(super) const FORWARD: &str = "forward";
-/// The chain in which a connection gets the epoch of now.
+/// The set of the epoch of now.
+pub(super) const NOW: &str = "now";
+/// The chain in which a connection gets the epoch of now. From its end packets go on.
 const JUDGED: &str = "judged";
 const ODD: &str = "odd";
 const DENY_ODD: &str = "deny_odd";
 
+pub(super) fn now() -> Set {
+    Set::new(NOW.into(), 0, A_MARK)
+}
+
 /// The sets that are always there.
 pub(super) fn sets() -> Vec<Set> {
-    let mut all = Vec::new();
+    let mut all = vec![now()];
     for family in Family::ALL {
         let maps =
             Direction::ALL.map(|direction| Set::new(judged_map(direction, family), MAP, address(family)));
@@ -232,15 +250,9 @@ pub(super) fn chains(epoch: Epoch) -> Vec<Chain> {
         chain(deny(Direction::Egress), denies(log_prefix(Direction::Egress))),
         chain(DENY_ODD, vec![counted_drop()]),
         chain(ODD, odd()),
-        chain(JUDGED, judged(epoch)),
-        chain(FORWARD, forward(epoch)),
+        judged(epoch),
+        chain(FORWARD, forward()),
     ]
-}
-
-/// Those among them in which the epoch is.
-pub(super) fn chains_of_epoch(epoch: Epoch) -> [Chain; 2] {
-    [(JUDGED, judged(epoch)), (FORWARD, forward(epoch))]
-        .map(|(name, rules)| Chain { name: name.into(), rules })
 }
 
 /// The chain and the maps of remotes. All others than members and those in ranges go on to the last rule.
@@ -316,26 +328,21 @@ fn odd() -> Vec<Rule> {
     rules
 }
 
-fn judged(epoch: Epoch) -> Vec<Rule> {
+/// The one that is written with each epoch. It has no verdict and leads nowhere: for a rule that does, the kernel goes
+/// through all chains, and all elements of maps to verdicts, of the table (`nf_tables_newrule`, `nft_lookup_validate`).
+pub(super) fn judged(epoch: Epoch) -> Chain {
     let set = Attributes::default().number(2, MARK).number(4, FIRST_REGISTER);
-    vec![
-        rule([tracked(MARK, None, 0), masked(!MARK_MASK, epoch.mark()), expression("ct", set)]),
-        rule([verdict(1, None)]),
-    ]
+    let mark = [tracked(MARK, None, 0), masked(!MARK_MASK, epoch.mark()), expression("ct", set)];
+    Chain { name: JUDGED.into(), rules: vec![rule(mark)] }
 }
 
-fn forward(epoch: Epoch) -> Vec<Rule> {
+fn forward() -> Vec<Rule> {
     /// Of no connection, and not tracked (NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT).
     const NONE: u32 = 1 << 0 | 1 << 6;
     const STATE: u32 = 0;
     let goto = |chain| verdict(-4, Some(chain));
     let mut rules = vec![
-        rule([
-            tracked(MARK, None, 0),
-            masked(MARK_MASK, 0),
-            compare(EQUAL, &epoch.mark().to_ne_bytes()),
-            verdict(1, None),
-        ]),
+        rule([tracked(MARK, None, 0), masked(MARK_MASK, 0), looked_up(NOW), verdict(1, None)]),
         rule([tracked(STATE, None, 0), masked(NONE, 0), compare(NOT_EQUAL, &[0; 4]), goto(ODD)]),
     ];
     for family in Family::ALL {

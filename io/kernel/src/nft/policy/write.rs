@@ -7,7 +7,7 @@ use tartan_host::{Key, Notice, Row, Step};
 
 use super::super::socket::Batch;
 use super::draft::{Draft, For};
-use super::elements::{judged, member, own, ports, ranges};
+use super::elements::{judged, member, now, own, ports, ranges};
 use super::read::Found;
 use super::shape;
 
@@ -176,15 +176,16 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Where all else is as it was written, only the epoch is.
+    /// Where all else is as it was written, only the epoch is. It is in a set and in one rule.
     fn judge(&mut self, reason: For, judge: &Judge, flags: u32, is_there: bool) {
         let draft = &mut self.draft;
         if is_there {
             draft.begin(reason);
-            for chain in shape::chains_of_epoch(judge.epoch) {
-                draft.empty_chain(&chain.name);
-                draft.fill_chain(&chain);
-            }
+            let chain = shape::judged(judge.epoch);
+            draft.empty_chain(&chain.name);
+            draft.fill_chain(&chain);
+            draft.empty_set(shape::NOW);
+            draft.element(reason, true, now(judge.epoch));
             return;
         }
         draft.begin(For::Table);
@@ -194,6 +195,8 @@ impl Writing<'_> {
         let chains = shape::chains(judge.epoch);
         chains.iter().for_each(|chain| draft.empty_chain(&chain.name));
         chains.iter().for_each(|chain| draft.fill_chain(chain));
+        draft.empty_set(shape::NOW);
+        draft.element(reason, true, now(judge.epoch));
     }
 
     fn put(&mut self, reason: For, row: &PolicyRow, was: Option<&PolicyRow>) {

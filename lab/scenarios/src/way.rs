@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::figures::quantile;
+use crate::inside;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use tartan_scenarios::figures::quantile;
-use tartan_scenarios::inside;
 
 /// How long each measurement of a rate takes.
 const TIME: Duration = Duration::from_millis(500);
@@ -30,25 +30,35 @@ const TICKS: f64 = 100.0;
 
 /// A way from one namespace to an address in another.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
-    pub(crate) from: PathBuf,
-    pub(crate) to: PathBuf,
-    pub(crate) address: IpAddr,
+pub struct Way {
+    /// The namespace that it begins in.
+    pub from: PathBuf,
+    /// The namespace that it leads to.
+    pub to: PathBuf,
+    /// The address there.
+    pub address: IpAddr,
 }
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Metric {
+pub enum Metric {
+    /// Gigabits in a second by one TCP stream.
     OneStream,
+    /// The same by four.
     FourStreams,
+    /// Seconds of CPU for a gigabyte by one stream.
     Cpu,
+    /// Thousands of small datagrams received in a second.
     Datagrams,
+    /// Microseconds of a round trip of one byte on one core.
     RoundTrip,
+    /// Microseconds until a connection is there, on one core.
     Connect,
 }
 
 impl Metric {
-    pub(crate) const ALL: [Metric; 6] = [
+    /// All of them.
+    pub const ALL: [Metric; 6] = [
         Metric::OneStream,
         Metric::FourStreams,
         Metric::Cpu,
@@ -57,7 +67,8 @@ impl Metric {
         Metric::Connect,
     ];
 
-    pub(crate) fn name(self) -> &'static str {
+    /// What it is, for people.
+    pub fn name(self) -> &'static str {
         match self {
             Metric::OneStream => "TCP, one stream",
             Metric::FourStreams => "TCP, four streams",
@@ -68,7 +79,8 @@ impl Metric {
         }
     }
 
-    pub(crate) fn shown(self, value: f64) -> String {
+    /// A value with its unit.
+    pub fn shown(self, value: f64) -> String {
         match self {
             Metric::OneStream | Metric::FourStreams => format!("{value:.1} Gbit/s"),
             Metric::Cpu => format!("{value:.2} s"),
@@ -78,14 +90,14 @@ impl Metric {
     }
 
     /// Whether more is better.
-    pub(crate) fn is_rate(self) -> bool {
+    pub fn is_rate(self) -> bool {
         matches!(self, Metric::OneStream | Metric::FourStreams | Metric::Datagrams)
     }
 }
 
 impl Way {
     /// One value of each metric, in the order of [`Metric::ALL`].
-    pub(crate) fn measure(&self) -> [f64; 6] {
+    pub fn measure(&self) -> [f64; 6] {
         let (one, cpu) = self.stream(1);
         let (four, _) = self.stream(4);
         [one, four, cpu, self.datagrams(), self.round_trip(), self.connect()]
@@ -146,7 +158,7 @@ impl Way {
     }
 
     /// Microseconds of a round trip of one byte.
-    fn round_trip(&self) -> f64 {
+    pub fn round_trip(&self) -> f64 {
         let (listener, to) = self.listen();
         let mut near = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
         let (mut far, _) = listener.accept().expect("a connection");
@@ -172,7 +184,7 @@ impl Way {
     }
 
     /// Microseconds until a connection is there.
-    fn connect(&self) -> f64 {
+    pub fn connect(&self) -> f64 {
         let (listener, to) = self.listen();
         let accepting = on_one_core(move || {
             for _ in 0..CONNECTIONS {

@@ -1,0 +1,153 @@
+//! A node that holds much: 1,000 policies and 10,000 pods of other nodes.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tartan_host::Row;
+use tartan_host::policy::PolicyRow;
+use tartan_kernel::{Kernel, Marks, netns};
+use tartan_scenarios::{CROWD_POOLS, Container, Lab, figures, holds_within, pod_of_peer, policies};
+
+use crate::times;
+
+const PEERS: usize = 100;
+/// Pods of each peer.
+const PODS: usize = 100;
+const POLICIES: usize = 1_000;
+/// Apps of pods of this node; each is selected by as many policies as the others.
+const APPS: usize = 100;
+/// Pods added in a row.
+const ADDS: usize = 200;
+/// Pods of other nodes written one after the other.
+const REMOTE: usize = 200;
+/// Readings of the table, and starts.
+const READINGS: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lab of one node with that in its store.
+pub(crate) fn up() -> Lab {
+    let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
+    let sets = ["--set", CROWD_POOLS, "--set", "attachment=routed", "--set", "policy=true"];
+    let lab = Lab::up("bench-policies", &[&dual[..], &sets].concat());
+    let peers = times(PEERS);
+    lab.add_crowd(0..peers);
+    let pods = (0..peers * PODS).map(|number| pod_of_peer(number / PODS, number % PODS, Some(&role(number))));
+    lab.write_entries(&pods.collect::<Vec<_>>());
+    let policy =
+        |number: usize| policies::entry(&format!("policy-{number}"), &app(number), Some(&role(number)));
+    lab.write_entries(&(0..POLICIES).map(policy).collect::<Vec<_>>());
+    lab.wait_for_routes("n1", peers, PATIENCE);
+    lab.wait_until_healthy(&["n1"]);
+    lab
+}
+
+fn role(number: usize) -> String {
+    format!("role=r{}", number % POLICIES)
+}
+
+fn app(number: usize) -> String {
+    format!("app=a{}", number % APPS)
+}
+
+fn described() -> String {
+    format!("{POLICIES} policies, {} pods of other nodes", times(PEERS) * PODS)
+}
+
+/// Pods of this node, each of which policies select; they stay as long as what this gives.
+pub(crate) fn pods(lab: &Lab) -> Vec<Container> {
+    let containers: Vec<Container> =
+        (0..times(ADDS)).map(|number| Container::make(lab, "n1", number)).collect();
+    let add = |(number, container): (usize, &Container)| {
+        let label = app(number);
+        let (key, value) = label.split_once('=').unwrap();
+        let args = json!({"cni": {"labels": [{"key": key, "value": value}]}});
+        let start = Instant::now();
+        container.call_with("ADD", &[("args", args)]).ok();
+        start.elapsed()
+    };
+    let taken: Vec<Duration> = containers.iter().enumerate().map(add).collect();
+    figures::spread(
+        &format!("ADD, routed, {} in a row, {}; the plugin's process included", taken.len(), described()),
+        taken,
+        "p50 < 5 ms, p99 < 20 ms",
+    );
+    containers
+}
+
+/// Pods of other nodes that come and go: from the store to the kernel.
+pub(crate) fn remote_pods(lab: &Lab) {
+    let mut kernel = kernel(lab);
+    let members = |kernel: &mut Kernel| {
+        let rows = kernel.read_policy().expect("to read");
+        rows.iter().filter(|row| matches!(row, Row::Policy(PolicyRow::Member(_)))).count()
+    };
+    let before = members(&mut kernel);
+    let mut taken = Vec::new();
+    let remote = times(REMOTE);
+    for number in 0..remote {
+        // Only ours is written to the table of this lab, so what changes there now is this.
+        kernel.notices();
+        let label = role(number % times(ADDS).min(APPS));
+        let written = [pod_of_peer(number % times(PEERS), PODS + number / times(PEERS), Some(&label))];
+        let start = Instant::now();
+        lab.write_entries(&written);
+        while !kernel.notices().policy_stale {
+            assert!(start.elapsed() < PATIENCE, "pod {number} is not in the table");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        taken.push(start.elapsed());
+    }
+    // Each has an address of each family, and one policy of one identity asks for it.
+    let now = || members(&mut self::kernel(lab));
+    assert_eq!(now() - before, 2 * remote, "members");
+    figures::spread(
+        &format!(
+            "a pod of another node written into the store -> its elements are in the kernel, {remote} in a row, {before} elements there"
+        ),
+        taken,
+        "p50 < 5 ms, p99 < 20 ms",
+    );
+}
+
+/// Reading it all, and an agent that starts over a kernel that has it all.
+pub(crate) fn verification(lab: &Lab) {
+    let mut kernel = kernel(lab);
+    let mut rows = 0;
+    let read = |_| {
+        let start = Instant::now();
+        rows = kernel.read_policy().expect("to read").len();
+        start.elapsed()
+    };
+    let reads: Vec<Duration> = (0..READINGS).map(read).collect();
+    figures::spread(&format!("reading the table of policies, {rows} rows, {READINGS} times"), reads, "");
+    let (mut starts, mut cpu, mut resident) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..READINGS {
+        lab.end_agent("n1", Signal::SIGKILL);
+        let start = Instant::now();
+        lab.start_agent("n1");
+        assert!(holds_within(PATIENCE, || lab.verb("n1", &["status"]).code == 0), "the agent is not healthy");
+        starts.push(start.elapsed());
+        let pid = lab.agent("n1");
+        cpu.push(figures::cpu(pid));
+        resident = resident.max(figures::resident_kib(pid));
+        let plan = lab.ask("n1", &["plan"]);
+        assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0), "{plan}");
+    }
+    figures::spread(
+        &format!(
+            "an agent starts over a kernel that has it all, until it is healthy, {READINGS} times; {}",
+            described()
+        ),
+        starts,
+        "< 1 s",
+    );
+    figures::spread("its CPU until then", cpu, "");
+    figures::row("resident, the most of those", &format!("{:.1} MiB", resident as f64 / 1024.0), "< 60 MB");
+}
+
+fn kernel(lab: &Lab) -> Kernel {
+    let node = netns::open(&lab.netns("n1")).expect("the node's namespace");
+    Kernel::open_in(node.as_fd(), Marks::Node).expect("its kernel")
+}

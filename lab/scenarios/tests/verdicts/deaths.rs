@@ -1,0 +1,80 @@
+//! While an agent is dead or starts, verdicts stay as they were; what somebody does to the rules opens nothing.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tartan_scenarios::{Lab, Probe, holds_within};
+
+use crate::{add_pods, apply, connects, lab, only_from};
+
+fn open_and_shut(lab: &Lab) {
+    for address in lab.addresses("default/server") {
+        assert!(connects(&lab.netns("default_friend"), address, 80), "friend to {address}");
+        assert!(!connects(&lab.netns("default_foe"), address, 80), "foe to {address}");
+    }
+}
+
+#[test]
+fn a_dead_agent_leaves_verdicts_as_they_were() {
+    let lab = lab("t-dead", "routed");
+    add_pods(&lab, &["server@n1", "friend@n1", "foe@n2"]);
+    apply(&lab, &only_from("server", &["friend"]));
+    open_and_shut(&lab);
+    let probes: Vec<Probe> = lab
+        .addresses("default/server")
+        .iter()
+        .map(|to| Probe::start(&lab.netns("default_friend"), *to, Duration::from_millis(1)))
+        .collect();
+    let shut: Vec<Probe> = lab
+        .addresses("default/server")
+        .iter()
+        .map(|to| Probe::start(&lab.netns("default_foe"), *to, Duration::from_millis(1)))
+        .collect();
+    for _ in 0..5 {
+        lab.end_agent("n1", Signal::SIGKILL);
+        open_and_shut(&lab);
+        lab.start_agent("n1");
+        lab.wait_until_healthy(&["n1"]);
+        open_and_shut(&lab);
+    }
+    for probe in probes {
+        let outcome = probe.finish();
+        assert!(outcome.sent > 1000 && outcome.lost.is_empty(), "{outcome:?}");
+    }
+    for probe in shut {
+        let outcome = probe.finish();
+        assert_eq!(outcome.sent, outcome.lost.len() as u64, "something came through");
+    }
+}
+
+fn flush(lab: &Lab) -> bool {
+    let netns = format!("tartan-{}_n1", lab.name());
+    let mut ip = Command::new("ip");
+    ip.args(["netns", "exec", &netns, "nft", "flush", "ruleset"]);
+    ip.output().expect("nft").status.success()
+}
+
+#[test]
+fn a_foreign_flush_opens_nothing_while_the_agent_lives_and_is_undone_by_the_next() {
+    let lab = lab("t-flush", "routed");
+    add_pods(&lab, &["server@n1", "friend@n1", "foe@n2"]);
+    apply(&lab, &only_from("server", &["friend"]));
+    let shut: Vec<Probe> = lab
+        .addresses("default/server")
+        .iter()
+        .map(|to| Probe::start(&lab.netns("default_foe"), *to, Duration::from_millis(1)))
+        .collect();
+    // Owned tables are passed over, or the whole is refused.
+    flush(&lab);
+    open_and_shut(&lab);
+    for probe in shut {
+        let outcome = probe.finish();
+        assert_eq!(outcome.sent, outcome.lost.len() as u64, "something came through");
+    }
+    lab.end_agent("n1", Signal::SIGKILL);
+    assert!(flush(&lab));
+    lab.start_agent("n1");
+    assert!(holds_within(Duration::from_secs(5), || lab.verb("n1", &["status"]).code == 0));
+    open_and_shut(&lab);
+}

@@ -1,0 +1,25 @@
+//! Verdicts over time: what lives when policy changes, when agents die, when pods come.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod births;
+mod cut;
+mod deaths;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tartan_scenarios::inside;
+use tartan_scenarios::policies::{add_pods, apply, lab, only_from};
+
+/// Whether a TCP connection opens from a namespace, within a second.
+fn connects(from: &Path, to: IpAddr, port: u16) -> bool {
+    let connect = || std::net::TcpStream::connect_timeout(&(to, port).into(), Duration::from_secs(1)).is_ok();
+    inside(from, connect)
+}

@@ -12,6 +12,7 @@ use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
 use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId};
 use tartan_probe::Health;
+use tartan_reconcile::Unsettled;
 use tartan_store::Lease;
 
 use crate::entry::object_fact;
@@ -163,11 +164,11 @@ impl Ring {
                 format!("{}: {reason}", missing.row)
             };
             match (&missing.row, scope) {
-                (_, Scope::Endpoint(_)) => {}
                 (Row::Policy(_), _) => {
                     policy.0 += 1;
                     policy.1.get_or_insert_with(|| told(missing));
                 }
+                (_, Scope::Endpoint(_)) => {}
                 _ => reasons.push(told(missing)),
             }
         }

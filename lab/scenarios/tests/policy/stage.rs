@@ -23,7 +23,8 @@ use crate::listeners::Listeners;
 
 /// How long an agent may take to answer, and all of them to have something in their kernels.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Ranges of the lab's pods.
+/// Ranges of the lab's pods. The nodes' ends of the tunnel are in them too; no story has a node in a range of pods and
+/// expects it to be elsewhere.
 const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// The wire's IPv6, which the lab gives only to nodes that talk in it.
 const WIRE: &str = "fd00:30::";

@@ -5,7 +5,7 @@ mod crowd;
 
 use std::time::{Duration, Instant};
 
-use crowd::{endpoint, filled, policy};
+use crowd::{endpoint, filled};
 
 #[test]
 fn one_endpoint_meets_few_selectors_among_thousands_that_share_a_label() {

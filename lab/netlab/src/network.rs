@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_wrong_usage() {
-        for settings in [&["colour=blue"][..], &["mtu"], &["=1"], &["mtu.x=1", "mtu=["], &["policy=yes"]] {
+        for settings in [&["colour=blue"][..], &["mtu"], &["=1"], &["mtu.x=1", "mtu=["], &["policy=maybe"]] {
             let error = network(settings).unwrap_err();
             assert!(error.is::<Usage>(), "{settings:?}: {error:#}");
         }

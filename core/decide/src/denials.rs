@@ -171,7 +171,7 @@ impl Names<'_> {
 }
 
 impl World {
-    /// `tartan denied`, as far as policies are concerned; `clock` writes a time of the caller's clock. Which policy it is and whose
+    /// `tartan denied`, as far as policies are concerned; `clock` writes a time of that clock. Which policy it is and whose
     /// addresses they are is told as it is now.
     pub fn report_denials(&self, denials: &Denials, clock: impl Fn(Duration) -> String) -> Vec<DeniedRow> {
         if denials.is_empty() {

@@ -274,6 +274,16 @@ pub enum Note {
         /// Its owner.
         owner: NodeId,
     },
+    /// The policies about a pod stand for too much.
+    #[error(
+        "pod {pod} reaches nobody in a direction: its policies ({policies}) stand for more than 200,000 remotes at different ports; join their ranges of ports, or write less into one"
+    )]
+    TooMuchPolicy {
+        /// The pod.
+        pod: PodName,
+        /// Its policies.
+        policies: String,
+    },
     /// A pod's network is gone or not served.
     #[error("pod {pod} is shut: its network {network} is gone or not served")]
     NetworkGone {

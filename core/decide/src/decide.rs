@@ -356,6 +356,7 @@ impl World {
             notes.push(Note::NetworkGone { pod: endpoint.pod.clone(), network: endpoint.network.clone() });
         }
         notes.extend(self.taken_over(endpoint));
+        notes.extend(self.too_much_policy(endpoint));
         let mtu = served.and_then(|network| self.pod_mtu(network));
         // A link that is shut carries nothing of any size.
         let choice =

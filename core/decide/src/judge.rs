@@ -11,7 +11,7 @@ use tartan_model::{AttachmentKey, Endpoint, NetworkName, NodeId, PodName, Policy
 use tartan_policy::form::{Direction, Endpoint as Known, Kind, NamedPort, PolicyId, Verdict};
 use tartan_policy::{Changes, Engine, network_policy, protocol_number};
 
-use crate::{Learned, Record, Scope, World};
+use crate::{Learned, Note, Record, Scope, World};
 
 /// A pod's interface somewhere in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,9 +174,11 @@ impl World {
 
     /// The scopes that changes are about.
     fn note(&mut self, changes: Changes<Holder>) -> BTreeSet<Scope> {
-        self.judges.stale |= changes.is_about_verdicts() || !changes.endpoints.is_empty();
+        let verdicts = changes.is_about_verdicts();
         let endpoints = changes.endpoints.into_iter().filter(|holder| holder.node == self.this);
         let mut scopes: BTreeSet<Scope> = endpoints.map(|holder| Scope::Endpoint(holder.key)).collect();
+        // Of pods elsewhere only verdicts are to be seen here.
+        self.judges.stale |= verdicts || !scopes.is_empty();
         scopes.extend(changes.identities.into_iter().map(Scope::Identity));
         scopes.extend(changes.remotes.into_iter().map(Scope::Remotes));
         scopes.extend(changes.members.into_iter().map(|(id, address)| Scope::Member(id, address)));
@@ -266,6 +268,15 @@ impl World {
             ranges: ranges.collect(),
             otherwise: judgement(otherwise),
         })
+    }
+
+    /// A pod that is shut because its policies stand for too much.
+    pub(crate) fn too_much_policy(&self, endpoint: &Endpoint) -> Option<Note> {
+        let holder = Holder { node: self.this, key: endpoint.key.clone() };
+        let identities = self.judges.engine.identities_of(&holder).into_iter().flatten();
+        let mut found = identities.filter_map(|id| self.judges.engine.identity(id));
+        let about = found.find(|identity| identity.too_much)?.about.clone();
+        Some(Note::TooMuchPolicy { pod: endpoint.pod.clone(), policies: about })
     }
 
     /// What is judged of a pod on this node.

@@ -175,8 +175,12 @@ impl World {
         scopes.insert(Scope::Network(network.clone()));
         // Whose addresses a node may speak for is another now.
         let this = self.this;
-        for id in old.into_iter().chain(owner).filter(|id| *id != this) {
-            scopes.extend(self.judge_node(id));
+        if self.has_other(&network) {
+            scopes.extend(self.judge_everybody());
+        } else {
+            for id in old.into_iter().chain(owner).filter(|id| *id != this) {
+                scopes.extend(self.judge_node(id));
+            }
         }
         if owner == Some(self.this) {
             self.lost_claims.remove(&network);

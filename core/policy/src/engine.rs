@@ -50,6 +50,8 @@ pub struct Identity {
     pub otherwise: RemotesId,
     /// The policies, for people.
     pub about: String,
+    /// Their rules stand for more than is told apart, and everything is denied.
+    pub too_much: bool,
 }
 
 /// Everything that policies are made of, and what they come to. `K` tells endpoints apart.
@@ -225,7 +227,7 @@ impl<K: Key> Engine<K> {
         let slot = self.slots.get(key).copied();
         let mut touched = BTreeSet::new();
         if let Some(slot) = slot {
-            touched.extend(self.touched_by(slot));
+            touched.extend(self.touched_at(slot));
             called |= self.forget(slot, &mut changes);
         }
         if let Some(endpoint) = endpoint {
@@ -234,7 +236,7 @@ impl<K: Key> Engine<K> {
             let known = self.endpoints.get(&slot);
             let labels = known.map(|known| labels(&self.namespaces, &self.accounts, &known.endpoint));
             self.index.look(slot, labels);
-            touched.extend(self.touched_by(slot));
+            touched.extend(self.touched_at(slot));
             self.identify(BTreeSet::from([slot]), &mut changes);
         } else if let Some(slot) = slot {
             self.index.look(slot, None);
@@ -348,6 +350,13 @@ impl<K: Key> Engine<K> {
         slots
     }
 
+    /// The same of all that have one of its addresses: what becomes of one depends on all who say that they have it.
+    fn touched_at(&self, slot: Slot) -> BTreeSet<(RemotesId, IpAddr)> {
+        let others = self.addresses(slot).into_iter().filter_map(|address| self.by_address.get(&address));
+        let all: BTreeSet<Slot> = others.flatten().copied().chain([slot]).collect();
+        all.into_iter().flat_map(|slot| self.touched_by(slot)).collect()
+    }
+
     /// The remotes that may judge an endpoint by more than its address.
     fn touched_by(&self, slot: Slot) -> BTreeSet<(RemotesId, IpAddr)> {
         let by_selector = self.index.picked_by(slot).filter_map(|id| self.users.get(&id)).flatten();
@@ -418,14 +427,14 @@ impl<K: Key> Engine<K> {
             *users += 1;
             return Some(id);
         }
-        let IdentityPart { classes, otherwise } = part;
+        let IdentityPart { classes, otherwise, too_much } = part;
         let otherwise = self.acquire_remotes(otherwise, changes);
         let classes = classes.into_iter().map(|class| {
             let remotes = self.acquire_remotes(class.remotes, changes);
             (class.protocol, class.first, class.last, remotes)
         });
         let classes = classes.collect();
-        self.identities.insert(id, (Identity { direction, classes, otherwise, about }, 1));
+        self.identities.insert(id, (Identity { direction, classes, otherwise, about, too_much }, 1));
         changes.identities.insert(id);
         Some(id)
     }

@@ -1,9 +1,10 @@
 //! From the policies about a local endpoint to its identity in a direction: which ports they tell apart, and who may be at
 //! the other end of each.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::form::{Direction, NamedPort, Policy, PortMatch, Ports, Rule, Tier};
+use crate::form::{Direction, End, NamedPort, Policy, PortMatch, Ports, Rule, Tier};
 use crate::remotes::{Definition, RemotePart, TierPart};
 
 /// Ports of a protocol, and the other ends there.
@@ -22,7 +23,13 @@ pub(crate) struct IdentityPart {
     pub(crate) classes: Vec<ClassPart>,
     /// Everywhere else.
     pub(crate) otherwise: Definition,
+    /// There was too much to be told apart, and everything is denied.
+    pub(crate) too_much: bool,
 }
+
+/// How many remotes an identity may have, those of each class of ports counted: a short policy with nested ranges of ports
+/// could otherwise stand for billions.
+pub(crate) const MOST_REMOTES: usize = 200_000;
 
 /// Ports that other ends have names for.
 pub(crate) trait PortNames {
@@ -73,15 +80,33 @@ pub(crate) fn identity(
             }
         }
     }
-    let define =
-        |active: &BTreeSet<usize>, at: Option<(u8, u16)>| define(direction, &tiers, &places, active, at);
+    let left = Cell::new(MOST_REMOTES);
+    let define = |active: &BTreeSet<usize>, at: Option<(u8, u16)>| {
+        left.set(left.get().checked_sub(size(&places, active))?);
+        Some(define(direction, &tiers, &places, active, at))
+    };
     let everywhere: BTreeSet<usize> = everywhere.into_iter().collect();
-    let otherwise = define(&everywhere, None);
-    let classes = spans
-        .into_iter()
-        .flat_map(|(protocol, spans)| classes(protocol, &spans, &everywhere, &otherwise, &define));
-    let classes = classes.collect();
-    IdentityPart { classes, otherwise }
+    let told = || {
+        let otherwise = define(&everywhere, None)?;
+        let classes: Option<Vec<Vec<ClassPart>>> = spans
+            .iter()
+            .map(|(protocol, spans)| classes(*protocol, spans, &everywhere, &otherwise, &define))
+            .collect();
+        Some(IdentityPart { classes: classes?.concat(), otherwise, too_much: false })
+    };
+    told().unwrap_or_else(|| nobody(direction))
+}
+
+/// An identity that denies everything.
+fn nobody(direction: Direction) -> IdentityPart {
+    let tiers = vec![TierPart { end: End::Deny, rules: Vec::new() }];
+    IdentityPart { classes: Vec::new(), otherwise: Definition { direction, tiers }, too_much: true }
+}
+
+/// How many remotes rules have; everybody counts as one.
+fn size(places: &[Place<'_>], active: &BTreeSet<usize>) -> usize {
+    let rules = active.iter().filter_map(|place| places.get(*place)).map(|place| place.rule);
+    1 + rules.map(|rule| rule.remotes.as_ref().map_or(1, |remotes| remotes.len().max(1))).sum::<usize>()
 }
 
 /// The ports that a rule is about; by a name of other ends, if it is one.
@@ -113,8 +138,8 @@ fn classes(
     spans: &[(u16, u16, usize)],
     everywhere: &BTreeSet<usize>,
     otherwise: &Definition,
-    define: &impl Fn(&BTreeSet<usize>, Option<(u8, u16)>) -> Definition,
-) -> Vec<ClassPart> {
+    define: &impl Fn(&BTreeSet<usize>, Option<(u8, u16)>) -> Option<Definition>,
+) -> Option<Vec<ClassPart>> {
     let mut turns: BTreeMap<u16, Vec<(bool, usize)>> = BTreeMap::new();
     for (first, last, place) in spans {
         turns.entry(*first).or_default().push((true, *place));
@@ -133,7 +158,7 @@ fn classes(
                 active.remove(&place);
             }
         }
-        let remotes = define(&active, Some((protocol, first)));
+        let remotes = define(&active, Some((protocol, first)))?;
         match classes.last_mut() {
             Some(class) if class.remotes == remotes && class.last.checked_add(1) == Some(first) => {
                 class.last = last;
@@ -142,7 +167,7 @@ fn classes(
         }
     }
     classes.retain(|class| class.remotes != *otherwise);
-    classes
+    Some(classes)
 }
 
 fn define(

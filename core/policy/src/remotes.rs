@@ -272,11 +272,7 @@ fn intervals(remote: &Remote, family: Family) -> Vec<(u128, u128)> {
         Some(nets) => of_family(nets),
         None => vec![(0, last_of(family))],
     };
-    let mut left = all;
-    for (first, last) in of_family(&remote.not_nets) {
-        left = left.into_iter().flat_map(|range| without(range, (first, last))).collect();
-    }
-    left
+    without(&all, &of_family(&remote.not_nets))
 }
 
 fn joined(sorted: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
@@ -290,8 +286,28 @@ fn joined(sorted: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
     all
 }
 
-fn without((first, last): (u128, u128), (from, to): (u128, u128)) -> impl Iterator<Item = (u128, u128)> {
-    let before = (first < from).then(|| (first, last.min(from.saturating_sub(1))));
-    let behind = (last > to).then(|| (first.max(to.saturating_add(1)), last));
-    before.into_iter().chain(behind).filter(|(a, b)| a <= b)
+/// What is left of ranges once others are taken out; both are disjoint and in order.
+fn without(ranges: &[(u128, u128)], gone: &[(u128, u128)]) -> Vec<(u128, u128)> {
+    let mut left = Vec::new();
+    let mut gone = gone.iter().peekable();
+    for (first, last) in ranges {
+        let mut first = Some(*first);
+        while let (Some(from), Some((begin, end))) = (first, gone.peek().copied()) {
+            if begin > last {
+                break;
+            }
+            if from < *begin {
+                left.push((from, begin - 1));
+            }
+            if end >= last {
+                first = None;
+                break;
+            }
+            // Above the last there is a next: the range goes on behind.
+            first = Some(from.max(end + 1));
+            gone.next();
+        }
+        left.extend(first.map(|from| (from, *last)));
+    }
+    left
 }

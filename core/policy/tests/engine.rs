@@ -4,12 +4,16 @@
 mod generate;
 mod tables;
 
+use std::collections::BTreeMap;
+
 use generate::{cluster, flow};
 use proptest::prelude::*;
 use tables::{Change, Pods, Tables, changes_of, learn, whole};
-use tartan_policy::explain;
-use tartan_policy::form::Verdict;
+use tartan_policy::form::{
+    Action, Endpoint, Kind, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Tier, Verdict,
+};
 use tartan_policy::reference::{Cluster, Exemption, Flow, Side, judge};
+use tartan_policy::{Selector, explain, network_policy};
 
 /// A node to its own pods is not asked about here: such packets are not forwarded.
 fn is_judged(cluster: &Cluster, flow: &Flow) -> bool {
@@ -91,5 +95,82 @@ proptest! {
             tables.take(&engine, &changes);
         }
         prop_assert_eq!(tables, Tables::default());
+    }
+}
+
+/// One policy of rules that nest their ports and have remotes of their own stands for the square of what it says.
+#[test]
+fn what_stands_for_too_much_denies_everything() {
+    let rule = |number: u16| {
+        let nets = (0..64u8).map(|at| format!("10.{}.{at}.0/24", number % 250).parse().unwrap());
+        let remotes = nets.map(|net| Remote { selector: None, nets: Some(vec![net]), not_nets: Vec::new() });
+        Rule {
+            action: Action::Allow,
+            ports: Some(vec![PortMatch { protocol: 6, ports: Ports::Range(1 + number, 65_000 - number) }]),
+            remotes: Some(remotes.collect()),
+        }
+    };
+    let policy = |rules: u16| Policy {
+        id: PolicyId { kind: Kind::NetworkPolicy, namespace: None, name: "p".parse().unwrap() },
+        tier: Tier::default_tier(),
+        order: 0,
+        selector: Selector::All,
+        ingress: Some((0..rules).map(rule).collect()),
+        egress: None,
+    };
+    let pod = Endpoint {
+        namespace: "x".parse().unwrap(),
+        name: "a".into(),
+        labels: BTreeMap::new(),
+        account: None,
+        addresses: vec!["10.1.1.1".parse().unwrap()],
+        ports: Vec::new(),
+        local: true,
+    };
+    for (rules, too_much) in [(40, false), (1000, true)] {
+        let mut engine = Pods::default();
+        engine.set_endpoint(&0, Some(pod.clone()));
+        let policy = policy(rules);
+        engine.set_policy(&policy.id.clone(), Some(policy));
+        let identity = engine.identity(engine.identities_of(&0)[0].unwrap()).unwrap();
+        assert_eq!(identity.too_much, too_much, "{rules}");
+        let from = Flow { from: "10.3.1.1".parse().unwrap(), to: pod.addresses[0], protocol: 6, port: 1000 };
+        assert_eq!(Tables::of(&engine).allows(&from), !too_much, "{rules}");
+    }
+}
+
+/// Who has an address is not certain if two say so: it is allowed what both are, whoever came first.
+#[test]
+fn two_at_one_address_are_allowed_what_both_are() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: x}\nspec:\n  \
+                  podSelector: {matchLabels: {app: server}}\n  ingress:\n  - from: [{podSelector: {matchLabels: {app: friend}}}]\n";
+    let policy = network_policy(&serde_saphyr::from_str(policy).unwrap());
+    let pod = |app: &str, address: &str, local| Endpoint {
+        namespace: "x".parse().unwrap(),
+        name: app.into(),
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        account: None,
+        addresses: vec![address.parse().unwrap()],
+        ports: Vec::new(),
+        local,
+    };
+    let (mut engine, mut tables) = (Pods::default(), Tables::default());
+    let flow =
+        Flow { from: "10.0.0.2".parse().unwrap(), to: "10.0.0.1".parse().unwrap(), protocol: 6, port: 80 };
+    let steps = [
+        (0, Some(pod("server", "10.0.0.1", true)), false),
+        (1, Some(pod("friend", "10.0.0.2", false)), true),
+        (2, Some(pod("foe", "10.0.0.2", false)), false),
+        (2, None, true),
+        (2, Some(pod("friend", "10.0.0.2", false)), true),
+        (1, Some(pod("foe", "10.0.0.2", false)), false),
+    ];
+    let changes = engine.set_policy(&policy.id.clone(), Some(policy.clone()));
+    tables.take(&engine, &changes);
+    for (key, endpoint, allowed) in steps {
+        let changes = engine.set_endpoint(&key, endpoint);
+        tables.take(&engine, &changes);
+        assert_eq!(tables.allows(&flow), allowed, "{key}");
+        assert_eq!(tables, Tables::of(&engine));
     }
 }

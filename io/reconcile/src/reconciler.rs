@@ -360,9 +360,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     fn plan_dirty(&mut self, sweep: Sweep) -> Vec<Step> {
         let mut dirty = mem::take(&mut self.dirty);
-        // What a connection is asked again for must not be parted from the new epoch.
+        // What a connection is asked again for must not be parted from the new epoch, and no link is opened without it.
         let is_policy = |key: &&Key| matches!(key, Key::Policy(_));
-        if dirty.iter().any(|key| is_policy(&key)) {
+        if dirty.iter().any(|key| matches!(key, Key::Policy(_) | Key::Link(_))) {
             dirty.extend(self.failed.keys().filter(is_policy).cloned());
         }
         let (leftover, keys): (BTreeSet<Key>, BTreeSet<Key>) =

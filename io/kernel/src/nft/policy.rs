@@ -255,10 +255,11 @@ impl Policy {
         }
     }
 
-    /// Who enters a half of the epochs takes its marks off all connections before, as they are of long ago. So are all
-    /// where there was no table.
+    /// Who enters a half of the epochs takes its marks off all connections before, as they are of long ago. So may all be
+    /// where there was no table, or where an agent of before wrote it: whether it kept the number is not known.
     fn sweep(&mut self, epoch: Epoch) -> Result<(), KernelError> {
-        let marks = match self.known()?.epoch {
+        let known = self.known()?.epoch.filter(|_| self.has_written);
+        let marks = match known {
             Some(was) if was.is_upper() == epoch.is_upper() => return Ok(()),
             Some(_) => Marks::HalfOf(epoch),
             None => Marks::All,

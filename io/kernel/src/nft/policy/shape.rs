@@ -14,7 +14,9 @@ use super::super::encode::{
     FIRST_REGISTER, NOT_EQUAL, compare, expression, expressions, load, verdict, verdict_data,
 };
 use super::super::wire::Attributes;
-use super::terms::{MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, other, own, rule, tracked};
+use super::terms::{
+    MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, of_header, other, own, rule, tracked,
+};
 
 /// The netlink group of what is logged.
 pub(crate) const LOG_GROUP: u16 = 8472;
@@ -276,10 +278,11 @@ pub(super) fn remotes(id: RemotesId, direction: Direction, otherwise: Judgement)
 
 /// The chain and the map of an identity: from the server's port to remotes.
 pub(super) fn identity(row: &Identity) -> (Set, Chain) {
-    const PROTOCOL: u32 = 16;
+    /// Of the connection, also where the packet is an ICMP error about it.
+    const PROTOCOL: u32 = 10;
     const SERVER_PORT: u32 = 11;
     let set = Set::new(ports_map(row.id), MAP | INTERVAL | CONCAT, PROTOCOL_PORT);
-    let protocol = expression("meta", Attributes::default().number(1, FIRST_REGISTER).number(2, PROTOCOL));
+    let protocol = tracked(PROTOCOL, None, 0);
     let port = tracked(SERVER_PORT, Some(REPLY), 1);
     let by_port = Rule { about: row.about.clone(), ..rule([protocol, port, mapped(&set.name)]) };
     let rest = rule([verdict(-4, Some(&remotes_chain(row.otherwise)))]);
@@ -301,16 +304,28 @@ fn counted_drop() -> Rule {
 }
 
 /// What connection tracking does not take for a part of any connection. Some messages of ICMPv6 it never does
-/// (net/netfilter/nf_conntrack_proto_icmpv6.c, `noct_valid_new`); without them nobody finds anybody.
+/// (net/netfilter/nf_conntrack_proto_icmpv6.c, `noct_valid_new`); without them nobody on a link finds anybody. Those that look
+/// for neighbors are valid with a hop limit of 255 only, which nothing has that was routed (RFC 4861, section 7.1); reports go
+/// to groups of the link.
 fn odd() -> Vec<Rule> {
+    const EQUAL: u32 = 0;
     const GREATER_OR_EQUAL: u32 = 5;
     const LESS_OR_EQUAL: u32 = 3;
     let is = |field, value: &'static [u8]| Statement::Is(field, Cow::Borrowed(value));
-    let icmpv6 = || expressions(&is(Field::Protocol, &[58]));
-    let range = [load(Field::IcmpType, 0), compare(GREATER_OR_EQUAL, &[130]), compare(LESS_OR_EQUAL, &[136])];
-    let untracked = [icmpv6(), range.into(), vec![verdict(1, None)]].concat();
-    let report = [icmpv6(), expressions(&is(Field::IcmpType, &[143])), vec![verdict(1, None)]].concat();
-    let mut rules = vec![rule(untracked), rule(report)];
+    let of_types = |first: &'static [u8], last: &'static [u8]| {
+        let icmpv6 = [is(Field::Nfproto, &[10]), is(Field::Protocol, &[58])];
+        let range =
+            [load(Field::IcmpType, 0), compare(GREATER_OR_EQUAL, first), compare(LESS_OR_EQUAL, last)];
+        [icmpv6.iter().flat_map(expressions).collect(), range.to_vec()].concat()
+    };
+    let not_routed = || vec![of_header(7, 1), compare(EQUAL, &[255])];
+    let to_the_link = || vec![of_header(24, 2), compare(EQUAL, &[0xff, 0x02])];
+    let accept = || vec![verdict(1, None)];
+    let mut rules = vec![
+        rule([of_types(&[133], &[136]), not_routed(), accept()].concat()),
+        rule([of_types(&[130], &[132]), to_the_link(), accept()].concat()),
+        rule([of_types(&[143], &[143]), to_the_link(), accept()].concat()),
+    ];
     let own = [
         ([2], "own_ipv4", [Field::Ipv4Source, Field::Ipv4Destination]),
         ([10], "own_ipv6", [Field::Ipv6Source, Field::Ipv6Destination]),

@@ -44,6 +44,12 @@ pub(super) fn tracked(key: u32, direction: Option<u8>, register: u32) -> Attribu
     expression("ct", direction.into_iter().fold(data, |data, direction| data.bytes(3, &[direction])))
 }
 
+/// Bytes of the IP header, to the first register.
+pub(super) fn of_header(offset: u32, length: u32) -> Attributes {
+    let of = Attributes::default().number(1, FIRST_REGISTER).number(2, 1);
+    expression("payload", of.number(3, offset).number(4, length))
+}
+
 /// The first register's bits under a mask, and others set. Marks and states are numbers of the machine's own order.
 pub(super) fn masked(mask: u32, set: u32) -> Attributes {
     let value = |number: u32| Attributes::default().bytes(1, &number.to_ne_bytes());

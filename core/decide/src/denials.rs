@@ -50,7 +50,7 @@ struct Tally {
     sums: Sums,
 }
 
-/// How many there were, and when, since the epoch.
+/// How many there were, and when, by the caller's clock.
 #[derive(Debug, Clone, Copy)]
 struct Sums {
     packets: u64,
@@ -71,7 +71,7 @@ struct Connection {
 }
 
 impl Denials {
-    /// Counts a packet that was refused now, in time since the epoch.
+    /// Counts a packet that was refused now, by the caller's clock.
     pub fn note(&mut self, denial: &Denial, now: Duration) {
         let packets = Packets {
             direction: denial.direction,
@@ -171,7 +171,7 @@ impl Names<'_> {
 }
 
 impl World {
-    /// `tartan denied`, as far as policies are concerned; `clock` writes a time since the epoch. Which policy it is and whose
+    /// `tartan denied`, as far as policies are concerned; `clock` writes a time of that clock. Which policy it is and whose
     /// addresses they are is told as it is now.
     pub fn report_denials(&self, denials: &Denials, clock: impl Fn(Duration) -> String) -> Vec<DeniedRow> {
         if denials.is_empty() {

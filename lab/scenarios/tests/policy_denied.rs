@@ -216,7 +216,7 @@ fn rests(lab: &Lab) {
     thread::sleep(Duration::from_secs(1));
     let ticks = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", lab.agent("n1"))).expect("the agent");
-        let fields: Vec<u64> = stat
+        let fields: Vec<i64> = stat
             .rsplit_once(')')
             .expect("a name")
             .1

@@ -4,6 +4,7 @@
 mod called;
 mod check;
 mod harness;
+mod objects;
 
 use serde_json::{Value, json};
 use tartan_api::rpc::FailureCode;
@@ -66,6 +67,7 @@ fn status_as_json() {
           },
           "endpoints": 2,
           "policies": 0,
+          "remote_endpoints": 0,
           "networks": [
             {
               "name": "default",
@@ -414,28 +416,6 @@ fn wrong_usage_has_exit_code_2() {
 }
 
 #[test]
-fn what_policies_are_made_of_has_tables() {
-    let agent = Agent::new();
-    let shown = |words: &[&str]| agent.tartan(words).stdout;
-    insta::assert_snapshot!(shown(&["get", "netpol"]), @"");
-    insta::assert_snapshot!(shown(&["get", "pods"]), @"");
-    insta::assert_snapshot!(shown(&["get", "ns"]), @"");
-    insta::assert_snapshot!(shown(&["get", "sa"]), @"");
-    agent.asked();
-    for (words, name) in [
-        (["get", "netpol", "web"], "default/web"),
-        (["get", "sa", "shop/robot"], "shop/robot"),
-        (["delete", "po", "web-0"], "default/web-0"),
-        (["delete", "ns", "shop"], "shop"),
-    ] {
-        agent.tartan(&words);
-        let asked = agent.asked();
-        let verb = asked[0].as_object().unwrap().values().next().unwrap();
-        assert_eq!(verb["name"], name, "{words:?}");
-    }
-}
-
-#[test]
 fn flags_stand_before_or_behind_the_verb() {
     let agent = Agent::new();
     let socket = agent.socket();
@@ -512,6 +492,8 @@ fn every_help_has_an_example() {
           peers      List the other nodes: the path in use, its MTU, and why not a better path
           endpoints  List the pods' interfaces on this node
           denied     List the packets that were refused: who sent them, why, how many
+          explain    Show whether a connection is allowed, and the rule that decides; exit code 1 if it is
+                     denied
           ipam       List the blocks of addresses, their owners and how full they are
           routes     List our routes on this node
           plan       Show what would be changed in this node's kernel; nothing is changed

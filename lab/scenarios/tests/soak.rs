@@ -378,13 +378,39 @@ fn away() -> Duration {
     std::env::var(AWAY_SECONDS).map_or(AWAY, |text| Duration::from_secs(text.parse().expect("seconds")))
 }
 
+/// Fails with what each look saw.
+fn assert_full_within(lab: &Lab, patience: Duration) {
+    let (start, mut seen) = (Instant::now(), Vec::new());
+    while start.elapsed() < patience {
+        let begin = start.elapsed();
+        let matrix = lab.lab(&["matrix", "-o", "json"]);
+        if matrix.code == 0 {
+            return;
+        }
+        let rows = matrix.json();
+        let rows = rows.as_object().expect("an object of rows").iter();
+        let pairs = rows.flat_map(|(from, row)| {
+            row.as_object()
+                .expect("an object of answers")
+                .iter()
+                .map(move |(to, reached)| (from, to, reached))
+        });
+        let cut: Vec<String> = pairs
+            .filter(|(.., reached)| **reached == Value::Bool(false))
+            .map(|(from, to, _)| format!("{from} to {to}"))
+            .collect();
+        seen.push((begin, start.elapsed(), cut));
+    }
+    panic!("the new pod is not reached: {seen:?}");
+}
+
 /// Makes a pod on one node after the other, which reaches all others and is reached, and removes it; until then. Says how
 /// many.
 fn come_and_go(lab: &Lab, nodes: &[&str], until: Instant) -> usize {
     let mut pods = 0;
     while Instant::now() < until {
         lab.lab(&["pod", "add", "guest", "--node", nodes[pods % nodes.len()]]).ok();
-        assert!(lab.full_within(HEALED).is_some(), "the new pod is not reached");
+        assert_full_within(lab, HEALED);
         lab.lab(&["pod", "rm", "guest"]).ok();
         pods += 1;
         std::thread::sleep(Duration::from_secs(5).min(until.saturating_duration_since(Instant::now())));

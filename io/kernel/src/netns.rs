@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
@@ -202,6 +203,10 @@ fn path_of(name: &str) -> Result<PathBuf, NetnsError> {
 fn share_directory() -> Result<(), NetnsError> {
     let path = Path::new(DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(file("create", path))?;
+    // Two that make it one at the same time would hide each other's names.
+    let opened = File::open(path).map_err(file("open", path))?;
+    let locked = Flock::lock(opened, FlockArg::LockExclusive);
+    let _held = locked.map_err(|(_, errno)| file("lock", path)(errno.into()))?;
     let share =
         || mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     let shared = match share() {

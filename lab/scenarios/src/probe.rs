@@ -35,6 +35,8 @@ pub struct Outcome {
     pub lost: Vec<u64>,
     /// When each of those was sent, after the beginning.
     pub lost_at: Vec<Duration>,
+    /// The beginning.
+    pub begun: Instant,
 }
 
 impl Probe {
@@ -126,7 +128,7 @@ fn stream(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> Outcome 
         thread::sleep(Duration::from_millis(1));
     }
     let (lost, lost_at) = waiting.into_iter().unzip();
-    Outcome { sent, lost, lost_at }
+    Outcome { sent, lost, lost_at, begun: start }
 }
 
 /// A packet that the kernel refuses is a lost one; that its queue has no room for it is our haste.

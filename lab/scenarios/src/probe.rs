@@ -35,8 +35,6 @@ pub struct Outcome {
     pub lost: Vec<u64>,
     /// When each of those was sent, after the beginning.
     pub lost_at: Vec<Duration>,
-    /// The beginning.
-    pub begun: Instant,
 }
 
 impl Probe {
@@ -128,7 +126,7 @@ fn stream(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> Outcome 
         thread::sleep(Duration::from_millis(1));
     }
     let (lost, lost_at) = waiting.into_iter().unzip();
-    Outcome { sent, lost, lost_at, begun: start }
+    Outcome { sent, lost, lost_at }
 }
 
 /// A packet that the kernel refuses is a lost one; that its queue has no room for it is our haste.

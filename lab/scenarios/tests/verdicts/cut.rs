@@ -31,7 +31,7 @@ fn denied_streams_stop(attachment: &str) {
     let probes: Vec<Probe> = lab
         .addresses("default/server")
         .iter()
-        .map(|address| Probe::start(&lab.netns("default_friend"), *address, Duration::from_millis(1)))
+        .map(|address| Probe::start(&lab.netns("default_friend"), *address, Duration::from_millis(5)))
         .collect();
     // Begun without any policy, then judged by one that allows them.
     let all: Vec<Stream> = [streams(&lab, "near", "server", 9000), streams(&lab, "far", "server", 9100)]
@@ -59,22 +59,18 @@ fn denied_streams_stop(attachment: &str) {
     }
     assert!(friends.iter().all(Stream::lives), "still allowed");
 
+    for probe in probes {
+        let outcome = probe.finish();
+        assert!(outcome.sent > 200 && outcome.lost.is_empty(), "lost while it was allowed: {outcome:?}");
+    }
+
     // A label is as good as a policy.
-    let cut_at = Instant::now();
     lab.lab(&["pod", "label", "friend", "app=foe"]).ok();
     apply(&lab, &only_from("server", &["friend"]));
     let applied = Instant::now();
     std::thread::sleep(CEILING * 4);
     for stream in &friends {
         assert!(stream.last().expect("it lived").saturating_duration_since(applied) < CEILING);
-    }
-    for probe in probes {
-        let outcome = probe.finish();
-        let early = |at: &&Duration| outcome.begun + **at < cut_at;
-        assert!(outcome.sent > 1000, "{outcome:?}");
-        let lost: Vec<&Duration> = outcome.lost_at.iter().filter(early).collect();
-        let changed = [start, cut_at].map(|at| at.saturating_duration_since(outcome.begun));
-        assert!(lost.is_empty(), "lost while it was allowed: {lost:?}; changes at {changed:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use comfy_table::Table;
-use tartan_api::explain::{Explain, Explanation, RuleName, Side, Verdict};
+use tartan_api::explain::{Explain, Explanation, RuleName, Verdict};
 use tartan_api::verb::{
     Action, AgentState, Applied, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan, RouteRow,
     Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
@@ -115,20 +115,13 @@ pub(crate) fn explanation(asked: &Explain, told: &Explanation) -> String {
         asked.source, told.from, asked.destination, told.to, asked.protocol, told.reason
     );
     for step in &told.steps {
-        text.push_str(&format!("  {:<7}  {:<5}  {}\n", side(step.direction), step.verdict, rule(&step.rule)));
+        text.push_str(&format!("  {:<7}  {:<5}  {}\n", step.direction, step.verdict, rule(&step.rule)));
     }
     if let Some(path) = told.path {
         let mtu = told.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
         text.push_str(&format!("path {path}, not encrypted{mtu}\n"));
     }
     text
-}
-
-fn side(side: Side) -> &'static str {
-    match side {
-        Side::Egress => "egress",
-        Side::Ingress => "ingress",
-    }
 }
 
 fn rule(rule: &RuleName) -> String {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+pub use tartan_model::{Direction as Side, Verdict};
 use tartan_model::{Family, Name, NodeName, Path, PodName};
 use thiserror::Error;
 
@@ -71,26 +72,6 @@ pub struct Explain {
     pub protocol: ProtocolNumber,
     /// The family of addresses; the first that both have, unless given.
     pub family: Option<Family>,
-}
-
-/// What becomes of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It may be.
-    Allow,
-    /// It may not.
-    Deny,
-}
-
-/// Whose side of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// What the client may send.
-    Egress,
-    /// What the server may receive.
-    Ingress,
 }
 
 /// The answer.

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tartan_api::explain::{ProtocolNumber, RuleName, Side};
+use tartan_api::explain::{ProtocolNumber, RuleName};
 use tartan_api::verb::{DeniedConnection, DeniedRow, End};
 use tartan_host::Denial;
-use tartan_host::policy::Direction;
-use tartan_model::{IfName, NodeName, PodName};
+use tartan_model::{Direction, IfName, NodeName, PodName, Verdict};
 use tartan_policy::explain::Flow;
-use tartan_policy::form::{Direction as Judged, Verdict};
 
 use crate::World;
 
@@ -195,7 +193,7 @@ impl World {
         let policy = |connection: &Connection| {
             let Connection { client, server, protocol, port, .. } = *connection;
             let flow = Flow { client, server, protocol, port: port.unwrap_or_default() };
-            let told = self.explain_side(&flow, judged(connection.direction));
+            let told = self.explain_side(&flow, connection.direction);
             let step = told.decisive.filter(|_| told.verdict == Verdict::Deny)?;
             Some((self.rule_name(&step.policy, step.rule), step.rule.is_none()))
         };
@@ -246,9 +244,9 @@ fn row(
     let Connection { direction, client, server, protocol, port, icmp_type } = connection;
     let (from, to) = (names.end(client), names.end(server));
     let (policy, default) = policy.unzip();
-    let (side, about) = match direction {
-        Direction::Ingress => (Side::Ingress, server),
-        Direction::Egress => (Side::Egress, client),
+    let about = match direction {
+        Direction::Ingress => server,
+        Direction::Egress => client,
     };
     DeniedRow {
         pod: from.pod.clone(),
@@ -257,7 +255,7 @@ fn row(
         packets: sums.packets,
         bytes: sums.bytes,
         connection: Some(DeniedConnection {
-            direction: side,
+            direction,
             from,
             to,
             protocol: ProtocolNumber(protocol).word(),
@@ -268,12 +266,5 @@ fn row(
             first: clock(sums.first),
             last: clock(sums.last),
         }),
-    }
-}
-
-const fn judged(direction: Direction) -> Judged {
-    match direction {
-        Direction::Ingress => Judged::Ingress,
-        Direction::Egress => Judged::Egress,
     }
 }

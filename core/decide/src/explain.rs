@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use tartan_api::explain::{Explain, Explanation, Party, Place, RuleName, Side, Step, Verdict};
-use tartan_model::{Family, Mtu, Node, NodeId, NodeName, Path, PodName, PolicyName};
+use tartan_api::explain::{Explain, Explanation, Party, Place, RuleName, Step};
+use tartan_model::{Direction, Family, Mtu, Node, NodeId, NodeName, Path, PodName, PolicyName, Verdict};
 use tartan_policy::explain as walked;
-use tartan_policy::form::{Action, Direction, Kind, PolicyId, Verdict as Judged};
+use tartan_policy::form::{Action, Kind, PolicyId};
 use thiserror::Error;
 
 use crate::{Choice, Scope, World};
@@ -52,7 +52,7 @@ impl World {
     fn explain_addresses(&self, asked: &Explain, from: IpAddr, to: IpAddr) -> Explanation {
         let flow = walked::Flow { client: from, server: to, protocol: asked.protocol.0, port: asked.port };
         let walk = match self.exemption(from, to) {
-            Some(_) => walked::Explanation { verdict: Judged::Allow, decisive: None, steps: Vec::new() },
+            Some(_) => walked::Explanation { verdict: Verdict::Allow, decisive: None, steps: Vec::new() },
             None => self.explain_policies(&flow),
         };
         let reason = self.reason(from, to, &walk);
@@ -61,7 +61,7 @@ impl World {
         Explanation {
             from,
             to,
-            verdict: if walk.verdict == Judged::Allow { Verdict::Allow } else { Verdict::Deny },
+            verdict: walk.verdict,
             direction: decisive.as_ref().map(|step| step.direction),
             rule: decisive.map(|step| step.rule),
             steps: walk.steps.iter().map(|step| self.step(step)).collect(),
@@ -95,18 +95,15 @@ impl World {
         };
         let policy = &step.policy;
         match (step.rule, walk.verdict) {
-            (Some(rule), Judged::Allow) => format!("{policy}, rule {rule}, allows it: {whose}"),
-            (Some(rule), Judged::Deny) => format!("{policy}, rule {rule}, denies it: {whose}"),
+            (Some(rule), Verdict::Allow) => format!("{policy}, rule {rule}, allows it: {whose}"),
+            (Some(rule), Verdict::Deny) => format!("{policy}, rule {rule}, denies it: {whose}"),
             (None, _) => format!("{policy} is about {whose}, and no rule allows it"),
         }
     }
 
     fn step(&self, step: &walked::Step) -> Step {
         Step {
-            direction: match step.direction {
-                Direction::Egress => Side::Egress,
-                Direction::Ingress => Side::Ingress,
-            },
+            direction: step.direction,
             verdict: match step.action {
                 Some(Action::Allow) => "allow",
                 Some(Action::Deny) => "deny",

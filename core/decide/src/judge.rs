@@ -8,7 +8,7 @@ use tartan_api::kubernetes::NamedPort as WrittenPort;
 use tartan_api::label::Labels;
 use tartan_host::policy as rows;
 use tartan_model::{AttachmentKey, Endpoint, NetworkName, NodeId, PodName, PolicyName};
-use tartan_policy::form::{Direction, Endpoint as Known, Kind, NamedPort, PolicyId, Verdict};
+use tartan_policy::form::{Direction, Endpoint as Known, Kind, NamedPort, PolicyId};
 use tartan_policy::{Changes, Engine, network_policy, protocol_number};
 
 use crate::{Learned, Note, Record, Scope, World};
@@ -235,7 +235,7 @@ impl World {
             Scope::Identity(id) => self.identity(*id).map(rows::PolicyRow::Identity),
             Scope::Remotes(id) => self.remotes(*id).map(rows::PolicyRow::Remotes),
             Scope::Member(id, address) => self.judges.engine.member(*id, *address).map(|verdict| {
-                let (remotes, judgement) = (rows::RemotesId(*id), judgement(verdict));
+                let (remotes, judgement) = (rows::RemotesId(*id), verdict);
                 rows::PolicyRow::Member(rows::Member { remotes, address: *address, judgement })
             }),
             Scope::Node | Scope::Network(_) | Scope::Peer(_) | Scope::Endpoint(_) => None,
@@ -252,7 +252,7 @@ impl World {
         });
         Some(rows::Identity {
             id: rows::IdentityId(id),
-            direction: direction(identity.direction),
+            direction: identity.direction,
             ports: ports.collect(),
             otherwise: rows::RemotesId(identity.otherwise),
             about: identity.about.clone(),
@@ -261,13 +261,8 @@ impl World {
 
     fn remotes(&self, id: u64) -> Option<rows::Remotes> {
         let (of, ranges, otherwise) = self.judges.engine.remotes(id)?;
-        let ranges = ranges.iter().map(|(first, last, verdict)| (*first, *last, judgement(*verdict)));
-        Some(rows::Remotes {
-            id: rows::RemotesId(id),
-            direction: direction(of),
-            ranges: ranges.collect(),
-            otherwise: judgement(otherwise),
-        })
+        let ranges = ranges.iter().map(|(first, last, verdict)| (*first, *last, *verdict));
+        Some(rows::Remotes { id: rows::RemotesId(id), direction: of, ranges: ranges.collect(), otherwise })
     }
 
     /// A pod that is shut because its policies stand for too much.
@@ -290,7 +285,7 @@ impl World {
         let about: String = endpoint.pod.to_string().chars().take(100).collect();
         let of_address = |address: &IpAddr| {
             let address = *address;
-            let judged = identities.iter().map(move |(of, id)| (direction(*of), rows::IdentityId(*id)));
+            let judged = identities.iter().map(move |(of, id)| (*of, rows::IdentityId(*id)));
             let about = about.clone();
             let judged = judged.map(move |(direction, identity)| {
                 rows::PolicyRow::Judged(rows::Judged { direction, address, identity, about: about.clone() })
@@ -299,20 +294,6 @@ impl World {
             judged.chain(own).collect::<Vec<_>>()
         };
         endpoint.addresses.iter().flat_map(of_address).collect()
-    }
-}
-
-fn direction(direction: Direction) -> rows::Direction {
-    match direction {
-        Direction::Ingress => rows::Direction::Ingress,
-        Direction::Egress => rows::Direction::Egress,
-    }
-}
-
-fn judgement(verdict: Verdict) -> rows::Judgement {
-    match verdict {
-        Verdict::Allow => rows::Judgement::Allow,
-        Verdict::Deny => rows::Judgement::Deny,
     }
 }
 

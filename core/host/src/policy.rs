@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use tartan_model::Family;
+pub use tartan_model::{Direction, Verdict as Judgement};
 
 /// The name of the table, of family inet.
 pub const TABLE: &str = "tartan-policy";
@@ -51,31 +52,6 @@ impl Epoch {
     pub const fn is_upper(self) -> bool {
         self.0 >= Epoch::MIDDLE
     }
-}
-
-/// A direction as a pod sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// Connections to it: the other end is the client.
-    Ingress,
-    /// Connections that it opens: the other end is the server.
-    Egress,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-}
-
-/// What becomes of a connection in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Judgement {
-    /// It may be.
-    Allow,
-    /// It may not.
-    Deny,
 }
 
 /// Stands for remotes of one kind: a hash of all that they are.
@@ -230,24 +206,6 @@ impl Remotes {
             Family::of(*first) == Family::of(address) && *first <= address && address <= *last
         };
         self.ranges.iter().find(within).map_or(self.otherwise, |(_, _, judgement)| *judgement)
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        })
-    }
-}
-
-impl fmt::Display for Judgement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Judgement::Allow => "allow",
-            Judgement::Deny => "deny",
-        })
     }
 }
 

@@ -7,6 +7,7 @@ mod name;
 mod node;
 mod pool;
 mod uplink;
+mod verdict;
 
 pub use address::{AddressError, Cidr, Family, InterfaceAddress, Mac, Mtu, Port, Vni};
 pub use name::{
@@ -16,3 +17,4 @@ pub use name::{
 pub use node::{Attachment, AttachmentKey, Endpoint, NetnsPlace, Node, NotServed, Path};
 pub use pool::{MAX_RESERVATIONS, MIN_BLOCK_ADDRESSES, MIN_POOL_ADDRESSES, Pool, PoolError, Reservation};
 pub use uplink::{ChoiceError, IfPattern, NoUplink, PatternError, Uplink, UplinkChoice};
+pub use verdict::{Direction, Verdict};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use tartan_model::{Cidr, Name};
+pub use tartan_model::{Direction, Verdict};
 
 use crate::Selector;
 
@@ -34,31 +35,6 @@ impl fmt::Display for PolicyId {
             None => write!(f, "{}", self.name),
         }
     }
-}
-
-/// A direction as an endpoint sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// Connections to it.
-    Ingress,
-    /// Connections that it opens.
-    Egress,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-}
-
-/// What becomes of a connection in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It may be.
-    Allow,
-    /// It may not.
-    Deny,
 }
 
 /// Policies that are judged together. Tiers are judged by order, then by name.

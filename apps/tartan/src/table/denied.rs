@@ -3,7 +3,7 @@
 use tartan_api::explain::RuleName;
 use tartan_api::verb::{DeniedConnection, DeniedRow, End};
 
-use super::{lines, side, some};
+use super::{lines, some};
 
 /// Both tables, as far as there are rows.
 pub(crate) fn denied(rows: &[DeniedRow]) -> String {
@@ -34,7 +34,7 @@ fn cells(row: &DeniedRow) -> Vec<String> {
         end(&connection.from),
         end(&connection.to),
         port(connection),
-        side(connection.direction).into(),
+        connection.direction.to_string(),
         connection.policy.as_ref().map_or("none any more".into(), |policy| name(policy, connection.default)),
     ];
     cells.extend(counts);

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::suite::{Shared, wait_until};
@@ -178,6 +179,14 @@ pub(crate) fn etcdctl(endpoint: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A port that nobody has now and no connection or other test takes before its server has it: each is given once,
+/// and all are below those that the kernel gives (32768 and on, `ip_local_port_range`).
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    // Where this process begins is not where another does.
+    let begin = (std::process::id() % u32::from(COUNT)) as u16;
+    let given = std::iter::repeat_with(|| FIRST + (begin + NEXT.fetch_add(1, Relaxed)) % COUNT);
+    given.take(COUNT.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }

@@ -83,6 +83,8 @@ pub struct NodeChoice {
     pub tunnels: BTreeSet<u16>,
     /// The way out of its networks, and between them; None as long as it is not known.
     pub way_out: Option<WayOut>,
+    /// Whether policies are enforced on frames between its bridged pods.
+    pub judges_frames: bool,
 }
 
 /// A network's devices on this node.

@@ -24,7 +24,7 @@ impl World {
             Scope::Endpoint(key) => {
                 Decision { announce: self.decide_announcement(key), ..self.decide_endpoint(key) }
             }
-            Scope::Policy | Scope::Remotes(_) | Scope::Member(..) | Scope::Identity(_) => {
+            Scope::Policy | Scope::Remotes(_) | Scope::Member(..) | Scope::Identity(_) | Scope::Far(_) => {
                 Decision { choice: self.decide_policy(scope).map(Choice::Policy), ..Decision::default() }
             }
         }
@@ -61,6 +61,7 @@ impl World {
             addresses: own.iter().flat_map(Node::all_addresses).collect(),
             tunnels: tunnelled.map(|network| network.vxlan.port.get()).collect(),
             way_out: self.way_out(),
+            judges_frames: served.iter().any(|it| it.policy && it.attachment == Attachment::Bridge),
         };
         Decision {
             choice: Some(Choice::Node(choice)),

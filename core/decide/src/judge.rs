@@ -182,6 +182,7 @@ impl World {
         scopes.extend(changes.identities.into_iter().map(Scope::Identity));
         scopes.extend(changes.remotes.into_iter().map(Scope::Remotes));
         scopes.extend(changes.members.into_iter().map(|(id, address)| Scope::Member(id, address)));
+        scopes.extend(changes.far.into_iter().map(Scope::Far));
         scopes
     }
 
@@ -192,6 +193,7 @@ impl World {
         scopes.extend(all.identities.into_iter().map(Scope::Identity));
         scopes.extend(all.remotes.into_iter().map(Scope::Remotes));
         scopes.extend(all.members.into_iter().map(|(id, address)| Scope::Member(id, address)));
+        scopes.extend(all.far.into_iter().map(Scope::Far));
         scopes
     }
 
@@ -238,6 +240,11 @@ impl World {
                 let (remotes, judgement) = (rows::RemotesId(*id), verdict);
                 rows::PolicyRow::Member(rows::Member { remotes, address: *address, judgement })
             }),
+            Scope::Far(address) => self.judges.engine.far(*address).map(|identity| {
+                let (direction, address) = (Direction::Ingress, *address);
+                let identity = rows::IdentityId(identity);
+                rows::PolicyRow::Judged(rows::Judged { direction, address, identity, about: String::new() })
+            }),
             Scope::Node | Scope::Network(_) | Scope::Peer(_) | Scope::Endpoint(_) => None,
         }
     }
@@ -256,6 +263,7 @@ impl World {
             ports: ports.collect(),
             otherwise: rows::RemotesId(identity.otherwise),
             about: identity.about.clone(),
+            is_far: identity.is_far,
         })
     }
 
@@ -280,6 +288,9 @@ impl World {
             return Vec::new();
         }
         let holder = Holder { node: self.this, key: endpoint.key.clone() };
+        if self.judges.engine.endpoint(&holder).is_none() {
+            return Vec::new();
+        }
         let identities = Direction::ALL.into_iter().zip(self.judges.engine.identities_of(&holder));
         let identities: Vec<(Direction, u64)> = identities.filter_map(|(of, id)| Some((of, id?))).collect();
         let about: String = endpoint.pod.to_string().chars().take(100).collect();
@@ -290,8 +301,8 @@ impl World {
             let judged = judged.map(move |(direction, identity)| {
                 rows::PolicyRow::Judged(rows::Judged { direction, address, identity, about: about.clone() })
             });
-            let own = (!identities.is_empty()).then_some(rows::PolicyRow::Own(address));
-            judged.chain(own).collect::<Vec<_>>()
+            let own = rows::PolicyRow::Own(rows::Own { address, is_isolated: !identities.is_empty() });
+            judged.chain([own]).collect::<Vec<_>>()
         };
         endpoint.addresses.iter().flat_map(of_address).collect()
     }

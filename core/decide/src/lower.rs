@@ -118,7 +118,7 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
     let loose = node.loosen.iter().cloned().map(SysctlKey::UplinkReverse);
     let by_link = accept.chain(loose.map(|key| Sysctl { key, value: LOOSE }));
     let sysctls = by_link.chain(forward.chain(from).map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
-    let mut rows = lower_way_out(node.way_out.as_ref());
+    let mut rows = lower_way_out(node.way_out.as_ref(), node.judges_frames);
     for table in POD_TABLES {
         rows.extend(node.addresses.iter().map(|address| element(table, Member::Node(*address))));
         let tunnels = node.tunnels.iter().map(|port| Member::Tunnel(Protocol::Udp, *port));
@@ -130,9 +130,12 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
 }
 
 /// As long as the way out is not known, that which the kernel has stays.
-fn lower_way_out(way_out: Option<&WayOut>) -> Vec<Row> {
-    let parts =
-        way_out.map(|out| Parts { masquerade: !out.masquerade.is_empty(), apart: !out.across.is_empty() });
+fn lower_way_out(way_out: Option<&WayOut>, judged: bool) -> Vec<Row> {
+    let parts = way_out.map(|out| Parts {
+        masquerade: !out.masquerade.is_empty(),
+        apart: !out.across.is_empty(),
+        judged,
+    });
     let mut rows = vec![Row::Ruleset(Ruleset { intact: true, parts })];
     let all = |pairs: &[(Cidr, Cidr)], member: fn(Cidr, Cidr) -> Member| {
         let members = pairs.iter().map(|(from, to)| member(*from, *to));

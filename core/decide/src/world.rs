@@ -36,8 +36,10 @@ pub enum Scope {
     Remotes(RemotesId),
     /// An address among these.
     Member(RemotesId, IpAddr),
-    /// Pods on this node that policies do not tell apart.
+    /// Pods that policies do not tell apart.
     Identity(IdentityId),
+    /// A pod of another node, by its address.
+    Far(IpAddr),
 }
 
 impl fmt::Display for Scope {
@@ -51,6 +53,7 @@ impl fmt::Display for Scope {
             Scope::Remotes(id) => write!(f, "remotes {id:016x}"),
             Scope::Member(id, address) => write!(f, "remote {address} of {id:016x}"),
             Scope::Identity(id) => write!(f, "identity {id:016x}"),
+            Scope::Far(address) => write!(f, "pod elsewhere {address}"),
         }
     }
 }

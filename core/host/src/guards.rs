@@ -23,6 +23,13 @@ pub(crate) const DEVICES: &[u8] = b"tart";
 /// first, and without it the rest comes to nothing.
 pub(crate) const PRIORITY: i32 = -350;
 
+/// The chain that tells that frames are to be judged.
+const JUDGED: &str = "judged";
+/// The bit of the packet mark of what passed the hook `forward` of IP.
+const SEEN: u32 = 0x0100_0000;
+/// After a bridge's frames were shown to the hooks of IP (net/bridge/br_netfilter_hooks.c, `br_nf_ops`).
+const SHOWN: i32 = 0;
+
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
 pub(crate) const IPV4: &[u8] = &[2];
 pub(crate) const IPV6: &[u8] = &[10];
@@ -71,6 +78,8 @@ pub struct Parts {
     pub masquerade: bool,
     /// Several networks kept apart.
     pub apart: bool,
+    /// Frames from bridged pods go on only if the hooks of IP saw them, where policies are enforced.
+    pub judged: bool,
 }
 
 impl Reason {
@@ -154,7 +163,7 @@ pub const fn reasons(family: TableFamily) -> &'static [Reason] {
 
 /// The whole ruleset, with some of its parts.
 pub fn ruleset(parts: Parts) -> [Table; 3] {
-    [bridge(), arp(), inet(parts)]
+    [bridge(parts), arp(), inet(parts)]
 }
 
 /// The parts of which chains of these names are there.
@@ -163,12 +172,13 @@ pub fn parts_of<'a>(chains: impl IntoIterator<Item = &'a str>) -> Parts {
     for chain in chains {
         parts.masquerade |= chain == way_out::MASQUERADE;
         parts.apart |= chain == way_out::APART;
+        parts.judged |= chain == JUDGED;
     }
     parts
 }
 
 /// Bridged pods: their frames pass here before the bridge looks at them.
-fn bridge() -> Table {
+fn bridge(parts: Parts) -> Table {
     let mut chains = checks();
     chains.push(chain("resolution", [vec![stranger()], claims()].concat()));
     let rules = vec![
@@ -188,6 +198,9 @@ fn bridge() -> Table {
     ));
     let for_many = |kind: &'static [u8]| vec![is(Field::PacketType, kind), Statement::Goto("echo")];
     chains.push(base("echoes", Hook::Forward, vec![for_many(BROADCAST), for_many(MULTICAST)]));
+    if parts.judged {
+        chains.extend(unjudged());
+    }
     let mut sets = pod_sets();
     sets.push(set("ports", &[KeyType::IfName, KeyType::IfName]));
     table(TableFamily::Bridge, sets, chains)
@@ -228,10 +241,27 @@ fn inet(parts: Parts) -> Table {
     if parts.masquerade {
         chains.extend(way_out::masquerade());
     }
+    if parts.judged {
+        chains.push(base(JUDGED, Hook::Forward, vec![vec![Statement::Mark(SEEN)]]));
+    }
     let mut sets = pod_sets();
     sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
     sets.extend(way_out::sets());
     table(TableFamily::Inet, sets, chains)
+}
+
+/// Where a bridge does not show its frames to the hooks of IP (`nf_call_iptables` of the bridge, or the sysctl
+/// `bridge-nf-call-iptables`), nobody judges them, and they are dropped. Those that were seen bear a mark.
+fn unjudged() -> [Chain; 2] {
+    let from_pod = |kind: &'static [u8]| {
+        vec![is(Field::Iifname, PODS), is(Field::EtherType, kind), Statement::Goto("unjudged")]
+    };
+    let frames = base("frames", Hook::Forward, vec![from_pod(&[0x08, 0x00]), from_pod(&[0x86, 0xdd])]);
+    let rules = vec![vec![Statement::Marked(SEEN), Statement::Accept], vec![Statement::Drop]];
+    [
+        chain("unjudged", rules),
+        Chain { base: frames.base.map(|base| Base { priority: SHOWN, ..base }), ..frames },
+    ]
 }
 
 fn arp() -> Table {

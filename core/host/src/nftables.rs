@@ -154,6 +154,10 @@ pub enum Statement {
     Jump(&'static str),
     /// Goes on in another chain for good.
     Goto(&'static str),
+    /// The packet's mark has one of these bits.
+    Marked(u32),
+    /// It gets them.
+    Mark(u32),
     /// Connection tracking does not see the packet.
     Notrack,
     /// The connection takes the address of the interface that it leaves by, and a source port (or ICMP identifier) by

@@ -3,7 +3,8 @@
 //! A connection is judged where it is forwarded, by what its ends are and not by which way a packet goes: its client is
 //! the source of its first packet, its server the source of the answers, whatever addresses were translated between. A
 //! pod's address leads to its identity, there the server's port leads to remotes, and there the other end's address leads
-//! to a verdict. What was allowed bears the epoch in its conntrack mark and is not asked again until the epoch changes.
+//! to a verdict. What local pods send to those of other nodes is judged here by the policies of those, too: this node knows
+//! who has an address of its own before the others do. What was allowed bears the epoch in its conntrack mark and is not asked again until the epoch changes.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -84,13 +85,12 @@ pub enum PolicyRow {
     Remotes(Remotes),
     /// An other end that the ranges of its remotes do not tell.
     Member(Member),
-    /// Local pods that no policy tells apart, in one direction.
+    /// Pods that no policy tells apart, in one direction.
     Identity(Identity),
-    /// An address of a local pod that is judged in one direction.
+    /// An address that is judged in one direction: of a local pod, or of one elsewhere that receives from local pods.
     Judged(Judged),
-    /// An address of a local pod that is judged in any: what conntrack takes for no connection is not let through, and
-    /// what it sends itself is.
-    Own(IpAddr),
+    /// An address of a local pod.
+    Own(Own),
 }
 
 /// The table.
@@ -139,6 +139,8 @@ pub struct Identity {
     pub otherwise: RemotesId,
     /// A word for people: the policies. At most 100 bytes.
     pub about: String,
+    /// It is of pods of other nodes: only what comes from local pods is judged by it.
+    pub is_far: bool,
 }
 
 /// Ports that a policy does not tell apart.
@@ -165,6 +167,16 @@ pub struct Judged {
     pub identity: IdentityId,
     /// A word for people: the pod. At most 100 bytes.
     pub about: String,
+}
+
+/// An address of a local pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Own {
+    /// The address.
+    pub address: IpAddr,
+    /// It is judged in some direction: what conntrack takes for no connection is not let through, and what it sends itself
+    /// is.
+    pub is_isolated: bool,
 }
 
 /// What tells a row of the table of policies from others. The order is that of building: a row depends only on rows before.
@@ -194,7 +206,7 @@ impl PolicyRow {
             PolicyRow::Member(row) => PolicyKey::Member(row.remotes, row.address),
             PolicyRow::Identity(row) => PolicyKey::Identity(row.id),
             PolicyRow::Judged(row) => PolicyKey::Judged(row.address, row.direction),
-            PolicyRow::Own(address) => PolicyKey::Own(*address),
+            PolicyRow::Own(row) => PolicyKey::Own(row.address),
         }
     }
 }
@@ -224,7 +236,9 @@ impl fmt::Display for PolicyRow {
             PolicyRow::Judged(row) => {
                 write!(f, "policy {} {} as {}{}", row.direction, row.address, row.identity, by(&row.about))
             }
-            PolicyRow::Own(address) => write!(f, "policy own {address}"),
+            PolicyRow::Own(row) => {
+                write!(f, "policy own {}{}", row.address, if row.is_isolated { " isolated" } else { "" })
+            }
         }
     }
 }
@@ -248,7 +262,8 @@ impl fmt::Display for Identity {
         for class in &self.ports {
             write!(f, " {}/{}-{} by {}", class.protocol, class.first, class.last, class.remotes)?;
         }
-        write!(f, " else by {}{}", self.otherwise, by(&self.about))
+        write!(f, " else by {}{}", self.otherwise, by(&self.about))?;
+        write!(f, "{}", if self.is_far { " of pods elsewhere" } else { "" })
     }
 }
 

@@ -534,10 +534,11 @@ impl fmt::Display for Row {
 
 impl fmt::Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { masquerade, apart } = self.parts.unwrap_or_default();
+        let Parts { masquerade, apart, judged } = self.parts.unwrap_or_default();
         write!(f, "ruleset tartan")?;
         write!(f, "{}", if masquerade { " with masquerade" } else { "" })?;
         write!(f, "{}", if apart { " with networks kept apart" } else { "" })?;
+        write!(f, "{}", if judged { " with bridged frames judged" } else { "" })?;
         write!(f, "{}", if self.intact { "" } else { " of somebody else's making" })
     }
 }

@@ -10,13 +10,15 @@ use tartan_model::Name;
 
 use crate::Selector;
 use crate::form::{Direction, Endpoint, NamedPort, Policy, PolicyId, Ports};
-use crate::identity::{self, IdentityPart, PortNames};
+use crate::identity::{self, IdentityPart, PortNames, Whose};
 use crate::index::{Index, SelectorId, Slot};
 use crate::labels::EndpointLabels;
 use crate::remotes::{Definition, Remotes};
 
 /// The most policies that a word about an identity names.
 const NAMED: usize = 3;
+/// How many identities that were found are kept beside those in use.
+const MOST_FOUND: usize = 1024;
 
 /// Stands for remotes: a hash of all that they are.
 pub type RemotesId = u64;
@@ -37,6 +39,8 @@ pub struct Changes<K> {
     pub remotes: BTreeSet<RemotesId>,
     /// Addresses of remotes that may be judged otherwise.
     pub members: BTreeSet<(RemotesId, IpAddr)>,
+    /// Addresses of endpoints of other nodes of which the identity may be another.
+    pub far: BTreeSet<IpAddr>,
 }
 
 /// An identity: which remotes are asked for which ports.
@@ -50,6 +54,8 @@ pub struct Identity {
     pub otherwise: RemotesId,
     /// The policies, for people.
     pub about: String,
+    /// It is of endpoints of other nodes: only what comes from endpoints of this one is judged by it.
+    pub is_far: bool,
     /// Their rules stand for more than is told apart, and everything is denied.
     pub too_much: bool,
 }
@@ -78,17 +84,19 @@ pub struct Engine<K> {
     by_name: BTreeSet<RemotesId>,
     /// Whose identities are found anew by [`Engine::settle`].
     waiting: BTreeSet<Slot>,
+    /// Those that were found since policies or names of ports were others. Some may not be in use any more.
+    found: Found,
 }
 
-/// Identities found at once, by all that tells them apart as long as policies and names of ports stay: direction, policies,
-/// and own names of ports.
-type Found = HashMap<(Direction, Vec<PolicyId>, Vec<NamedPort>), IdentityId>;
+/// Identities by all that tells them apart as long as policies and names of ports stay: direction, whether the endpoint is
+/// on another node, the selectors of policies that pick it, and its names of ports.
+type Found = HashMap<(Direction, bool, Vec<SelectorId>, Vec<NamedPort>), Option<IdentityId>>;
 
 #[derive(Debug, Clone)]
 struct Known<K> {
     key: K,
     endpoint: Endpoint,
-    /// Its identities, if it is judged here: by direction.
+    /// Its identities by direction; of an endpoint on another node only that for what it receives.
     identities: [Option<IdentityId>; 2],
 }
 
@@ -104,6 +112,7 @@ impl<K> Changes<K> {
             identities: BTreeSet::new(),
             remotes: BTreeSet::new(),
             members: BTreeSet::new(),
+            far: BTreeSet::new(),
         }
     }
 
@@ -114,7 +123,10 @@ impl<K> Changes<K> {
 
     /// Whether some connection may be judged otherwise than before.
     pub fn is_about_verdicts(&self) -> bool {
-        !(self.identities.is_empty() && self.remotes.is_empty() && self.members.is_empty())
+        !(self.identities.is_empty()
+            && self.remotes.is_empty()
+            && self.members.is_empty()
+            && self.far.is_empty())
     }
 }
 
@@ -138,6 +150,7 @@ impl<K> Default for Engine<K> {
             users: HashMap::new(),
             by_name: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            found: Found::new(),
         }
     }
 }
@@ -166,6 +179,7 @@ impl<K: Key> Engine<K> {
         if self.policies.get(id) == policy.as_ref() {
             return;
         }
+        self.found.clear();
         if let Some(policy) = self.policies.remove(id)
             && let Some(selector) = self.index.find(&policy.selector)
         {
@@ -218,14 +232,17 @@ impl<K: Key> Engine<K> {
 
     /// Learns an endpoint, or that it is gone.
     pub fn set_endpoint(&mut self, key: &K, endpoint: Option<Endpoint>) -> Changes<K> {
-        let before = self.slots.get(key).and_then(|slot| self.endpoints.get(slot));
-        if before.map(|known| &known.endpoint) == endpoint.as_ref() {
+        let before = self.endpoint(key);
+        if before == endpoint.as_ref() {
             return Changes::none();
         }
         let mut changes = Changes { endpoints: BTreeSet::from([key.clone()]), ..Changes::none() };
         let mut called = false;
         let slot = self.slots.get(key).copied();
         let mut touched = BTreeSet::new();
+        let addresses = before.into_iter().chain(&endpoint).flat_map(|endpoint| &endpoint.addresses);
+        let far: BTreeMap<IpAddr, Option<IdentityId>> =
+            addresses.map(|address| (*address, self.far(*address))).collect();
         if let Some(slot) = slot {
             touched.extend(self.touched_at(slot));
             called |= self.forget(slot, &mut changes);
@@ -245,6 +262,7 @@ impl<K: Key> Engine<K> {
             self.free.push(slot);
         }
         changes.members.extend(touched);
+        changes.far = far.into_iter().filter(|(at, was)| self.far(*at) != *was).map(|(at, _)| at).collect();
         if called {
             self.identify_all(&mut changes);
         }
@@ -323,7 +341,7 @@ impl<K: Key> Engine<K> {
             let labels = labels(&self.namespaces, &self.accounts, &known.endpoint);
             let changed = self.index.look(slot, Some(labels));
             let remotes = changed.iter().filter_map(|id| self.users.get(id)).flatten().copied();
-            let remotes: BTreeSet<RemotesId> = remotes.collect();
+            let remotes: BTreeSet<RemotesId> = remotes.filter(|id| self.tells(*id, slot)).collect();
             let addresses = self.addresses(slot);
             for id in remotes {
                 changes.members.extend(addresses.iter().map(|address| (id, *address)));
@@ -340,6 +358,12 @@ impl<K: Key> Engine<K> {
         self.endpoints.get(&slot).map(|known| known.endpoint.addresses.clone()).unwrap_or_default()
     }
 
+    /// Whether remotes may judge an endpoint by more than its address.
+    fn tells(&self, id: RemotesId, slot: Slot) -> bool {
+        let both = self.remotes.get(&id).zip(self.endpoints.get(&slot));
+        both.is_some_and(|(remotes, known)| remotes.tells(&known.endpoint))
+    }
+
     /// The endpoints that remotes may judge by more than their address.
     fn slots_of(&self, remotes: &Remotes) -> BTreeSet<Slot> {
         let mut slots: BTreeSet<Slot> = remotes.selectors().flat_map(|id| self.index.picked(id)).collect();
@@ -347,6 +371,7 @@ impl<K: Key> Engine<K> {
             let named = self.endpoints.iter().filter(|(_, known)| !known.endpoint.ports.is_empty());
             slots.extend(named.map(|(slot, _)| *slot));
         }
+        slots.retain(|slot| self.endpoints.get(slot).is_some_and(|known| remotes.tells(&known.endpoint)));
         slots
     }
 
@@ -363,12 +388,14 @@ impl<K: Key> Engine<K> {
         let has_names = self.endpoints.get(&slot).is_some_and(|known| !known.endpoint.ports.is_empty());
         let by_name = has_names.then_some(&self.by_name).into_iter().flatten();
         let addresses = self.addresses(slot);
-        let pairs = by_selector.chain(by_name).flat_map(|id| addresses.iter().map(|address| (*id, *address)));
+        let told = by_selector.chain(by_name).filter(|id| self.tells(**id, slot));
+        let pairs = told.flat_map(|id| addresses.iter().map(|address| (*id, *address)));
         pairs.collect()
     }
 
     /// A port has got its first name, or lost its last: who may send to ports by name is judged by all of them.
     fn identify_all(&mut self, changes: &mut Changes<K>) {
+        self.found.clear();
         let by_name = |policy: &&Policy| {
             let ports = policy.egress.iter().flatten().filter_map(|rule| rule.ports.as_ref()).flatten();
             ports.clone().any(|port| matches!(port.ports, Ports::Named(_)))
@@ -379,24 +406,29 @@ impl<K: Key> Engine<K> {
         self.identify(slots, changes);
     }
 
-    /// Finds the identities of endpoints anew, of those that are judged here.
+    /// Finds the identities of endpoints anew. Of those on other nodes is judged what they receive from here: this node
+    /// knows its own endpoints before those nodes do.
     fn identify(&mut self, slots: BTreeSet<Slot>, changes: &mut Changes<K>) {
-        let mut found = Found::new();
+        if self.found.len() > MOST_FOUND + 2 * self.identities.len() {
+            self.found.clear();
+        }
         for slot in slots {
-            let Some(known) = self.endpoints.get(&slot).filter(|known| known.endpoint.local) else {
-                continue;
-            };
+            let Some(known) = self.endpoints.get(&slot) else { continue };
             let before = known.identities;
-            let key = known.key.clone();
-            let now =
-                Direction::ALL.map(|direction| self.acquire_identity(slot, direction, &mut found, changes));
+            let (key, is_far) = (known.key.clone(), !known.endpoint.local);
+            let now = Direction::ALL.map(|direction| {
+                let judges = !is_far || direction == Direction::Ingress;
+                judges.then(|| self.acquire_identity(slot, direction, changes)).flatten()
+            });
             for id in before.into_iter().flatten() {
                 self.release_identity(id, changes);
             }
             if let Some(known) = self.endpoints.get_mut(&slot) {
                 known.identities = now;
             }
-            if before != now {
+            if before != now && is_far {
+                changes.far.extend(self.addresses(slot));
+            } else if before != now {
                 changes.endpoints.insert(key);
             }
         }
@@ -406,23 +438,33 @@ impl<K: Key> Engine<K> {
         &mut self,
         slot: Slot,
         direction: Direction,
-        found: &mut Found,
         changes: &mut Changes<K>,
     ) -> Option<IdentityId> {
-        let policies = self.policies_of(slot, direction);
-        if policies.is_empty() {
+        let selectors = self.index.picked_by(slot).filter(|id| self.subjects.contains_key(id));
+        let selectors: Vec<SelectorId> = selectors.collect();
+        if selectors.is_empty() {
             return None;
         }
-        let own = self.endpoints.get(&slot).map(|known| known.endpoint.ports.clone()).unwrap_or_default();
-        let told_by = (direction, policies.iter().map(|policy| policy.id.clone()).collect(), own.clone());
-        if let Some(id) = found.get(&told_by).copied() {
-            self.identities.entry(id).and_modify(|(_, users)| *users += 1);
-            return Some(id);
+        let endpoint = &self.endpoints.get(&slot)?.endpoint;
+        let (own, is_far) = (endpoint.ports.clone(), !endpoint.local);
+        let told_by = (direction, is_far, selectors, own.clone());
+        match self.found.get(&told_by) {
+            Some(None) => return None,
+            Some(Some(id)) if self.identities.contains_key(id) => {
+                self.identities.entry(*id).and_modify(|(_, users)| *users += 1);
+                return Some(*id);
+            }
+            _ => {}
         }
-        let part = identity::identity(direction, &policies, &own, &self.ports);
+        let policies = self.policies_of(slot, direction);
+        if policies.is_empty() {
+            self.found.insert(told_by, None);
+            return None;
+        }
+        let part = identity::identity(Whose { direction, ports: &own, is_far }, &policies, &self.ports);
         let about = about(&policies);
         let id = hash(&(direction, &part, &about));
-        found.insert(told_by, id);
+        self.found.insert(told_by, Some(id));
         if let Some((_, users)) = self.identities.get_mut(&id) {
             *users += 1;
             return Some(id);
@@ -434,7 +476,7 @@ impl<K: Key> Engine<K> {
             (class.protocol, class.first, class.last, remotes)
         });
         let classes = classes.collect();
-        self.identities.insert(id, (Identity { direction, classes, otherwise, about, too_much }, 1));
+        self.identities.insert(id, (Identity { direction, classes, otherwise, about, is_far, too_much }, 1));
         changes.identities.insert(id);
         Some(id)
     }

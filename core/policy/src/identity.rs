@@ -1,5 +1,5 @@
-//! From the policies about a local endpoint to its identity in a direction: which ports they tell apart, and who may be at
-//! the other end of each.
+//! From the policies about an endpoint to its identity in a direction: which ports they tell apart, and who may be at the
+//! other end of each.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ pub(crate) struct ClassPart {
     pub(crate) remotes: Definition,
 }
 
-/// What policies say of a local endpoint in a direction.
+/// What policies say of an endpoint in a direction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct IdentityPart {
     /// Ports where it differs from elsewhere; no two share a port of a protocol.
@@ -49,14 +49,20 @@ struct Place<'a> {
 /// Where rules begin and end to be about ports of a protocol: first port, last port, and the rule, by its place.
 type Spans = BTreeMap<u8, Vec<(u16, u16, usize)>>;
 
-/// The identity of an endpoint that these policies are about; they are in the order in which they are judged. `own` are the
-/// names that it has for its own ports.
-pub(crate) fn identity(
-    direction: Direction,
-    policies: &[&Policy],
-    own: &[NamedPort],
-    others: &impl PortNames,
-) -> IdentityPart {
+/// Whose identity is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose<'a> {
+    /// In which direction.
+    pub(crate) direction: Direction,
+    /// The names that it has for its own ports.
+    pub(crate) ports: &'a [NamedPort],
+    /// It is on another node, so that only what comes from here is judged here.
+    pub(crate) is_far: bool,
+}
+
+/// The identity of an endpoint that these policies are about; they are in the order in which they are judged.
+pub(crate) fn identity(whose: Whose<'_>, policies: &[&Policy], others: &impl PortNames) -> IdentityPart {
+    let Whose { direction, ports: own, .. } = whose;
     let mut tiers: Vec<&Tier> = policies.iter().map(|policy| &policy.tier).collect();
     tiers.dedup();
     let tier = |policy: &Policy| tiers.iter().position(|tier| **tier == policy.tier).unwrap_or_default();
@@ -83,7 +89,7 @@ pub(crate) fn identity(
     let left = Cell::new(MOST_REMOTES);
     let define = |active: &BTreeSet<usize>, at: Option<(u8, u16)>| {
         left.set(left.get().checked_sub(size(&places, active))?);
-        Some(define(direction, &tiers, &places, active, at))
+        Some(define(whose, &tiers, &places, active, at))
     };
     let everywhere: BTreeSet<usize> = everywhere.into_iter().collect();
     let told = || {
@@ -94,13 +100,13 @@ pub(crate) fn identity(
             .collect();
         Some(IdentityPart { classes: classes?.concat(), otherwise, too_much: false })
     };
-    told().unwrap_or_else(|| nobody(direction))
+    told().unwrap_or_else(|| nobody(whose))
 }
 
 /// An identity that denies everything.
-fn nobody(direction: Direction) -> IdentityPart {
+fn nobody(whose: Whose<'_>) -> IdentityPart {
     let tiers = vec![TierPart { end: End::Deny, rules: Vec::new() }];
-    IdentityPart { classes: Vec::new(), otherwise: Definition { direction, tiers }, too_much: true }
+    IdentityPart { classes: Vec::new(), otherwise: whose.remotes(tiers), too_much: true }
 }
 
 /// How many remotes rules have; everybody counts as one.
@@ -170,8 +176,14 @@ fn classes(
     Some(classes)
 }
 
+impl Whose<'_> {
+    fn remotes(&self, tiers: Vec<TierPart>) -> Definition {
+        Definition { direction: self.direction, from_here: self.is_far, tiers }
+    }
+}
+
 fn define(
-    direction: Direction,
+    whose: Whose<'_>,
     tiers: &[&Tier],
     places: &[Place<'_>],
     active: &BTreeSet<usize>,
@@ -198,7 +210,7 @@ fn define(
             Definition::add(tier, place.rule.action, remotes);
         }
     }
-    Definition { direction, tiers: parts }
+    whose.remotes(parts)
 }
 
 fn everybody() -> crate::form::Remote {

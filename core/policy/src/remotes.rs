@@ -19,6 +19,8 @@ pub type JudgedRange = (IpAddr, IpAddr, Verdict);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Definition {
     pub(crate) direction: Direction,
+    /// Only endpoints of this node are told apart: nobody else is judged by it.
+    pub(crate) from_here: bool,
     pub(crate) tiers: Vec<TierPart>,
 }
 
@@ -135,6 +137,11 @@ impl Remotes {
     /// The selectors in use.
     pub(crate) fn selectors(&self) -> impl Iterator<Item = SelectorId> + use<'_> {
         self.parts.iter().filter_map(|part| part.selector)
+    }
+
+    /// Whether it may judge an endpoint by more than its address.
+    pub(crate) fn tells(&self, endpoint: &Endpoint) -> bool {
+        endpoint.local || !self.definition.from_here
     }
 
     /// Whether it looks at the names of ports of endpoints that no selector picks.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use generate::{cluster, flow};
 use proptest::prelude::*;
 use tables::{Change, Pods, Tables, changes_of, learn, whole};
+use tartan_model::NodeName;
 use tartan_policy::form::{
     Action, Endpoint, Kind, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Tier, Verdict,
 };
@@ -32,13 +33,39 @@ proptest! {
     fn tables_and_explanations_say_what_the_reference_says(
         cluster in cluster(), flows in prop::collection::vec(flow(), 100),
     ) {
-        let engine = whole(&cluster);
+        let engine = whole(&cluster, None);
         let tables = Tables::of(&engine);
         for flow in flows.iter().filter(|flow| is_judged(&cluster, flow)) {
             let allowed = judge(&cluster, flow).allowed();
             prop_assert_eq!(tables.allows(flow), allowed, "{:?}", flow);
             let explanation = engine.explain(&asked(flow));
             prop_assert_eq!(explanation.verdict == Verdict::Allow, allowed, "{:?} {:?}", flow, explanation);
+        }
+    }
+}
+
+/// Of two nodes.
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// A node judges both sides of what its own pods send, and of all else what its own receive.
+    #[test]
+    fn a_node_says_what_the_reference_says_of_its_own_pods(
+        cluster in cluster(), flows in prop::collection::vec(flow(), 30),
+    ) {
+        let node = node("n1");
+        let tables = Tables::of(&whole(&cluster, Some(&node)));
+        let is_here = |address| cluster.pods.iter().any(|pod| pod.node == node && pod.addresses.contains(address));
+        for flow in flows.iter().filter(|flow| is_judged(&cluster, flow)) {
+            let judgement = judge(&cluster, flow);
+            let receives = is_here(&flow.from) || is_here(&flow.to);
+            let denied = is_here(&flow.from) && matches!(judgement.egress, Side::Denied(_))
+                || receives && matches!(judgement.ingress, Side::Denied(_));
+            prop_assert_eq!(tables.allows(flow), !denied, "{:?} {:?}", flow, judgement);
         }
     }
 }
@@ -69,20 +96,24 @@ proptest! {
 
     #[test]
     fn what_it_comes_to_does_not_depend_on_how_it_was_learned((cluster, history) in history()) {
-        let (mut engine, mut tables) = (Pods::default(), Tables::default());
-        for change in &history {
-            let changes = learn(&mut engine, &cluster, change);
-            tables.take(&engine, &changes);
+        let one = node("n1");
+        for node in [None, Some(&one)] {
+            let (mut engine, mut tables) = (Pods::default(), Tables::default());
+            for change in &history {
+                let changes = learn(&mut engine, node, &cluster, change);
+                tables.take(&engine, &changes);
+            }
+            prop_assert_eq!(&tables, &Tables::of(&engine));
+            prop_assert_eq!(&tables, &Tables::of(&whole(&cluster, node)));
         }
-        prop_assert_eq!(&tables, &Tables::of(&engine));
-        prop_assert_eq!(&tables, &Tables::of(&whole(&cluster)));
     }
 
     #[test]
     fn everything_can_be_unlearned((cluster, history) in history()) {
         let mut engine = Pods::default();
+        let node = node("n1");
         for change in &history {
-            learn(&mut engine, &cluster, change);
+            learn(&mut engine, Some(&node), &cluster, change);
         }
         let mut tables = Tables::of(&engine);
         for change in changes_of(&cluster) {
@@ -91,7 +122,7 @@ proptest! {
                 Change::Pod(at, _) => Change::Pod(at, false),
                 Change::Policy(at, _) => Change::Policy(at, false),
             };
-            let changes = learn(&mut engine, &cluster, &gone);
+            let changes = learn(&mut engine, Some(&node), &cluster, &gone);
             tables.take(&engine, &changes);
         }
         prop_assert_eq!(tables, Tables::default());

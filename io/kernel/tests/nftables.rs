@@ -58,7 +58,7 @@ fn ranges() -> Vec<Row> {
 }
 
 fn with(masquerade: bool, apart: bool) -> Row {
-    Row::Ruleset(Ruleset { intact: true, parts: Some(Parts { masquerade, apart }) })
+    Row::Ruleset(Ruleset { intact: true, parts: Some(Parts { masquerade, apart, judged: apart }) })
 }
 
 fn create(rows: &[Row]) -> Vec<Step> {
@@ -150,7 +150,7 @@ fn parts_of_the_ruleset_come_and_go() {
     // The next hand leaves them as they are, as long as it does not know better.
     let mut next = scratch.kernel();
     let mut host = next.read(&[]).unwrap();
-    let found = Ruleset { intact: false, parts: Some(Parts { masquerade: true, apart: true }) };
+    let found = Ruleset { intact: false, parts: Some(Parts { masquerade: true, apart: true, judged: true }) };
     assert_eq!(host.rows.get(&Key::Ruleset), Some(&Row::Ruleset(found.clone())));
     let unknown = Row::Ruleset(Ruleset { intact: true, parts: None });
     let answers = next.apply(&[Step::Change { from: Row::Ruleset(found), to: unknown }]);

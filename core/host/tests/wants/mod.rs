@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use tartan_host::nftables::TableFamily;
 use tartan_host::policy::{
-    Direction, Epoch, Identity, IdentityId, Judge, Judged, Judgement, Member as Remote, PolicyRow, PortClass,
-    Remotes, RemotesId,
+    Direction, Epoch, Identity, IdentityId, Judge, Judged, Judgement, Member as Remote, Own, PolicyRow,
+    PortClass, Remotes, RemotesId,
 };
 use tartan_host::*;
 use tartan_model::{Family, IfName, Mtu};
@@ -69,7 +69,7 @@ fn want_sysctls(dice: &mut Dice) -> Vec<Row> {
 fn want_filter(dice: &mut Dice) -> Vec<Row> {
     let mut rows = Vec::new();
     if dice.is() {
-        let parts = Parts { masquerade: dice.is(), apart: dice.is() };
+        let parts = Parts { masquerade: dice.is(), apart: dice.is(), judged: dice.is() };
         rows.push(Row::Ruleset(Ruleset { intact: true, parts: Some(parts) }));
         rows.extend(want_ranges(dice));
         let pod = "tt00000000000a".parse().unwrap();
@@ -101,11 +101,12 @@ fn want_policy(dice: &mut Dice) -> Vec<PolicyRow> {
         let class = |remotes| PortClass { protocol: 6, first: 80, last: 90, remotes };
         let ports = dice.pick(&remotes).filter(|_| dice.is()).map(class).into_iter().collect();
         let (direction, about) = (direction_of(id.0), format!("policy {}", dice.roll(2)));
-        rows.push(PolicyRow::Identity(Identity { id, direction, ports, otherwise, about }));
+        let is_far = direction == Direction::Ingress && dice.is();
+        rows.push(PolicyRow::Identity(Identity { id, direction, ports, otherwise, about, is_far }));
         for address in some(dice, &["10.0.1.5", "fd00::5"]) {
             let about = format!("pod {}", dice.roll(2));
             rows.push(PolicyRow::Judged(Judged { direction, address, identity: id, about }));
-            rows.push(PolicyRow::Own(address));
+            rows.push(PolicyRow::Own(Own { address, is_isolated: dice.is() }));
         }
     }
     rows

@@ -16,6 +16,17 @@ impl<K: Key> Engine<K> {
         known.map_or([None, None], |known| known.identities)
     }
 
+    /// The identity of an endpoint of another node by its address, for what it receives from endpoints of this one. If two
+    /// say that they have it, it is that of one of them: the node where it is judges again.
+    pub fn far(&self, address: IpAddr) -> Option<IdentityId> {
+        let slots = self.by_address.get(&address)?;
+        let known = slots.iter().filter_map(|slot| self.endpoints.get(slot));
+        if known.clone().any(|known| known.endpoint.local) {
+            return None;
+        }
+        known.flat_map(|known| known.identities).flatten().min()
+    }
+
     /// The endpoint.
     pub fn endpoint(&self, key: &K) -> Option<&Endpoint> {
         self.slots.get(key).and_then(|slot| self.endpoints.get(slot)).map(|known| &known.endpoint)
@@ -37,7 +48,7 @@ impl<K: Key> Engine<K> {
         let remotes = self.remotes.get(&id)?;
         let slots = self.by_address.get(&address).into_iter().flatten();
         let judged = slots.filter_map(|slot| {
-            let known = self.endpoints.get(slot)?;
+            let known = self.endpoints.get(slot).filter(|known| remotes.tells(&known.endpoint))?;
             Some(remotes.judge(&known.endpoint, address, self.index.picked_by(*slot)))
         });
         // Who has the address is not known for certain if two say so: it is allowed what both are.
@@ -54,8 +65,10 @@ impl<K: Key> Engine<K> {
                 slots.into_iter().flat_map(|slot| self.addresses(slot)).map(|address| (*id, address)),
             );
         }
+        let far = self.endpoints.values().filter(|known| !known.endpoint.local);
         Changes {
             endpoints: self.slots.keys().cloned().collect(),
+            far: far.flat_map(|known| known.endpoint.addresses.iter().copied()).collect(),
             identities: self.identities.keys().copied().collect(),
             remotes: self.remotes.keys().copied().collect(),
             members,

@@ -1,8 +1,10 @@
 //! What an engine comes to, as the kernel's tables hold it, kept up to date only by what it says has changed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use tartan_model::NodeName;
 
 use tartan_policy::form::{Direction, Endpoint, NamedPort, Verdict};
 use tartan_policy::reference::{self, Cluster, Flow};
@@ -14,7 +16,9 @@ pub(crate) type Pods = Engine<usize>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tables {
     judged: BTreeMap<(IpAddr, Direction), IdentityId>,
+    far: BTreeMap<IpAddr, IdentityId>,
     by_pod: BTreeMap<usize, Vec<(IpAddr, Direction)>>,
+    here: BTreeMap<usize, BTreeSet<IpAddr>>,
     identities: BTreeMap<IdentityId, Identity>,
     remotes: BTreeMap<RemotesId, (Direction, Vec<JudgedRange>, Verdict)>,
     members: BTreeMap<(RemotesId, IpAddr), Verdict>,
@@ -34,7 +38,9 @@ impl Tables {
             for key in self.by_pod.remove(pod).unwrap_or_default() {
                 self.judged.remove(&key);
             }
-            let addresses = engine.endpoint(pod).map(|endpoint| endpoint.addresses.clone());
+            let endpoint = engine.endpoint(pod).filter(|endpoint| endpoint.local);
+            let addresses = endpoint.map(|endpoint| endpoint.addresses.clone());
+            put(&mut self.here, *pod, addresses.clone().map(BTreeSet::from_iter));
             let mut mine = Vec::new();
             for (direction, id) in Direction::ALL.into_iter().zip(engine.identities_of(pod)) {
                 for address in addresses.iter().flatten() {
@@ -47,6 +53,9 @@ impl Tables {
             if !mine.is_empty() {
                 self.by_pod.insert(*pod, mine);
             }
+        }
+        for address in &changes.far {
+            put(&mut self.far, *address, engine.far(*address));
         }
         for id in &changes.identities {
             put(&mut self.identities, *id, engine.identity(*id).cloned());
@@ -68,8 +77,15 @@ impl Tables {
     }
 
     fn side(&self, direction: Direction, mine: IpAddr, other: IpAddr, flow: &Flow) -> bool {
-        let Some(id) = self.judged.get(&(mine, direction)) else { return true };
+        let far = self.far.get(&mine).filter(|_| direction == Direction::Ingress);
+        let near = self.judged.get(&(mine, direction));
+        assert!(near.is_none() || far.is_none(), "{mine} is here and elsewhere");
+        let Some(id) = near.or(far) else { return true };
         let identity = self.identities.get(id).unwrap();
+        assert_eq!(identity.is_far, far.is_some());
+        if identity.is_far && !self.here.values().flatten().any(|here| *here == other) {
+            return true;
+        }
         let fits = |(protocol, first, last, _): &&(u8, u16, u16, RemotesId)| {
             *protocol == flow.protocol && (*first..=*last).contains(&flow.port)
         };
@@ -95,8 +111,8 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     }
 }
 
-/// A pod as the engine takes it.
-pub(crate) fn endpoint(pod: &reference::Pod) -> Endpoint {
+/// A pod as the engine of a node takes it; none stands for one that all pods are on.
+fn endpoint(pod: &reference::Pod, node: Option<&NodeName>) -> Endpoint {
     let ports = pod.ports.iter().map(|port| NamedPort {
         name: port.name.clone(),
         protocol: reference::number_of(port.protocol),
@@ -109,7 +125,7 @@ pub(crate) fn endpoint(pod: &reference::Pod) -> Endpoint {
         account: None,
         addresses: pod.addresses.clone(),
         ports: ports.collect(),
-        local: true,
+        local: node.is_none_or(|node| *node == pod.node),
     }
 }
 
@@ -129,7 +145,12 @@ pub(crate) fn changes_of(cluster: &Cluster) -> Vec<Change> {
     namespaces.chain(pods).chain(policies).collect()
 }
 
-pub(crate) fn learn(engine: &mut Pods, cluster: &Cluster, change: &Change) -> Changes<usize> {
+pub(crate) fn learn(
+    engine: &mut Pods,
+    node: Option<&NodeName>,
+    cluster: &Cluster,
+    change: &Change,
+) -> Changes<usize> {
     match change {
         Change::Namespace(at, there) => {
             let (name, labels) = cluster.namespaces.iter().nth(*at).unwrap();
@@ -137,7 +158,7 @@ pub(crate) fn learn(engine: &mut Pods, cluster: &Cluster, change: &Change) -> Ch
         }
         Change::Pod(at, there) => {
             let pod = cluster.pods.get(*at).unwrap();
-            engine.set_endpoint(at, there.then(|| endpoint(pod)))
+            engine.set_endpoint(at, there.then(|| endpoint(pod, node)))
         }
         Change::Policy(at, there) => {
             let policy = network_policy(cluster.policies.get(*at).unwrap());
@@ -146,11 +167,11 @@ pub(crate) fn learn(engine: &mut Pods, cluster: &Cluster, change: &Change) -> Ch
     }
 }
 
-/// An engine that has learned a whole cluster.
-pub(crate) fn whole(cluster: &Cluster) -> Pods {
+/// An engine of a node that has learned a whole cluster.
+pub(crate) fn whole(cluster: &Cluster, node: Option<&NodeName>) -> Pods {
     let mut engine = Pods::default();
     for change in changes_of(cluster) {
-        learn(&mut engine, cluster, &change);
+        learn(&mut engine, node, cluster, &change);
     }
     engine
 }

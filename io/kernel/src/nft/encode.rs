@@ -168,6 +168,8 @@ pub(super) fn expressions(statement: &Statement) -> Vec<Attributes> {
         Statement::In(set, fields) => looked_up(set, fields, 0),
         Statement::NotIn(set, fields) => looked_up(set, fields, INVERT),
         Statement::Count(set, field) => vec![load(*field, 0), count(set)],
+        Statement::Marked(bits) => vec![packet_mark(1), bits_of(*bits, 0), compare(NOT_EQUAL, &[0; 4])],
+        Statement::Mark(bits) => vec![packet_mark(1), bits_of(!*bits, *bits), packet_mark(3)],
         Statement::Notrack => vec![Attributes::default().text(1, "notrack")],
         Statement::Masquerade(ports) => masquerade(*ports),
         Statement::Jump(chain) => vec![verdict(-3, Some(chain))],
@@ -184,6 +186,19 @@ pub(super) fn expression(name: &str, data: Attributes) -> Attributes {
 pub(super) fn compare(how: u32, value: &[u8]) -> Attributes {
     let value = Attributes::default().bytes(1, value);
     expression("cmp", Attributes::default().number(1, FIRST_REGISTER).number(2, how).nested(3, value))
+}
+
+/// The packet's mark to the first register (NFTA_META_DREG, 1), or from it (NFTA_META_SREG, 3).
+fn packet_mark(way: u16) -> Attributes {
+    const MARK: u32 = 3;
+    expression("meta", Attributes::default().number(way, FIRST_REGISTER).number(2, MARK))
+}
+
+/// The first register's bits under a mask, and others set. Marks and states are numbers of the machine's own order.
+pub(super) fn bits_of(mask: u32, set: u32) -> Attributes {
+    let value = |number: u32| Attributes::default().bytes(1, &number.to_ne_bytes());
+    let data = Attributes::default().number(1, FIRST_REGISTER).number(2, FIRST_REGISTER).number(3, 4);
+    expression("bitwise", data.nested(4, value(mask)).nested(5, value(set)))
 }
 
 /// A number of the kernel's is put in network order first: it is compared byte by byte (net/netfilter/nft_cmp.c).

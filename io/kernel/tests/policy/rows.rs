@@ -50,6 +50,7 @@ fn all() -> Vec<Row> {
         ports,
         otherwise: RemotesId(3),
         about: String::new(),
+        is_far: false,
     };
     let mut rows = vec![
         judge(0),
@@ -62,7 +63,9 @@ fn all() -> Vec<Row> {
         denied(3, "255.255.255.255"),
         denied(3, "::"),
         identity(7, Ingress, &[(80, 80, 1), (8000, 9000, 2)], 1),
+        far(identity(8, Ingress, &[(80, 80, 1)], 2)),
         Row::Policy(PolicyRow::Identity(silent)),
+        judged(Ingress, "10.2.0.5", 8),
         judged(Ingress, "10.1.0.5", 7),
         judged(Egress, "10.1.0.5", u64::MAX),
         judged(Ingress, "fd00::5", 7),
@@ -72,6 +75,14 @@ fn all() -> Vec<Row> {
     ];
     rows.sort_by_key(Row::key);
     rows
+}
+
+/// The same identity, but of pods of other nodes.
+fn far(mut row: Row) -> Row {
+    if let Row::Policy(PolicyRow::Identity(identity)) = &mut row {
+        identity.is_far = true;
+    }
+    row
 }
 
 /// Takes in what the kernel told.
@@ -145,6 +156,8 @@ fn the_table_reads_as_its_golden_text() {
         member(2, "fd00:1::1"),
         identity(3, Ingress, &[(80, 80, 1), (8000, 8999, 1)], 1),
         identity(4, Egress, &[], 2),
+        far(identity(5, Ingress, &[(80, 80, 1)], 1)),
+        judged(Ingress, "10.2.0.5", 5),
         judged(Ingress, "10.1.0.5", 3),
         judged(Egress, "10.1.0.5", 4),
         judged(Ingress, "fd00:1::5", 3),
@@ -179,9 +192,10 @@ fn rows_change_in_place_together() {
             PolicyRow::Identity(row) => {
                 row.ports.pop();
                 row.about += "changed";
+                row.is_far = row.direction == Ingress && !row.is_far;
             }
             PolicyRow::Judged(row) => row.about += " changed",
-            PolicyRow::Own(_) => {}
+            PolicyRow::Own(row) => row.is_isolated = false,
         }
     }
     for want in [&others, &all(), &all()[..9].to_vec(), &others] {

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tartan_host::policy::{
-    Direction, Epoch, Identity, IdentityId, Judge, Judged, Judgement, Member, PolicyRow, PortClass, Remotes,
-    RemotesId,
+    Direction, Epoch, Identity, IdentityId, Judge, Judged, Judgement, Member, Own, PolicyRow, PortClass,
+    Remotes, RemotesId,
 };
 use tartan_host::{Row, Step};
 use tartan_kernel::netns;
@@ -48,7 +48,14 @@ pub(crate) fn identity(id: u64, direction: Direction, ports: &[(u16, u16, u64)],
     };
     let ports = ports.iter().map(class(6)).chain(ports.iter().map(class(17))).collect();
     let (id, otherwise) = (IdentityId(id), RemotesId(otherwise));
-    Row::Policy(PolicyRow::Identity(Identity { id, direction, ports, otherwise, about: "shop/web".into() }))
+    Row::Policy(PolicyRow::Identity(Identity {
+        id,
+        direction,
+        ports,
+        otherwise,
+        about: "shop/web".into(),
+        is_far: false,
+    }))
 }
 
 pub(crate) fn judged(direction: Direction, address: &str, identity: u64) -> Row {
@@ -58,7 +65,7 @@ pub(crate) fn judged(direction: Direction, address: &str, identity: u64) -> Row 
 }
 
 pub(crate) fn own(address: &str) -> Row {
-    Row::Policy(PolicyRow::Own(ip(address)))
+    Row::Policy(PolicyRow::Own(Own { address: ip(address), is_isolated: true }))
 }
 
 pub(crate) fn create_all(rows: &[Row]) -> Vec<Step> {

@@ -1,12 +1,11 @@
 //! While an agent is dead or starts, verdicts stay as they were; what somebody does to the rules opens nothing.
 
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tartan_scenarios::{Lab, Probe, holds_within};
 
-use crate::{add_pods, apply, connects, lab, only_from};
+use crate::{add_pods, apply, connects, lab, on_node, only_from};
 
 fn open_and_shut(lab: &Lab) {
     for address in lab.addresses("default/server") {
@@ -49,10 +48,7 @@ fn a_dead_agent_leaves_verdicts_as_they_were() {
 }
 
 fn flush(lab: &Lab) -> bool {
-    let netns = format!("tartan-{}_n1", lab.name());
-    let mut ip = Command::new("ip");
-    ip.args(["netns", "exec", &netns, "nft", "flush", "ruleset"]);
-    ip.output().expect("nft").status.success()
+    on_node(lab, "nft flush ruleset")
 }
 
 #[test]
@@ -76,5 +72,29 @@ fn a_foreign_flush_opens_nothing_while_the_agent_lives_and_is_undone_by_the_next
     assert!(flush(&lab));
     lab.start_agent("n1");
     assert!(holds_within(Duration::from_secs(5), || lab.verb("n1", &["status"]).code == 0));
+    open_and_shut(&lab);
+}
+
+/// Frames are judged where the bridge shows them to the hooks of IP.
+#[test]
+fn a_bridge_that_shows_no_frames_is_shut() {
+    let lab = lab("t-unseen", "bridge");
+    add_pods(&lab, &["server@n1", "friend@n1", "foe@n1"]);
+    apply(&lab, &only_from("server", &["friend"]));
+    open_and_shut(&lab);
+    let sysctls = "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0";
+    assert!(on_node(&lab, sysctls));
+    // It is a setting of the bridge itself.
+    open_and_shut(&lab);
+    lab.end_agent("n1", Signal::SIGKILL);
+    let bridge = "ip link set $(ip -br link show type bridge | cut -d' ' -f1) type bridge";
+    assert!(on_node(&lab, &format!("{bridge} nf_call_iptables 0 nf_call_ip6tables 0")));
+    for address in lab.addresses("default/server") {
+        for pod in ["default_friend", "default_foe"] {
+            assert!(!connects(&lab.netns(pod), address, 80), "{pod} to {address}");
+        }
+    }
+    lab.start_agent("n1");
+    lab.wait_until_healthy(&["n1"]);
     open_and_shut(&lab);
 }

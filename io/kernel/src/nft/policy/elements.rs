@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tartan_host::policy::{
-    Direction, Epoch, Identity, IdentityId, Judged, Judgement, MARK_SHIFT, Member, PortClass, Remotes,
+    Direction, Epoch, Identity, IdentityId, Judged, Judgement, MARK_SHIFT, Member, Own, PortClass, Remotes,
     RemotesId,
 };
 use tartan_model::Family;
@@ -11,8 +11,8 @@ use tartan_model::Family;
 use super::super::elements::{address, octets};
 use super::super::wire::{self, Attributes};
 use super::shape::{
-    Leads, NOW, deny, identity_chain, itself_set, judged_map, members_map, own_set, ports_map, ranges_map,
-    remotes_chain,
+    Leads, NOW, deny, here_set, identity_chain, itself_set, judged_map, members_map, own_set, ports_map,
+    ranges_map, remotes_chain,
 };
 
 const KEY: u16 = 1;
@@ -123,10 +123,15 @@ pub(super) fn judged(row: &Judged) -> Element {
     Element { about: row.about.clone(), ..Element::new(set, octets(row.address), Some(leads)) }
 }
 
-pub(super) fn own(address: IpAddr) -> [Element; 2] {
-    let (family, key) = (Family::of(address), octets(address));
-    let twice = [&key[..], &key[..]].concat();
-    [Element::new(own_set(family), key, None), Element::new(itself_set(family), twice, None)]
+pub(super) fn own(row: &Own) -> Vec<Element> {
+    let (family, key) = (Family::of(row.address), octets(row.address));
+    let mut all = vec![Element::new(here_set(family), key.clone(), None)];
+    if row.is_isolated {
+        let twice = [&key[..], &key[..]].concat();
+        all.push(Element::new(own_set(family), key, None));
+        all.push(Element::new(itself_set(family), twice, None));
+    }
+    all
 }
 
 pub(super) fn member(row: &Member, direction: Direction) -> Element {

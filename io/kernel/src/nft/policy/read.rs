@@ -1,10 +1,12 @@
 //! What the kernel has of the table of policies, as rows. What is not as it would be written is no row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use tartan_host::nftables::TableFamily;
-use tartan_host::policy::{Direction, Epoch, Identity, IdentityId, Judgement, PolicyRow, Remotes, RemotesId};
+use tartan_host::policy::{
+    Direction, Epoch, Identity, IdentityId, Judgement, Own, PolicyRow, Remotes, RemotesId,
+};
 use tartan_model::Family;
 
 use super::super::kind;
@@ -182,14 +184,17 @@ impl Reading<'_> {
                 let elements = self.elements(&set)?.unwrap_or_default();
                 Ok::<_, KernelError>(elements.iter().map(read).collect())
             };
-            let own: Vec<Option<IpAddr>> = read(shape::own_set(family), read_own)?;
-            let mut itself: Vec<Option<IpAddr>> = read(shape::itself_set(family), read_itself)?;
-            itself.sort();
-            self.found.is_strange |= own.len() != itself.len();
-            for address in own {
-                let address = address.filter(|_| itself.binary_search(&address).is_ok());
-                self.take(address.map(PolicyRow::Own));
+            let here: Vec<Option<IpAddr>> = read(shape::here_set(family), read_own)?;
+            let own: BTreeSet<Option<IpAddr>> = read(shape::own_set(family), read_own)?.into_iter().collect();
+            let itself = read(shape::itself_set(family), read_itself)?.into_iter().collect();
+            self.found.is_strange |= own != itself;
+            let mut isolated = 0;
+            for address in here {
+                let is_isolated = own.contains(&address);
+                isolated += usize::from(is_isolated);
+                self.take(address.map(|address| PolicyRow::Own(Own { address, is_isolated })));
             }
+            self.found.is_strange |= isolated != own.len();
         }
         Ok(())
     }
@@ -223,14 +228,15 @@ impl Reading<'_> {
     fn identity(&mut self, direction: Direction, id: IdentityId) -> Result<(), KernelError> {
         let name = shape::identity_chain(direction, id);
         let Some((_, rules)) = self.chains.get(&name) else { return Ok(()) };
-        let about = rules.first().and_then(|rule| wire::find(rule, 7)).map_or(Some(String::new()), uncomment);
+        let by_port = rules.iter().rev().nth(1);
+        let about = by_port.and_then(|rule| wire::find(rule, 7)).map_or(Some(String::new()), uncomment);
         let otherwise = rules.last().and_then(|rule| goes_to(rule)).and_then(remotes_of);
         let Some((about, otherwise)) = about.zip(otherwise) else { return Ok(()) };
-        let mut row = Identity { id, direction, ports: Vec::new(), otherwise, about };
-        let (set, chain) = shape::identity(&row);
-        if !self.take_chain(&chain) {
-            return Ok(());
-        }
+        let shaped =
+            |is_far| Identity { id, direction, ports: Vec::new(), otherwise, about: about.clone(), is_far };
+        let mut rows = [false, true].map(shaped).into_iter();
+        let Some(mut row) = rows.find(|row| self.take_chain(&shape::identity(row).1)) else { return Ok(()) };
+        let (set, _) = shape::identity(&row);
         let elements = self.elements(&set)?;
         let classes = elements.and_then(|elements| elements.iter().map(read_ports).collect());
         let row = classes.map(|mut classes: Vec<_>| {

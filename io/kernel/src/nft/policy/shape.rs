@@ -11,11 +11,11 @@ use tartan_host::policy::{Direction, Epoch, Identity, IdentityId, Judgement, MAR
 use tartan_model::Family;
 
 use super::super::encode::{
-    FIRST_REGISTER, NOT_EQUAL, compare, expression, expressions, load, verdict, verdict_data,
+    FIRST_REGISTER, NOT_EQUAL, bits_of, compare, expression, expressions, load, verdict, verdict_data,
 };
 use super::super::wire::Attributes;
 use super::terms::{
-    MARK, ORIGINAL, REPLY, end, looked_up, mapped, masked, of_header, other, own, rule, tracked,
+    MARK, ORIGINAL, REPLY, end, looked_up, mapped, not_in, of_header, other, own, rule, tracked,
 };
 
 /// The netlink group of what is logged.
@@ -155,6 +155,10 @@ pub(super) fn own_set(family: Family) -> String {
     format!("own_{}", word(family))
 }
 
+pub(super) fn here_set(family: Family) -> String {
+    format!("here_{}", word(family))
+}
+
 pub(super) fn itself_set(family: Family) -> String {
     format!("itself_{}", word(family))
 }
@@ -238,6 +242,7 @@ pub(super) fn sets() -> Vec<Set> {
         let maps =
             Direction::ALL.map(|direction| Set::new(judged_map(direction, family), MAP, address(family)));
         all.extend(maps);
+        all.push(Set::new(here_set(family), 0, address(family)));
         all.push(Set::new(own_set(family), 0, address(family)));
         all.push(Set::new(itself_set(family), 0, twice(family)));
     }
@@ -286,8 +291,11 @@ pub(super) fn identity(row: &Identity) -> (Set, Chain) {
     let port = tracked(SERVER_PORT, Some(REPLY), 1);
     let by_port = Rule { about: row.about.clone(), ..rule([protocol, port, mapped(&set.name)]) };
     let rest = rule([verdict(-4, Some(&remotes_chain(row.otherwise)))]);
-    let chain = Chain { name: identity_chain(row.direction, row.id), rules: vec![by_port, rest] };
-    (set, chain)
+    let from_elsewhere = Family::ALL
+        .map(|family| rule([end(ORIGINAL, family, 0), not_in(&here_set(family)), verdict(-5, None)]));
+    let mut rules: Vec<Rule> = if row.is_far { from_elsewhere.into() } else { Vec::new() };
+    rules.extend([by_port, rest]);
+    (set, Chain { name: identity_chain(row.direction, row.id), rules })
 }
 
 /// The log may be full; the packet is gone in any case.
@@ -347,7 +355,7 @@ fn odd() -> Vec<Rule> {
 /// through all chains, and all elements of maps to verdicts, of the table (`nf_tables_newrule`, `nft_lookup_validate`).
 pub(super) fn judged(epoch: Epoch) -> Chain {
     let set = Attributes::default().number(2, MARK).number(4, FIRST_REGISTER);
-    let mark = [tracked(MARK, None, 0), masked(!MARK_MASK, epoch.mark()), expression("ct", set)];
+    let mark = [tracked(MARK, None, 0), bits_of(!MARK_MASK, epoch.mark()), expression("ct", set)];
     Chain { name: JUDGED.into(), rules: vec![rule(mark)] }
 }
 
@@ -357,8 +365,8 @@ fn forward() -> Vec<Rule> {
     const STATE: u32 = 0;
     let goto = |chain| verdict(-4, Some(chain));
     let mut rules = vec![
-        rule([tracked(MARK, None, 0), masked(MARK_MASK, 0), looked_up(NOW), verdict(1, None)]),
-        rule([tracked(STATE, None, 0), masked(NONE, 0), compare(NOT_EQUAL, &[0; 4]), goto(ODD)]),
+        rule([tracked(MARK, None, 0), bits_of(MARK_MASK, 0), looked_up(NOW), verdict(1, None)]),
+        rule([tracked(STATE, None, 0), bits_of(NONE, 0), compare(NOT_EQUAL, &[0; 4]), goto(ODD)]),
     ];
     for family in Family::ALL {
         let behind = address(family).iter().map(|(_, length)| length / 4).sum();

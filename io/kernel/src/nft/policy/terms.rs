@@ -50,16 +50,15 @@ pub(super) fn of_header(offset: u32, length: u32) -> Attributes {
     expression("payload", of.number(3, offset).number(4, length))
 }
 
-/// The first register's bits under a mask, and others set. Marks and states are numbers of the machine's own order.
-pub(super) fn masked(mask: u32, set: u32) -> Attributes {
-    let value = |number: u32| Attributes::default().bytes(1, &number.to_ne_bytes());
-    let data = Attributes::default().number(1, FIRST_REGISTER).number(2, FIRST_REGISTER).number(3, 4);
-    expression("bitwise", data.nested(4, value(mask)).nested(5, value(set)))
-}
-
 /// Whether the registers from the first on are in a set.
 pub(super) fn looked_up(set: &str) -> Attributes {
     expression("lookup", Attributes::default().text(1, set).number(2, FIRST_REGISTER).number(5, 0))
+}
+
+/// Whether they are not.
+pub(super) fn not_in(set: &str) -> Attributes {
+    const INVERT: u32 = 1;
+    expression("lookup", Attributes::default().text(1, set).number(2, FIRST_REGISTER).number(5, INVERT))
 }
 
 /// The verdict that the registers from the first on lead to.

@@ -146,6 +146,7 @@ fn complete(rows: &mut BTreeMap<PolicyKey, PolicyRow>) {
                 ports: Vec::new(),
                 otherwise,
                 about,
+                is_far: false,
             }));
         }
     }
@@ -275,8 +276,8 @@ impl Writing<'_> {
                 self.draft.element(reason, puts, member(row, direction));
             }
             PolicyRow::Judged(row) => self.draft.element(reason, puts, judged(row)),
-            PolicyRow::Own(address) => {
-                own(*address).into_iter().for_each(|element| self.draft.element(reason, puts, element));
+            PolicyRow::Own(row) => {
+                own(row).into_iter().for_each(|element| self.draft.element(reason, puts, element));
             }
             PolicyRow::Judge(_) | PolicyRow::Remotes(_) | PolicyRow::Identity(_) => {}
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tartan_model::{NetworkName, PodName};
@@ -24,8 +25,12 @@ pub struct PublishedEndpoint {
     /// Its addresses, at most [`MAX_ADDRESSES`].
     pub addresses: Vec<IpAddr>,
     /// The labels that the container runtime gave it, at most [`MAX_LABELS`].
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: Labels,
+    #[serde(skip_serializing_if = "has_none")]
+    pub labels: Arc<Labels>,
+}
+
+fn has_none(labels: &Labels) -> bool {
+    labels.is_empty()
 }
 
 /// A pod's interface with more of something than any has.
@@ -54,7 +59,7 @@ impl TryFrom<Written> for PublishedEndpoint {
         if addresses.len() > MAX_ADDRESSES || labels.len() > MAX_LABELS {
             return Err(TooMuch { addresses: addresses.len(), labels: labels.len() });
         }
-        Ok(PublishedEndpoint { pod, network, addresses, labels })
+        Ok(PublishedEndpoint { pod, network, addresses, labels: Arc::new(labels) })
     }
 }
 

@@ -1,6 +1,8 @@
 //! The `v1` objects of Kubernetes that policies speak of: Namespace, Pod, ServiceAccount. People paste whole ones, so what
 //! does not matter here is passed over.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use tartan_model::Name;
 
@@ -139,7 +141,7 @@ impl PodSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodObject {
     /// Its labels.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Its ports that have a name; of two that share one with one protocol the first counts.
     pub ports: Vec<NamedPort>,
     /// The service account that it runs as, if it says one.
@@ -164,7 +166,7 @@ impl From<Pod> for PodObject {
         };
         let ports = pod.spec.containers.0.into_iter().flat_map(|container| container.ports.0);
         PodObject {
-            labels: pod.metadata.labels,
+            labels: Arc::new(pod.metadata.labels),
             ports: ports.filter_map(named).take(MAX_PARTS).collect(),
             service_account: pod.spec.service_account_name,
         }

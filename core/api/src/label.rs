@@ -1,5 +1,6 @@
 //! Labels and label selectors as Kubernetes has them.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -58,6 +59,12 @@ pub struct LabelValue(String);
 
 /// Labels by name.
 pub type Labels = BTreeMap<LabelKey, LabelValue>;
+
+impl Borrow<str> for LabelKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl LabelKey {
     /// As text.

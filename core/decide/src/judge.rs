@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tartan_api::kubernetes::NamedPort as WrittenPort;
 use tartan_api::label::Labels;
@@ -24,9 +25,8 @@ pub(crate) struct Holder {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Judges {
     engine: Engine<Holder>,
-    by_pod: BTreeMap<PodName, BTreeSet<Holder>>,
-    /// The pod of each.
-    pods: BTreeMap<Holder, PodName>,
+    /// By their pod, which has few.
+    by_pod: BTreeMap<PodName, Vec<Holder>>,
     /// The number of the epoch, from 0.
     epoch: u64,
     /// Something that was judged may be judged otherwise now.
@@ -118,49 +118,50 @@ impl World {
 
     fn judge_holder(&mut self, holder: &Holder) -> BTreeSet<Scope> {
         let known = if holder.node == self.this { self.own(&holder.key) } else { self.other(holder) };
-        let (pod, known) = known.unzip();
-        self.note_pod(holder, pod);
+        self.note_pod(holder, known.as_ref().and_then(pod_of));
         let changes = self.judges.engine.set_endpoint(holder, known);
         self.note(changes)
     }
 
     fn note_pod(&mut self, holder: &Holder, pod: Option<PodName>) {
-        if let Some(old) = self.judges.pods.remove(holder)
-            && let Some(holders) = self.judges.by_pod.get_mut(&old)
+        let before = self.judges.engine.endpoint(holder).and_then(pod_of);
+        if before == pod {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(holders) = self.judges.by_pod.get_mut(&before)
         {
-            holders.remove(holder);
+            holders.retain(|other| other != holder);
             if holders.is_empty() {
-                self.judges.by_pod.remove(&old);
+                self.judges.by_pod.remove(&before);
             }
         }
         if let Some(pod) = pod {
-            self.judges.by_pod.entry(pod.clone()).or_default().insert(holder.clone());
-            self.judges.pods.insert(holder.clone(), pod);
+            self.judges.by_pod.entry(pod).or_default().push(holder.clone());
         }
     }
 
     /// A pod's interface on this node as policies see it, if they speak of its network.
-    fn own(&self, key: &AttachmentKey) -> Option<(PodName, Known)> {
+    fn own(&self, key: &AttachmentKey) -> Option<Known> {
         let endpoint = &self.endpoints.get(key)?.endpoint;
-        self.has_policy(&endpoint.network).then(|| {
-            let labels = self.own_labels(endpoint);
-            (endpoint.pod.clone(), self.known(&endpoint.pod, &labels, &endpoint.addresses, true))
-        })
+        let labels = || self.own_labels(endpoint);
+        self.has_policy(&endpoint.network)
+            .then(|| self.known(&endpoint.pod, labels(), &endpoint.addresses, true))
     }
 
     /// The same on another node.
-    fn other(&self, holder: &Holder) -> Option<(PodName, Known)> {
+    fn other(&self, holder: &Holder) -> Option<Known> {
         let remote = self.remote_endpoint(holder.node, &holder.key)?;
         self.has_policy(remote.network)
-            .then(|| (remote.pod.clone(), self.known(remote.pod, remote.labels, &remote.addresses, false)))
+            .then(|| self.known(remote.pod, remote.labels.clone(), &remote.addresses, false))
     }
 
-    fn known(&self, pod: &PodName, labels: &Labels, addresses: &[IpAddr], local: bool) -> Known {
+    fn known(&self, pod: &PodName, labels: Arc<Labels>, addresses: &[IpAddr], local: bool) -> Known {
         let account = self.pods.get(pod).and_then(|pod| pod.service_account.as_ref());
         Known {
             namespace: pod.namespace.clone(),
             name: pod.name.to_string(),
-            labels: texts(labels),
+            labels,
             account: account.map(ToString::to_string),
             addresses: addresses.to_vec(),
             ports: self.named_ports(pod).iter().map(named_port).collect(),
@@ -306,6 +307,10 @@ impl World {
         };
         endpoint.addresses.iter().flat_map(of_address).collect()
     }
+}
+
+fn pod_of(known: &Known) -> Option<PodName> {
+    Some(PodName { namespace: known.namespace.clone(), name: known.name.parse().ok()? })
 }
 
 fn texts(labels: &Labels) -> BTreeMap<String, String> {

@@ -1,6 +1,5 @@
 //! What policies are made of: what people write, and the pods' interfaces of the other nodes.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +32,7 @@ pub struct RemoteEndpoint<'a> {
     /// Those of its addresses that are in blocks of that node in that network; at least one.
     pub addresses: Vec<IpAddr>,
     /// The pod's labels.
-    pub labels: &'a Labels,
+    pub labels: &'a Arc<Labels>,
 }
 
 impl World {
@@ -87,10 +86,10 @@ impl World {
     }
 
     /// The labels of a pod on this node: those of its Pod if somebody has written one, else those that the runtime gave.
-    pub fn own_labels(&self, endpoint: &Endpoint) -> Cow<'_, Labels> {
+    pub fn own_labels(&self, endpoint: &Endpoint) -> Arc<Labels> {
         match self.pods.get(&endpoint.pod) {
-            Some(pod) => Cow::Borrowed(&pod.labels),
-            None => Cow::Owned(selectable(&endpoint.labels)),
+            Some(pod) => pod.labels.clone(),
+            None => Arc::new(selectable(&endpoint.labels)),
         }
     }
 
@@ -150,7 +149,7 @@ impl World {
             pod: endpoint.pod.clone(),
             network: endpoint.network.clone(),
             addresses: endpoint.addresses.clone(),
-            labels: selectable(&endpoint.labels),
+            labels: Arc::new(selectable(&endpoint.labels)),
         })
     }
 

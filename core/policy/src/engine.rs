@@ -2,10 +2,11 @@
 
 mod tables;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use tartan_model::Name;
 
 use crate::Selector;
@@ -13,6 +14,7 @@ use crate::form::{Direction, Endpoint, NamedPort, Policy, PolicyId, Ports};
 use crate::identity::{self, IdentityPart, PortNames, Whose};
 use crate::index::{Index, SelectorId, Slot};
 use crate::labels::EndpointLabels;
+use crate::places::Places;
 use crate::remotes::{Definition, Remotes};
 
 /// The most policies that a word about an identity names.
@@ -67,11 +69,9 @@ pub struct Engine<K> {
     accounts: BTreeMap<(Name, String), LabelMap>,
     policies: BTreeMap<PolicyId, Policy>,
     /// Who is about whom: the policies that use a selector.
-    subjects: HashMap<SelectorId, BTreeSet<PolicyId>>,
-    endpoints: HashMap<Slot, Known<K>>,
+    subjects: Places<BTreeSet<PolicyId>>,
+    endpoints: Places<Known<K>>,
     slots: HashMap<K, Slot>,
-    free: Vec<Slot>,
-    last: Slot,
     by_namespace: HashMap<Name, BTreeSet<Slot>>,
     by_address: HashMap<IpAddr, BTreeSet<Slot>>,
     ports: Called,
@@ -79,7 +79,7 @@ pub struct Engine<K> {
     identities: BTreeMap<IdentityId, (Identity, usize)>,
     remotes: BTreeMap<RemotesId, Remotes>,
     /// The remotes that use a selector.
-    users: HashMap<SelectorId, BTreeSet<RemotesId>>,
+    users: Places<BTreeSet<RemotesId>>,
     /// Remotes that look at the names of ports of endpoints that no selector picks.
     by_name: BTreeSet<RemotesId>,
     /// Whose identities are found anew by [`Engine::settle`].
@@ -136,18 +136,16 @@ impl<K> Default for Engine<K> {
             namespaces: BTreeMap::new(),
             accounts: BTreeMap::new(),
             policies: BTreeMap::new(),
-            subjects: HashMap::new(),
-            endpoints: HashMap::new(),
+            subjects: Places::default(),
+            endpoints: Places::default(),
             slots: HashMap::new(),
-            free: Vec::new(),
-            last: 0,
             by_namespace: HashMap::new(),
             by_address: HashMap::new(),
             ports: Called::default(),
             index: Index::default(),
             identities: BTreeMap::new(),
             remotes: BTreeMap::new(),
-            users: HashMap::new(),
+            users: Places::default(),
             by_name: BTreeSet::new(),
             waiting: BTreeSet::new(),
             found: Found::new(),
@@ -189,7 +187,9 @@ impl<K: Key> Engine<K> {
         if let Some(policy) = policy {
             let selector = self.acquire(&policy.selector);
             self.waiting.extend(self.index.picked(selector));
-            self.subjects.entry(selector).or_default().insert(id.clone());
+            if let Some(policies) = self.subjects.or_default(selector) {
+                policies.insert(id.clone());
+            }
             self.policies.insert(id.clone(), policy);
         }
     }
@@ -224,7 +224,7 @@ impl<K: Key> Engine<K> {
         };
         let all = self.by_namespace.get(namespace).into_iter().flatten().copied();
         let has = |slot: &Slot| {
-            self.endpoints.get(slot).is_some_and(|known| known.endpoint.account.as_deref() == Some(name))
+            self.endpoints.get(*slot).is_some_and(|known| known.endpoint.account.as_deref() == Some(name))
         };
         let all = all.filter(has).collect();
         self.look_again(all)
@@ -248,9 +248,9 @@ impl<K: Key> Engine<K> {
             called |= self.forget(slot, &mut changes);
         }
         if let Some(endpoint) = endpoint {
-            let slot = slot.unwrap_or_else(|| self.new_slot());
+            let slot = slot.unwrap_or_else(|| self.endpoints.reserve());
             called |= self.place(slot, key, endpoint);
-            let known = self.endpoints.get(&slot);
+            let known = self.endpoints.get(slot);
             let labels = known.map(|known| labels(&self.namespaces, &self.accounts, &known.endpoint));
             self.index.look(slot, labels);
             touched.extend(self.touched_at(slot));
@@ -259,7 +259,7 @@ impl<K: Key> Engine<K> {
             self.index.look(slot, None);
             self.waiting.remove(&slot);
             self.slots.remove(key);
-            self.free.push(slot);
+            self.endpoints.release(slot);
         }
         changes.members.extend(touched);
         changes.far = far.into_iter().filter(|(at, was)| self.far(*at) != *was).map(|(at, _)| at).collect();
@@ -267,13 +267,6 @@ impl<K: Key> Engine<K> {
             self.identify_all(&mut changes);
         }
         changes
-    }
-
-    fn new_slot(&mut self) -> Slot {
-        self.free.pop().unwrap_or_else(|| {
-            self.last += 1;
-            self.last
-        })
     }
 
     /// Whether a name for a port is new by it.
@@ -290,13 +283,13 @@ impl<K: Key> Engine<K> {
         }
         self.by_namespace.entry(endpoint.namespace.clone()).or_default().insert(slot);
         self.slots.insert(key.clone(), slot);
-        self.endpoints.insert(slot, Known { key: key.clone(), endpoint, identities: [None, None] });
+        self.endpoints.put(slot, Known { key: key.clone(), endpoint, identities: [None, None] });
         called
     }
 
     /// Whether nobody has a name for a port any more that it had.
     fn forget(&mut self, slot: Slot, changes: &mut Changes<K>) -> bool {
-        let Some(known) = self.endpoints.remove(&slot) else { return false };
+        let Some(known) = self.endpoints.take(slot) else { return false };
         for id in known.identities.into_iter().flatten() {
             self.release_identity(id, changes);
         }
@@ -337,16 +330,16 @@ impl<K: Key> Engine<K> {
         let mut changes = Changes::none();
         let mut subjects = BTreeSet::new();
         for slot in slots {
-            let Some(known) = self.endpoints.get(&slot) else { continue };
+            let Some(known) = self.endpoints.get(slot) else { continue };
             let labels = labels(&self.namespaces, &self.accounts, &known.endpoint);
             let changed = self.index.look(slot, Some(labels));
-            let remotes = changed.iter().filter_map(|id| self.users.get(id)).flatten().copied();
+            let remotes = changed.iter().filter_map(|id| self.users.get(*id)).flatten().copied();
             let remotes: BTreeSet<RemotesId> = remotes.filter(|id| self.tells(*id, slot)).collect();
             let addresses = self.addresses(slot);
             for id in remotes {
                 changes.members.extend(addresses.iter().map(|address| (id, *address)));
             }
-            if changed.iter().any(|id| self.subjects.contains_key(id)) {
+            if changed.iter().any(|id| self.subjects.get(*id).is_some()) {
                 subjects.insert(slot);
             }
         }
@@ -355,12 +348,12 @@ impl<K: Key> Engine<K> {
     }
 
     fn addresses(&self, slot: Slot) -> Vec<IpAddr> {
-        self.endpoints.get(&slot).map(|known| known.endpoint.addresses.clone()).unwrap_or_default()
+        self.endpoints.get(slot).map(|known| known.endpoint.addresses.clone()).unwrap_or_default()
     }
 
     /// Whether remotes may judge an endpoint by more than its address.
     fn tells(&self, id: RemotesId, slot: Slot) -> bool {
-        let both = self.remotes.get(&id).zip(self.endpoints.get(&slot));
+        let both = self.remotes.get(&id).zip(self.endpoints.get(slot));
         both.is_some_and(|(remotes, known)| remotes.tells(&known.endpoint))
     }
 
@@ -369,9 +362,9 @@ impl<K: Key> Engine<K> {
         let mut slots: BTreeSet<Slot> = remotes.selectors().flat_map(|id| self.index.picked(id)).collect();
         if remotes.looks_at_names() {
             let named = self.endpoints.iter().filter(|(_, known)| !known.endpoint.ports.is_empty());
-            slots.extend(named.map(|(slot, _)| *slot));
+            slots.extend(named.map(|(slot, _)| slot));
         }
-        slots.retain(|slot| self.endpoints.get(slot).is_some_and(|known| remotes.tells(&known.endpoint)));
+        slots.retain(|slot| self.endpoints.get(*slot).is_some_and(|known| remotes.tells(&known.endpoint)));
         slots
     }
 
@@ -384,8 +377,8 @@ impl<K: Key> Engine<K> {
 
     /// The remotes that may judge an endpoint by more than its address.
     fn touched_by(&self, slot: Slot) -> BTreeSet<(RemotesId, IpAddr)> {
-        let by_selector = self.index.picked_by(slot).filter_map(|id| self.users.get(&id)).flatten();
-        let has_names = self.endpoints.get(&slot).is_some_and(|known| !known.endpoint.ports.is_empty());
+        let by_selector = self.index.picked_by(slot).filter_map(|id| self.users.get(id)).flatten();
+        let has_names = self.endpoints.get(slot).is_some_and(|known| !known.endpoint.ports.is_empty());
         let by_name = has_names.then_some(&self.by_name).into_iter().flatten();
         let addresses = self.addresses(slot);
         let told = by_selector.chain(by_name).filter(|id| self.tells(**id, slot));
@@ -413,7 +406,7 @@ impl<K: Key> Engine<K> {
             self.found.clear();
         }
         for slot in slots {
-            let Some(known) = self.endpoints.get(&slot) else { continue };
+            let Some(known) = self.endpoints.get(slot) else { continue };
             let before = known.identities;
             let (key, is_far) = (known.key.clone(), !known.endpoint.local);
             let now = Direction::ALL.map(|direction| {
@@ -423,7 +416,7 @@ impl<K: Key> Engine<K> {
             for id in before.into_iter().flatten() {
                 self.release_identity(id, changes);
             }
-            if let Some(known) = self.endpoints.get_mut(&slot) {
+            if let Some(known) = self.endpoints.get_mut(slot) {
                 known.identities = now;
             }
             if before != now && is_far {
@@ -440,12 +433,12 @@ impl<K: Key> Engine<K> {
         direction: Direction,
         changes: &mut Changes<K>,
     ) -> Option<IdentityId> {
-        let selectors = self.index.picked_by(slot).filter(|id| self.subjects.contains_key(id));
+        let selectors = self.index.picked_by(slot).filter(|id| self.subjects.get(*id).is_some());
         let selectors: Vec<SelectorId> = selectors.collect();
         if selectors.is_empty() {
             return None;
         }
-        let endpoint = &self.endpoints.get(&slot)?.endpoint;
+        let endpoint = &self.endpoints.get(slot)?.endpoint;
         let (own, is_far) = (endpoint.ports.clone(), !endpoint.local);
         let told_by = (direction, is_far, selectors, own.clone());
         match self.found.get(&told_by) {
@@ -504,11 +497,12 @@ impl<K: Key> Engine<K> {
         let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
         let index = &mut self.index;
         let remotes = Remotes::new(definition, |selector| {
-            index
-                .acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+            index.acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(slot)?.endpoint)))
         });
         for selector in remotes.selectors() {
-            self.users.entry(selector).or_default().insert(id);
+            if let Some(users) = self.users.or_default(selector) {
+                users.insert(id);
+            }
         }
         if remotes.looks_at_names() {
             self.by_name.insert(id);
@@ -532,10 +526,10 @@ impl<K: Key> Engine<K> {
         self.by_name.remove(&id);
         let selectors: Vec<SelectorId> = remotes.selectors().collect();
         for selector in &selectors {
-            if let Some(users) = self.users.get_mut(selector) {
+            if let Some(users) = self.users.get_mut(*selector) {
                 users.remove(&id);
                 if users.is_empty() {
-                    self.users.remove(selector);
+                    self.users.take(*selector);
                 }
             }
         }
@@ -553,14 +547,14 @@ impl<K: Key> Engine<K> {
     fn acquire(&mut self, selector: &Selector) -> SelectorId {
         let (namespaces, accounts, endpoints) = (&self.namespaces, &self.accounts, &self.endpoints);
         self.index
-            .acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(&slot)?.endpoint)))
+            .acquire(selector, |slot| Some(labels(namespaces, accounts, &endpoints.get(slot)?.endpoint)))
     }
 
     fn forget_subject(&mut self, selector: SelectorId, id: &PolicyId) {
-        if let Some(policies) = self.subjects.get_mut(&selector) {
+        if let Some(policies) = self.subjects.get_mut(selector) {
             policies.remove(id);
             if policies.is_empty() {
-                self.subjects.remove(&selector);
+                self.subjects.take(selector);
             }
         }
         self.index.release(selector);

@@ -1,10 +1,11 @@
 //! The internal form: what every kind of policy becomes before it is compiled.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tartan_api::label::Labels;
 use tartan_model::{Cidr, Name};
 pub use tartan_model::{Direction, Verdict};
 
@@ -153,7 +154,7 @@ pub struct Endpoint {
     /// Its name in there.
     pub name: String,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<Labels>,
     /// Its service account.
     pub account: Option<String>,
     /// Its addresses.

@@ -3,10 +3,13 @@
 //! A selector is looked at only for endpoints that have one of the labels it cannot do without, of these the rarest: among
 //! 10,000 selectors that share a common label one endpoint meets only those that it also fits otherwise.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
 
 use crate::Selector;
 use crate::labels::EndpointLabels;
+use crate::places::Places;
 
 /// An endpoint's place.
 pub(crate) type Slot = u32;
@@ -21,18 +24,30 @@ type LabelId = u32;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     ids: BTreeMap<Selector, SelectorId>,
-    selectors: HashMap<SelectorId, Entry>,
-    free: Vec<SelectorId>,
-    next: SelectorId,
-    /// The selectors that cannot do without a label, each with all the labels of which it needs one.
-    by_need: HashMap<Need, BTreeSet<SelectorId>>,
-    /// Those that can do without any.
+    selectors: Places<Entry>,
+    /// Selectors that can do without any label.
     anywhere: BTreeSet<SelectorId>,
-    /// Endpoints by their labels, with value and without, each of which has a number.
-    by_label: HashMap<Need, (LabelId, BTreeSet<Slot>)>,
-    labels: HashMap<LabelId, Need>,
-    next_label: LabelId,
-    endpoints: HashMap<Slot, Found>,
+    by_label: HashMap<String, Named>,
+    /// Each label that somebody has or needs.
+    labels: Places<Need>,
+    endpoints: Places<Found>,
+}
+
+/// A label by its name.
+#[derive(Debug, Clone, Default)]
+struct Named {
+    any: Posting,
+    by_value: HashMap<String, Posting>,
+}
+
+/// A label, with a value or with any.
+#[derive(Debug, Clone, Default)]
+struct Posting {
+    id: Option<LabelId>,
+    /// Who has it.
+    slots: BTreeSet<Slot>,
+    /// Selectors that cannot do without it, or without another of some.
+    selectors: BTreeSet<SelectorId>,
 }
 
 #[derive(Debug, Clone)]
@@ -46,7 +61,7 @@ struct Entry {
 /// An endpoint as it was last looked at.
 #[derive(Debug, Clone, Default)]
 struct Found {
-    labels: Vec<LabelId>,
+    labels: Box<[LabelId]>,
     /// In order.
     picked_by: Vec<SelectorId>,
 }
@@ -60,27 +75,25 @@ impl Index {
     ) -> SelectorId {
         if let Some(id) = self.ids.get(selector) {
             let id = *id;
-            if let Some(entry) = self.selectors.get_mut(&id) {
+            if let Some(entry) = self.selectors.get_mut(id) {
                 entry.users += 1;
             }
             return id;
         }
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.next += 1;
-            self.next
-        });
+        let id = self.selectors.reserve();
         self.ids.insert(selector.clone(), id);
-        let needs = needs(selector, &|need| self.by_need.get(need).map_or(0, BTreeSet::len));
+        let needs = needs(selector, &|need| self.posting(need).map_or(0, |posting| posting.selectors.len()));
         self.register(id, needs.as_deref());
         let fits = |slot: &Slot| labels(*slot).is_some_and(|labels| selector.matches(&labels));
         let picked: BTreeSet<Slot> = self.candidates(selector).into_iter().filter(fits).collect();
         for slot in &picked {
-            let picked_by = &mut self.endpoints.entry(*slot).or_default().picked_by;
-            if let Err(at) = picked_by.binary_search(&id) {
-                picked_by.insert(at, id);
+            if let Some(found) = self.endpoints.or_default(*slot)
+                && let Err(at) = found.picked_by.binary_search(&id)
+            {
+                found.picked_by.insert(at, id);
             }
         }
-        self.selectors.insert(id, Entry { selector: selector.clone(), users: 1, needs, picked });
+        self.selectors.put(id, Entry { selector: selector.clone(), users: 1, needs, picked });
         id
     }
 
@@ -91,85 +104,92 @@ impl Index {
 
     /// Uses a selector once less.
     pub(crate) fn release(&mut self, id: SelectorId) {
-        let Some(entry) = self.selectors.get_mut(&id) else { return };
+        let Some(entry) = self.selectors.get_mut(id) else { return };
         entry.users -= 1;
         if entry.users > 0 {
             return;
         }
-        let Some(entry) = self.selectors.remove(&id) else { return };
+        let Some(entry) = self.selectors.release(id) else { return };
         self.ids.remove(&entry.selector);
         for slot in entry.picked {
-            if let Some(found) = self.endpoints.get_mut(&slot) {
+            if let Some(found) = self.endpoints.get_mut(slot) {
                 found.picked_by.retain(|other| *other != id);
             }
         }
         for need in entry.needs.into_iter().flatten() {
-            let left = self.by_need.get_mut(&need).map(|ids| {
-                ids.remove(&id);
-                ids.len()
-            });
-            if left == Some(0) {
-                self.by_need.remove(&need);
-            }
+            self.change(&need, |posting| posting.selectors.remove(&id));
         }
         self.anywhere.remove(&id);
-        self.free.push(id);
     }
 
     /// Looks at an endpoint anew, or forgets it; gives the selectors that pick it now and did not before, or the other way.
     pub(crate) fn look(&mut self, slot: Slot, labels: Option<EndpointLabels<'_>>) -> Vec<SelectorId> {
-        let before = self.endpoints.remove(&slot).unwrap_or_default();
+        let before = self.endpoints.take(slot).unwrap_or_default();
         for label in before.labels {
-            self.unlabel(slot, label);
+            if let Some(need) = self.labels.get(label).cloned() {
+                self.change(&need, |posting| posting.slots.remove(&slot));
+            }
         }
         let Some(labels) = labels else { return self.note(slot, &before.picked_by, &[]) };
-        let mut needs = Vec::new();
+        let mut had = Vec::new();
+        let mut asked: Vec<SelectorId> = self.anywhere.iter().copied().collect();
         labels.each(|name, value| {
-            needs.push((name.to_owned(), Some(value.to_owned())));
-            needs.push((name.to_owned(), None));
+            for value in [Some(value), None] {
+                let posting = posting_of(&mut self.by_label, &mut self.labels, name, value);
+                posting.slots.insert(slot);
+                had.extend(posting.id);
+                asked.extend(&posting.selectors);
+            }
         });
-        let needing = needs.iter().filter_map(|label| self.by_need.get(label)).flatten();
         let fits =
-            |id: &&SelectorId| self.selectors.get(id).is_some_and(|entry| entry.selector.matches(&labels));
-        let mut picked: Vec<SelectorId> = needing.chain(&self.anywhere).filter(fits).copied().collect();
-        picked.sort_unstable();
-        picked.dedup();
-        let changed = self.note(slot, &before.picked_by, &picked);
-        let labels = needs.into_iter().map(|need| self.label(slot, need)).collect();
-        self.endpoints.insert(slot, Found { labels, picked_by: picked });
+            |id: &SelectorId| self.selectors.get(*id).is_some_and(|entry| entry.selector.matches(&labels));
+        asked.retain(fits);
+        asked.sort_unstable();
+        asked.dedup();
+        let changed = self.note(slot, &before.picked_by, &asked);
+        self.endpoints.put(slot, Found { labels: had.into(), picked_by: asked });
         changed
     }
 
-    fn label(&mut self, slot: Slot, need: Need) -> LabelId {
-        if let Some((id, slots)) = self.by_label.get_mut(&need) {
-            slots.insert(slot);
-            return *id;
+    fn posting(&self, (name, value): &Need) -> Option<&Posting> {
+        let named = self.by_label.get(name)?;
+        match value {
+            Some(value) => named.by_value.get(value),
+            None => Some(&named.any),
         }
-        self.next_label += 1;
-        let id = self.next_label;
-        self.labels.insert(id, need.clone());
-        self.by_label.insert(need, (id, BTreeSet::from([slot])));
-        id
     }
 
-    fn unlabel(&mut self, slot: Slot, label: LabelId) {
-        let Some(need) = self.labels.get(&label) else { return };
-        let Some((_, slots)) = self.by_label.get_mut(need) else { return };
-        slots.remove(&slot);
-        if slots.is_empty() {
-            self.by_label.remove(need);
-            self.labels.remove(&label);
+    /// Changes a posting, which goes if nothing is left of it.
+    fn change(&mut self, (name, value): &Need, change: impl FnOnce(&mut Posting) -> bool) {
+        let Some(named) = self.by_label.get_mut(name) else { return };
+        let posting = match value {
+            Some(value) => named.by_value.get_mut(value),
+            None => Some(&mut named.any),
+        };
+        let Some(posting) = posting else { return };
+        change(posting);
+        if !posting.slots.is_empty() || !posting.selectors.is_empty() {
+            return;
+        }
+        if let Some(id) = posting.id.take() {
+            self.labels.release(id);
+        }
+        if let Some(value) = value {
+            named.by_value.remove(value);
+        }
+        if named.by_value.is_empty() && named.any.id.is_none() {
+            self.by_label.remove(name);
         }
     }
 
     /// The selectors that pick an endpoint, in the order of their places.
     pub(crate) fn picked_by(&self, slot: Slot) -> impl Iterator<Item = SelectorId> + use<'_> {
-        self.endpoints.get(&slot).into_iter().flat_map(|found| found.picked_by.iter().copied())
+        self.endpoints.get(slot).into_iter().flat_map(|found| found.picked_by.iter().copied())
     }
 
     /// The endpoints that a selector picks.
     pub(crate) fn picked(&self, id: SelectorId) -> impl Iterator<Item = Slot> + use<'_> {
-        self.selectors.get(&id).into_iter().flat_map(|entry| entry.picked.iter().copied())
+        self.selectors.get(id).into_iter().flat_map(|entry| entry.picked.iter().copied())
     }
 
     fn note(&mut self, slot: Slot, before: &[SelectorId], now: &[SelectorId]) -> Vec<SelectorId> {
@@ -177,7 +197,7 @@ impl Index {
         let won = now.iter().filter(|id| before.binary_search(id).is_err());
         let changed: Vec<SelectorId> = lost.chain(won).copied().collect();
         for id in &changed {
-            let Some(entry) = self.selectors.get_mut(id) else { continue };
+            let Some(entry) = self.selectors.get_mut(*id) else { continue };
             if now.binary_search(id).is_ok() {
                 entry.picked.insert(slot);
             } else {
@@ -192,22 +212,43 @@ impl Index {
             self.anywhere.insert(id);
             return;
         };
-        for need in needs {
-            self.by_need.entry(need.clone()).or_default().insert(id);
+        for (name, value) in needs {
+            let posting = posting_of(&mut self.by_label, &mut self.labels, name, value.as_deref());
+            posting.selectors.insert(id);
         }
     }
 
     /// The endpoints that a selector may pick.
     fn candidates(&self, selector: &Selector) -> BTreeSet<Slot> {
-        let count = |need: &Need| self.by_label.get(need).map_or(0, |(_, slots)| slots.len());
+        let count = |need: &Need| self.posting(need).map_or(0, |posting| posting.slots.len());
         match needs(selector, &count) {
             Some(needs) => {
-                let found = needs.iter().filter_map(|need| self.by_label.get(need));
-                found.flat_map(|(_, slots)| slots).copied().collect()
+                let found = needs.iter().filter_map(|need| self.posting(need));
+                found.flat_map(|posting| &posting.slots).copied().collect()
             }
-            None => self.endpoints.keys().copied().collect(),
+            None => self.endpoints.iter().map(|(slot, _)| slot).collect(),
         }
     }
+}
+
+/// The posting of a label, made if there is none; nothing is copied if there is one.
+fn posting_of<'a>(
+    by_label: &'a mut HashMap<String, Named>,
+    labels: &mut Places<Need>,
+    name: &str,
+    value: Option<&str>,
+) -> &'a mut Posting {
+    let named = by_label.entry_ref(name).or_default();
+    let posting = match value {
+        Some(value) => named.by_value.entry_ref(value).or_default(),
+        None => &mut named.any,
+    };
+    posting.id.get_or_insert_with(|| {
+        let id = labels.reserve();
+        labels.put(id, (name.to_owned(), value.map(str::to_owned)));
+        id
+    });
+    posting
 }
 
 /// Labels of which an endpoint has to have one to be picked, the fewest by `count`; None if it may have none.

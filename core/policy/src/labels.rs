@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use tartan_api::label;
+
 use crate::Labels;
 
 /// What the labels of a namespace are called by.
@@ -23,7 +25,7 @@ const NAME: &str = "kubernetes.io/metadata.name";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EndpointLabels<'a> {
     /// Its own.
-    pub(crate) own: &'a BTreeMap<String, String>,
+    pub(crate) own: &'a label::Labels,
     /// Its namespace.
     pub(crate) namespace: &'a str,
     /// The labels of its namespace.
@@ -37,7 +39,7 @@ pub(crate) struct EndpointLabels<'a> {
 impl Labels for EndpointLabels<'_> {
     fn label(&self, name: &str) -> Option<&str> {
         if let Some(name) = name.strip_prefix(OWN) {
-            return get(Some(self.own), name);
+            return self.own_value(name);
         }
         if let Some(name) = name.strip_prefix(NAMESPACE_PREFIX) {
             return if name == NAME { Some(self.namespace) } else { get(self.of_namespace, name) };
@@ -48,16 +50,20 @@ impl Labels for EndpointLabels<'_> {
         match name {
             NAMESPACE => Some(self.namespace),
             ACCOUNT => self.account,
-            _ => get(Some(self.own), name),
+            _ => self.own_value(name),
         }
     }
 }
 
 impl EndpointLabels<'_> {
+    fn own_value(&self, name: &str) -> Option<&str> {
+        self.own.get(name).map(label::LabelValue::as_str)
+    }
+
     /// Every label with its value; `to` hears each once.
     pub(crate) fn each(&self, mut to: impl FnMut(&str, &str)) {
         for (name, value) in self.own {
-            to(&own_label(name), value);
+            to(&own_label(name.as_str()), value.as_str());
         }
         to(NAMESPACE, self.namespace);
         to(&format!("{NAMESPACE_PREFIX}{NAME}"), self.namespace);

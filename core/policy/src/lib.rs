@@ -12,6 +12,7 @@ mod kubernetes;
 mod labels;
 mod number;
 mod parse;
+mod places;
 pub mod reference;
 mod remotes;
 mod selector;

@@ -1,9 +1,10 @@
 //! Other ends: who they are, as a definition that does not change, and what becomes of each.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Range;
 
+use hashbrown::HashMap;
 use tartan_model::Family;
 
 use crate::Selector;

@@ -4,11 +4,12 @@
 mod generate;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use generate::{cluster, flow};
 use proptest::prelude::*;
 use tables::{Change, Pods, Tables, changes_of, learn, whole};
+use tartan_api::endpoint::selectable;
 use tartan_model::NodeName;
 use tartan_policy::form::{
     Action, Endpoint, Kind, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Tier, Verdict,
@@ -152,7 +153,7 @@ fn what_stands_for_too_much_denies_everything() {
     let pod = Endpoint {
         namespace: "x".parse().unwrap(),
         name: "a".into(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         account: None,
         addresses: vec!["10.1.1.1".parse().unwrap()],
         ports: Vec::new(),
@@ -179,7 +180,7 @@ fn two_at_one_address_are_allowed_what_both_are() {
     let pod = |app: &str, address: &str, local| Endpoint {
         namespace: "x".parse().unwrap(),
         name: app.into(),
-        labels: [("app".to_owned(), app.to_owned())].into(),
+        labels: Arc::new(selectable(&[("app".to_owned(), app.to_owned())].into())),
         account: None,
         addresses: vec![address.parse().unwrap()],
         ports: Vec::new(),

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use tartan_api::endpoint::selectable;
 use tartan_api::object::{Object, ObjectError, parse};
 use tartan_policy::form::Endpoint;
 use tartan_policy::{Engine, MAX_LENGTH, Selector, network_policy};
@@ -56,7 +58,7 @@ fn holds(object: &Object) {
     let pod = Endpoint {
         namespace: "default".parse().unwrap(),
         name: "pod".into(),
-        labels: labels(),
+        labels: Arc::new(selectable(&labels())),
         account: None,
         addresses: ["10.0.0.1", "fd00::1"].map(|address| address.parse().unwrap()).into(),
         ports: Vec::new(),

@@ -190,7 +190,7 @@ pub(crate) fn objects() -> impl Strategy<Value = Fact> {
         1 => Fact::Namespace("default".parse().unwrap(), is.map(labels)),
         2 => Fact::ServiceAccount("default/s".parse().unwrap(), is.map(labels)),
         _ => {
-            let pod = |n| PodObject { labels: labels(n), ..PodObject::default() };
+            let pod = |n| PodObject { labels: Arc::new(labels(n)), ..PodObject::default() };
             Fact::Pod("default/p1".parse().unwrap(), is.map(pod))
         }
     })
@@ -201,7 +201,7 @@ pub(crate) fn published_endpoint(n: u8, at: usize, address: u8) -> PublishedEndp
         pod: format!("default/p{n}").parse().unwrap(),
         network: name(at),
         addresses: vec![block(at, 4, address % 4).nth(2).unwrap()],
-        labels: labels("x"),
+        labels: Arc::new(labels("x")),
     }
 }
 

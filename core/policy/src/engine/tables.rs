@@ -12,7 +12,7 @@ use crate::remotes::JudgedRange;
 impl<K: Key> Engine<K> {
     /// The identities of an endpoint that is judged here.
     pub fn identities_of(&self, key: &K) -> [Option<IdentityId>; 2] {
-        let known = self.slots.get(key).and_then(|slot| self.endpoints.get(slot));
+        let known = self.slots.get(key).and_then(|slot| self.endpoints.get(*slot));
         known.map_or([None, None], |known| known.identities)
     }
 
@@ -20,7 +20,7 @@ impl<K: Key> Engine<K> {
     /// say that they have it, it is that of one of them: the node where it is judges again.
     pub fn far(&self, address: IpAddr) -> Option<IdentityId> {
         let slots = self.by_address.get(&address)?;
-        let known = slots.iter().filter_map(|slot| self.endpoints.get(slot));
+        let known = slots.iter().filter_map(|slot| self.endpoints.get(*slot));
         if known.clone().any(|known| known.endpoint.local) {
             return None;
         }
@@ -29,7 +29,7 @@ impl<K: Key> Engine<K> {
 
     /// The endpoint.
     pub fn endpoint(&self, key: &K) -> Option<&Endpoint> {
-        self.slots.get(key).and_then(|slot| self.endpoints.get(slot)).map(|known| &known.endpoint)
+        self.slots.get(key).and_then(|slot| self.endpoints.get(*slot)).map(|known| &known.endpoint)
     }
 
     /// An identity in use.
@@ -48,7 +48,7 @@ impl<K: Key> Engine<K> {
         let remotes = self.remotes.get(&id)?;
         let slots = self.by_address.get(&address).into_iter().flatten();
         let judged = slots.filter_map(|slot| {
-            let known = self.endpoints.get(slot).filter(|known| remotes.tells(&known.endpoint))?;
+            let known = self.endpoints.get(*slot).filter(|known| remotes.tells(&known.endpoint))?;
             Some(remotes.judge(&known.endpoint, address, self.index.picked_by(*slot)))
         });
         // Who has the address is not known for certain if two say so: it is allowed what both are.
@@ -65,7 +65,7 @@ impl<K: Key> Engine<K> {
                 slots.into_iter().flat_map(|slot| self.addresses(slot)).map(|address| (*id, address)),
             );
         }
-        let far = self.endpoints.values().filter(|known| !known.endpoint.local);
+        let far = self.endpoints.iter().map(|(_, known)| known).filter(|known| !known.endpoint.local);
         Changes {
             endpoints: self.slots.keys().cloned().collect(),
             far: far.flat_map(|known| known.endpoint.addresses.iter().copied()).collect(),
@@ -82,7 +82,7 @@ impl<K: Key> Engine<K> {
 
     /// The policies about an endpoint in a direction, in the order in which they are judged.
     pub(crate) fn policies_of(&self, slot: Slot, direction: Direction) -> Vec<&Policy> {
-        let ids = self.index.picked_by(slot).filter_map(|id| self.subjects.get(&id)).flatten();
+        let ids = self.index.picked_by(slot).filter_map(|id| self.subjects.get(id)).flatten();
         let about = ids.filter_map(|id| self.policies.get(id));
         let mut about: Vec<&Policy> = about.filter(|policy| policy.rules(direction).is_some()).collect();
         about.sort_by(|a, b| (&a.tier, a.order, &a.id).cmp(&(&b.tier, b.order, &b.id)));
@@ -92,12 +92,12 @@ impl<K: Key> Engine<K> {
     /// The endpoints that have an address.
     pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = (Slot, &Endpoint)> {
         let slots = self.by_address.get(&address).into_iter().flatten();
-        slots.filter_map(|slot| Some((*slot, &self.endpoints.get(slot)?.endpoint)))
+        slots.filter_map(|slot| Some((*slot, &self.endpoints.get(*slot)?.endpoint)))
     }
 
     /// All labels of an endpoint.
     pub(crate) fn labels_of(&self, slot: Slot) -> Option<EndpointLabels<'_>> {
-        let known = self.endpoints.get(&slot)?;
+        let known = self.endpoints.get(slot)?;
         Some(labels(&self.namespaces, &self.accounts, &known.endpoint))
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use tartan_api::endpoint::selectable;
 use tartan_policy::form::{Action, Endpoint, Kind, Policy, PolicyId, PortMatch, Ports, Remote, Rule, Tier};
 use tartan_policy::{Engine, Selector};
 
@@ -16,7 +18,7 @@ pub(crate) fn endpoint(number: u32, local: bool) -> Endpoint {
     Endpoint {
         namespace: format!("ns{}", number % NAMESPACES).parse().unwrap(),
         name: format!("p{number}"),
-        labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+        labels: Arc::new(selectable(&labels.map(|(name, value)| (name.to_owned(), value)).into())),
         account: None,
         addresses: vec![IpAddr::V4(v4), IpAddr::V6(v6)],
         ports: Vec::new(),

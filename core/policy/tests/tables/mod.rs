@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tartan_model::NodeName;
 
+use tartan_api::endpoint::selectable;
 use tartan_policy::form::{Direction, Endpoint, NamedPort, Verdict};
 use tartan_policy::reference::{self, Cluster, Flow};
 use tartan_policy::{Changes, Engine, Identity, IdentityId, JudgedRange, RemotesId, network_policy};
@@ -121,7 +123,7 @@ fn endpoint(pod: &reference::Pod, node: Option<&NodeName>) -> Endpoint {
     Endpoint {
         namespace: pod.name.namespace.clone(),
         name: pod.name.name.to_string(),
-        labels: pod.labels.clone(),
+        labels: Arc::new(selectable(&pod.labels)),
         account: None,
         addresses: pod.addresses.clone(),
         ports: ports.collect(),

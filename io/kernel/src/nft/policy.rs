@@ -8,9 +8,9 @@ mod shape;
 mod terms;
 mod write;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use tartan_host::policy::{Direction, Epoch, Judge, PolicyRow, RemotesId, TABLE};
+use tartan_host::policy::{Direction, Epoch, Judge, PolicyRow, TABLE};
 use tartan_host::{Notice, Step, StepError};
 
 use super::ruleset::{OWNED, about_table, garbled, is_about_the_tables};
@@ -46,8 +46,6 @@ struct Known {
     epoch: Option<Epoch>,
     /// Whether something in it is not as it would be written.
     is_strange: bool,
-    /// Verdicts of members are by the direction of their remotes.
-    directions: HashMap<RemotesId, Direction>,
 }
 
 /// What became of steps.
@@ -221,12 +219,8 @@ impl Policy {
 
     fn attempt(&mut self, todo: &[Todo<'_>], way: Way, skipped: &BTreeSet<usize>) -> Result<(), Refusals> {
         let found = if way.anew { self.look().map_err(|error| unread(&error))? } else { None };
-        let known = self.known.get_or_insert_default();
-        let (batch, reasons) = if way.anew {
-            write::anew(todo, way, found)
-        } else {
-            write::in_place(todo, way, skipped, &known.directions)
-        };
+        let (batch, reasons) =
+            if way.anew { write::anew(todo, way, found) } else { write::in_place(todo, way, skipped) };
         let reason = |position: usize| reasons.get(position).copied().unwrap_or(For::Table);
         self.nft.commit(&batch).map_err(|refused| {
             refused.into_iter().map(|(position, refused)| (reason(position), refused)).collect()
@@ -237,21 +231,9 @@ impl Policy {
     fn note(&mut self, todo: &[Todo<'_>], way: Way) {
         self.flags = way.flags;
         let known = self.known.get_or_insert_default();
-        for todo in todo {
-            match (todo.put, todo.was) {
-                (Some(PolicyRow::Judge(judge)), _) => {
-                    known.epoch = Some(judge.epoch);
-                    known.is_strange = false;
-                    self.has_written = true;
-                }
-                (Some(PolicyRow::Remotes(row)), _) => {
-                    known.directions.insert(row.id, row.direction);
-                }
-                (None, Some(PolicyRow::Remotes(row))) => {
-                    known.directions.remove(&row.id);
-                }
-                _ => {}
-            }
+        if let Some(judge) = todo.iter().find_map(Todo::judge) {
+            *known = Known { epoch: Some(judge.epoch), is_strange: false };
+            self.has_written = true;
         }
     }
 
@@ -272,11 +254,7 @@ impl Policy {
 
 impl Known {
     fn of(found: &Found) -> Known {
-        let remotes = found.rows.iter().filter_map(|row| match row {
-            PolicyRow::Remotes(row) => Some((row.id, row.direction)),
-            _ => None,
-        });
-        Known { epoch: found.epoch, is_strange: found.is_strange, directions: remotes.collect() }
+        Known { epoch: found.epoch, is_strange: found.is_strange }
     }
 }
 

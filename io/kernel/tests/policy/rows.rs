@@ -300,10 +300,10 @@ fn what_others_do_is_seen_and_undone() {
         format!("add chain {table} r_mine"),
         format!("add set {table} mine {{ type ipv4_addr; }}"),
         format!("flush set {table} own_ipv4"),
-        format!("flush map {table} h4_0000000000000001"),
+        format!("flush set {table} h4_0000000000000001"),
         format!("delete element {table} itself_ipv4 {{ 10.1.0.5 . 10.1.0.5 }}"),
         format!("add element {table} own_ipv4 {{ 10.1.0.77 }}"),
-        format!("add element {table} h4_0000000000000001 {{ 10.1.0.77 : accept }}"),
+        format!("add element {table} h4_0000000000000001 {{ 10.1.0.77 }}"),
         format!("add element {table} n4_0000000000000001 {{ 10.1.0.0/24 : return }}"),
         format!("flush map {table} ingress_ipv4"),
     ] {

@@ -11,7 +11,7 @@ use tartan_model::Family;
 use super::super::elements::{address, octets};
 use super::super::wire::{self, Attributes};
 use super::shape::{
-    Leads, NOW, deny, here_set, identity_chain, itself_set, judged_map, members_map, own_set, ports_map,
+    Leads, NOW, deny, here_set, identity_chain, itself_set, judged_map, members_set, own_set, ports_map,
     ranges_map, remotes_chain,
 };
 
@@ -134,9 +134,8 @@ pub(super) fn own(row: &Own) -> Vec<Element> {
     all
 }
 
-pub(super) fn member(row: &Member, direction: Direction) -> Element {
-    let set = members_map(row.remotes, Family::of(row.address));
-    Element::new(set, octets(row.address), Some(Leads::of(row.judgement, direction)))
+pub(super) fn member(row: &Member) -> Element {
+    Element::new(members_set(row.remotes, row.judgement, Family::of(row.address)), octets(row.address), None)
 }
 
 /// A range is a first address, and the first that is not in it any more, if there is one.
@@ -193,10 +192,10 @@ pub(super) fn read_itself(element: &Element) -> Option<IpAddr> {
     if element.leads.is_some() || one != other { None } else { address(one) }
 }
 
-/// The row of an element of a map of members.
-pub(super) fn read_member(remotes: RemotesId, direction: Direction, element: &Element) -> Option<Member> {
-    let judgement = judgement(element.leads.as_ref()?, direction)?;
-    Some(Member { remotes, address: address(&element.key)?, judgement })
+/// The row of an element of a set of members.
+pub(super) fn read_member(remotes: RemotesId, judgement: Judgement, element: &Element) -> Option<Member> {
+    let address = address(&element.key).filter(|_| element.leads.is_none())?;
+    Some(Member { remotes, address, judgement })
 }
 
 /// The ranges of one family, in order, of all elements of their map.

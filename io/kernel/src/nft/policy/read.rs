@@ -204,21 +204,26 @@ impl Reading<'_> {
             [Judgement::Allow, Judgement::Deny].map(|otherwise| (direction, otherwise))
         });
         let found = shapes.find_map(|(direction, otherwise)| {
-            let (sets, chain) = shape::remotes(id, direction, otherwise);
-            self.take_chain(&chain).then_some((direction, otherwise, sets))
+            let others = shape::remotes(id, direction, otherwise);
+            self.take_chain(&others.chain).then_some((direction, otherwise, others))
         });
-        let Some((direction, otherwise, sets)) = found else { return Ok(()) };
+        let Some((direction, otherwise, others)) = found else { return Ok(()) };
+        let mut known = BTreeSet::new();
+        for (judgement, set) in &others.members {
+            for element in self.elements(set)?.unwrap_or_default() {
+                let row = read_member(id, *judgement, &element);
+                let is_new = row.as_ref().is_none_or(|row| known.insert(row.address));
+                // Who is in two sets is judged by the first.
+                self.found.is_strange |= !is_new;
+                if is_new {
+                    self.take(row.map(PolicyRow::Member));
+                }
+            }
+        }
         let mut ranges = Some(Vec::new());
-        for set in &sets {
-            let elements = self.elements(set)?;
-            if set.flags == shape::RANGES {
-                let some = elements.and_then(|elements| read_ranges(direction, elements));
-                ranges = ranges.zip(some).map(|(all, some)| [all, some].concat());
-                continue;
-            }
-            for element in elements.unwrap_or_default() {
-                self.take(read_member(id, direction, &element).map(PolicyRow::Member));
-            }
+        for set in &others.ranges {
+            let some = self.elements(set)?.and_then(|elements| read_ranges(direction, elements));
+            ranges = ranges.zip(some).map(|(all, some)| [all, some].concat());
         }
         let row = ranges.map(|ranges| PolicyRow::Remotes(Remotes { id, direction, ranges, otherwise }));
         self.take(row);

@@ -27,8 +27,6 @@ const LOGGED: u32 = 100;
 const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const CONCAT: u32 = 0x80;
-/// Those of a map of ranges.
-pub(super) const RANGES: u32 = MAP | INTERVAL;
 
 /// A set, or a map to verdicts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,8 +161,12 @@ pub(super) fn itself_set(family: Family) -> String {
     format!("itself_{}", word(family))
 }
 
-pub(super) fn members_map(remotes: RemotesId, family: Family) -> String {
-    format!("h{}_{remotes}", digit(family))
+pub(super) fn members_set(remotes: RemotesId, judgement: Judgement, family: Family) -> String {
+    let kind = match judgement {
+        Judgement::Allow => 'h',
+        Judgement::Deny => 'd',
+    };
+    format!("{kind}{}_{remotes}", digit(family))
 }
 
 pub(super) fn ranges_map(remotes: RemotesId, family: Family) -> String {
@@ -262,23 +264,47 @@ pub(super) fn chains(epoch: Epoch) -> Vec<Chain> {
     ]
 }
 
-/// The chain and the maps of remotes. All others than members and those in ranges go on to the last rule.
-pub(super) fn remotes(id: RemotesId, direction: Direction, otherwise: Judgement) -> (Vec<Set>, Chain) {
-    let mut sets = Vec::new();
-    let mut rules = Vec::new();
-    // Members first: they may be within a range.
-    for (map, flags) in [(members_map as fn(_, _) -> _, MAP), (ranges_map, RANGES)] {
-        for family in Family::ALL {
-            let set = Set::new(map(id, family), flags, address(family));
-            rules.push(rule([end(other(direction), family, 0), mapped(&set.name)]));
-            sets.push(set);
-        }
+/// What remotes are made of.
+///
+/// Members are in sets and not in a map to verdicts: of such the kernel goes through all elements whenever some rule or
+/// element that leads to a chain comes (net/netfilter/nft_lookup.c, `nft_lookup_validate`).
+#[derive(Debug, Clone)]
+pub(super) struct Others {
+    /// By what becomes of those in it.
+    pub(super) members: Vec<(Judgement, Set)>,
+    /// Maps of ranges to verdicts.
+    pub(super) ranges: Vec<Set>,
+    /// All others than members and those in ranges go on to its last rule.
+    pub(super) chain: Chain,
+}
+
+impl Others {
+    pub(super) fn sets(&self) -> impl Iterator<Item = &Set> {
+        self.members.iter().map(|(_, set)| set).chain(&self.ranges)
     }
-    rules.push(rule([match otherwise {
+}
+
+pub(super) fn remotes(id: RemotesId, direction: Direction, otherwise: Judgement) -> Others {
+    let (mut members, mut ranges, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+    let leads = |judgement| match judgement {
         Judgement::Allow => verdict(-5, None),
         Judgement::Deny => verdict(-4, Some(deny(direction))),
-    }]));
-    (sets, Chain { name: remotes_chain(id), rules })
+    };
+    // Members first: they may be within a range.
+    for judgement in [Judgement::Allow, Judgement::Deny] {
+        for family in Family::ALL {
+            let set = Set::new(members_set(id, judgement, family), 0, address(family));
+            rules.push(rule([end(other(direction), family, 0), looked_up(&set.name), leads(judgement)]));
+            members.push((judgement, set));
+        }
+    }
+    for family in Family::ALL {
+        let set = Set::new(ranges_map(id, family), MAP | INTERVAL, address(family));
+        rules.push(rule([end(other(direction), family, 0), mapped(&set.name)]));
+        ranges.push(set);
+    }
+    rules.push(rule([leads(otherwise)]));
+    Others { members, ranges, chain: Chain { name: remotes_chain(id), rules } }
 }
 
 /// The chain and the map of an identity: from the server's port to remotes.

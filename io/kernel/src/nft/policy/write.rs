@@ -1,8 +1,8 @@
 //! From steps to transactions: in place, or the whole table anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use tartan_host::policy::{Direction, Identity, Judge, Judgement, PolicyKey, PolicyRow, Remotes, RemotesId};
+use tartan_host::policy::{Identity, Judge, Judgement, PolicyKey, PolicyRow, Remotes, RemotesId};
 use tartan_host::{Key, Notice, Row, Step};
 
 use super::super::socket::Batch;
@@ -70,21 +70,13 @@ impl<'a> Todo<'a> {
 }
 
 /// The steps as they are, but that of the table first: everything else needs it.
-pub(super) fn in_place(
-    todo: &[Todo<'_>],
-    way: Way,
-    skipped: &BTreeSet<usize>,
-    known: &HashMap<RemotesId, Direction>,
-) -> (Batch, Vec<For>) {
-    let mut writing = Writing { draft: Draft::new(way.each), directions: HashMap::new(), known };
+pub(super) fn in_place(todo: &[Todo<'_>], way: Way, skipped: &BTreeSet<usize>) -> (Batch, Vec<For>) {
+    let mut writing = Writing { draft: Draft::new(way.each) };
     let steps = || todo.iter().enumerate().filter(|(number, _)| !skipped.contains(number));
     for (number, todo) in steps() {
         if let Some(judge) = todo.judge() {
             let is_there = matches!(todo.was, Some(PolicyRow::Judge(was)) if was.intact);
             writing.judge(For::Step(number), judge, way.flags, is_there);
-        }
-        if let Some(PolicyRow::Remotes(row)) = todo.put {
-            writing.directions.insert(row.id, row.direction);
         }
     }
     for (number, todo) in steps() {
@@ -119,8 +111,7 @@ pub(super) fn anew(todo: &[Todo<'_>], way: Way, found: Option<Found>) -> (Batch,
         }
     }
     complete(&mut rows);
-    let known = HashMap::new();
-    let mut writing = Writing { draft, directions: HashMap::new(), known: &known };
+    let mut writing = Writing { draft };
     for (key, row) in &rows {
         let reason = reasons.get(key).map_or(For::Kept, |number| For::Step(*number));
         match row {
@@ -169,14 +160,11 @@ fn complete(rows: &mut BTreeMap<PolicyKey, PolicyRow>) {
     });
 }
 
-struct Writing<'a> {
+struct Writing {
     draft: Draft,
-    /// The directions of remotes of this transaction, and of those that were there before.
-    directions: HashMap<RemotesId, Direction>,
-    known: &'a HashMap<RemotesId, Direction>,
 }
 
-impl Writing<'_> {
+impl Writing {
     /// Where all else is as it was written, only the epoch is. It is in a set and in one rule.
     fn judge(&mut self, reason: For, judge: &Judge, flags: u32, is_there: bool) {
         let draft = &mut self.draft;
@@ -204,10 +192,7 @@ impl Writing<'_> {
         match row {
             // The table comes before all else.
             PolicyRow::Judge(_) => {}
-            PolicyRow::Remotes(row) => {
-                self.directions.insert(row.id, row.direction);
-                self.put_remotes(reason, row);
-            }
+            PolicyRow::Remotes(row) => self.put_remotes(reason, row),
             PolicyRow::Identity(row) => self.put_identity(reason, row, was),
             _ => {
                 if let Some(was) = was {
@@ -220,16 +205,12 @@ impl Writing<'_> {
 
     /// Members stay.
     fn put_remotes(&mut self, reason: For, row: &Remotes) {
-        let (sets, chain) = shape::remotes(row.id, row.direction, row.otherwise);
+        let others = shape::remotes(row.id, row.direction, row.otherwise);
         self.draft.begin(reason);
-        for set in &sets {
-            self.draft.set(set);
-            if set.flags == shape::RANGES {
-                self.draft.empty_set(&set.name);
-            }
-        }
-        self.draft.empty_chain(&chain.name);
-        self.draft.fill_chain(&chain);
+        others.sets().for_each(|set| self.draft.set(set));
+        others.ranges.iter().for_each(|set| self.draft.empty_set(&set.name));
+        self.draft.empty_chain(&others.chain.name);
+        self.draft.fill_chain(&others.chain);
         ranges(row).into_iter().for_each(|element| self.draft.element(reason, true, element));
     }
 
@@ -252,10 +233,10 @@ impl Writing<'_> {
         match row {
             PolicyRow::Judge(_) => {}
             PolicyRow::Remotes(row) => {
-                let (sets, chain) = shape::remotes(row.id, row.direction, row.otherwise);
+                let others = shape::remotes(row.id, row.direction, row.otherwise);
                 self.draft.begin(reason);
-                self.draft.delete_chain(&chain.name);
-                sets.iter().for_each(|set| self.draft.delete_set(&set.name));
+                self.draft.delete_chain(&others.chain.name);
+                others.sets().for_each(|set| self.draft.delete_set(&set.name));
             }
             PolicyRow::Identity(row) => {
                 let (set, chain) = shape::identity(row);
@@ -269,12 +250,8 @@ impl Writing<'_> {
 
     fn elements(&mut self, reason: For, puts: bool, row: &PolicyRow) {
         match row {
-            PolicyRow::Member(row) => {
-                // Remotes that are not there have no map either, so the kernel refuses.
-                let direction = self.directions.get(&row.remotes).or_else(|| self.known.get(&row.remotes));
-                let direction = direction.copied().unwrap_or(Direction::Ingress);
-                self.draft.element(reason, puts, member(row, direction));
-            }
+            // Remotes that are not there have no set either, so the kernel refuses.
+            PolicyRow::Member(row) => self.draft.element(reason, puts, member(row)),
             PolicyRow::Judged(row) => self.draft.element(reason, puts, judged(row)),
             PolicyRow::Own(row) => {
                 own(row).into_iter().for_each(|element| self.draft.element(reason, puts, element));

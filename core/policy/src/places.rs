@@ -1,0 +1,75 @@
+//! Things by small numbers that are given out anew once they are free.
+
+/// What is at each number. A number is free, reserved, or has something.
+#[derive(Debug, Clone)]
+pub(crate) struct Places<T> {
+    all: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Places { all: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Places<T> {
+    /// A number that nothing has.
+    pub(crate) fn reserve(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.all.push(None);
+            // There are fewer than 4 billion of anything.
+            u32::try_from(self.all.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// Takes what is there away, and gives the number back.
+    pub(crate) fn release(&mut self, at: u32) -> Option<T> {
+        self.free.push(at);
+        self.take(at)
+    }
+
+    /// Takes what is there away; the number stays reserved.
+    pub(crate) fn take(&mut self, at: u32) -> Option<T> {
+        self.all.get_mut(index(at)).and_then(Option::take)
+    }
+
+    /// Puts something there.
+    pub(crate) fn put(&mut self, at: u32, what: T) {
+        if let Some(place) = self.place(at) {
+            *place = Some(what);
+        }
+    }
+
+    pub(crate) fn get(&self, at: u32) -> Option<&T> {
+        self.all.get(index(at)).and_then(Option::as_ref)
+    }
+
+    pub(crate) fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+        self.all.get_mut(index(at)).and_then(Option::as_mut)
+    }
+
+    /// Everything there is, with its number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        (0..).zip(&self.all).filter_map(|(at, what)| Some((at, what.as_ref()?)))
+    }
+
+    fn place(&mut self, at: u32) -> Option<&mut Option<T>> {
+        let needed = index(at).saturating_add(1);
+        if self.all.len() < needed {
+            self.all.resize_with(needed, || None);
+        }
+        self.all.get_mut(index(at))
+    }
+}
+
+impl<T: Default> Places<T> {
+    /// What is there, or nothing of its kind put there.
+    pub(crate) fn or_default(&mut self, at: u32) -> Option<&mut T> {
+        self.place(at).map(|place| place.get_or_insert_default())
+    }
+}
+
+fn index(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}

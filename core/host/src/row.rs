@@ -425,6 +425,17 @@ impl Rows {
         self.0.iter()
     }
 
+    /// The rows that are not among others as they are here, in order. Both are walked through once.
+    pub fn missing_from<'a>(&'a self, others: &'a Rows) -> impl Iterator<Item = &'a Row> {
+        let mut others = others.0.iter().peekable();
+        self.0.iter().filter_map(move |(key, row)| {
+            while others.next_if(|(other, _)| *other < key).is_some() {}
+            let is_there =
+                others.next_if(|(other, _)| *other == key).is_some_and(|(_, found)| row.matches(found));
+            (!is_there).then_some(row)
+        })
+    }
+
     /// The keys of the settings, addresses, forwarding entries and neighbours on a link, without a search through all
     /// rows.
     pub fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {

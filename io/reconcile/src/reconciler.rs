@@ -331,12 +331,13 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
 
     /// The wanted rows of a scope that the kernel does not have as wanted.
     pub fn unsettled(&self, scope: &S) -> Vec<Unsettled> {
-        self.wants.of(scope).filter_map(|row| self.check(row)).collect()
+        let here = |row: &&Row| !is_settled(self.wants.rows(), &self.mirror, &row.key());
+        self.wants.of(scope).filter(here).map(|row| self.told(row)).collect()
     }
 
     /// Every wanted row that the kernel does not have as wanted.
     pub fn all_unsettled(&self) -> impl Iterator<Item = Unsettled> + '_ {
-        self.wants.rows().iter().filter_map(|row| self.check(row))
+        self.wants.rows().missing_from(&self.mirror.rows).map(|row| self.told(row))
     }
 
     /// The same with a scope that wants it.
@@ -352,10 +353,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         guard(steps.collect(), &self.mirror, &self.realm).0
     }
 
-    fn check(&self, row: &Row) -> Option<Unsettled> {
-        let key = row.key();
-        (!is_settled(self.wants.rows(), &self.mirror, &key))
-            .then(|| Unsettled { row: row.clone(), reason: self.failed.get(&key).cloned() })
+    fn told(&self, row: &Row) -> Unsettled {
+        Unsettled { row: row.clone(), reason: self.failed.get(&row.key()).cloned() }
     }
 
     fn plan_dirty(&mut self, sweep: Sweep) -> Vec<Step> {

@@ -28,10 +28,16 @@ impl Lab {
         self.write_entries(&entries);
     }
 
+    /// The lab's store, which is a file. To open it takes some milliseconds, as it is looked through.
+    #[track_caller]
+    pub fn open_store(&self) -> Sqlite {
+        Sqlite::open(&self.file("store", "tartan.db")).expect("the store")
+    }
+
     /// Writes entries into the lab's store, which is a file, or takes them out of it.
     #[track_caller]
     pub fn write_entries(&self, entries: &[(String, Option<Vec<u8>>)]) {
-        let store = Sqlite::open(&self.file("store", "tartan.db")).expect("the store");
+        let store = self.open_store();
         for some in entries.chunks(AT_ONCE) {
             store.write_all(some).expect("to write");
         }

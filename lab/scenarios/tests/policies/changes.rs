@@ -85,9 +85,10 @@ pub(crate) fn seen_by_packets(lab: &Lab) {
     add_pods(lab, &["watched@n1", "watcher@n1"]);
     let [from, to] = ["watcher", "watched"].map(|pod| Place::pod(lab, pod));
     let rain = Rain::start(&from, &to);
+    let store = lab.open_store();
     let write = |denied: bool| {
         let from = if denied { "app=nobody" } else { "app=watcher" };
-        lab.write_entries(&[entry("to-watched", "app=watched", Some(from))]);
+        store.write_all(&[entry("to-watched", "app=watched", Some(from))]).expect("to write");
     };
     write(false);
     wait_until("datagrams", PATIENCE, || rain.last().elapsed() < SILENCE);

@@ -18,7 +18,8 @@ use crate::{Learned, Note, Record, Scope, World};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Holder {
     node: NodeId,
-    key: AttachmentKey,
+    /// It is kept in several places.
+    key: Arc<AttachmentKey>,
 }
 
 /// The engine, and who it has heard of.
@@ -89,7 +90,7 @@ impl World {
 
     /// The same of an interface on this node.
     pub(crate) fn judge_own(&mut self, key: &AttachmentKey) -> BTreeSet<Scope> {
-        self.judge_holder(&Holder { node: self.this, key: key.clone() })
+        self.judge_holder(&Holder { node: self.this, key: Arc::new(key.clone()) })
     }
 
     /// The same of an interface on another node.
@@ -97,7 +98,7 @@ impl World {
         if node == self.this {
             BTreeSet::new()
         } else {
-            self.judge_holder(&Holder { node, key: key.clone() })
+            self.judge_holder(&Holder { node, key: Arc::new(key.clone()) })
         }
     }
 
@@ -107,7 +108,7 @@ impl World {
             true => self.endpoints.keys().cloned().collect(),
             false => self.published.get(&node).into_iter().flatten().map(|(key, _)| key.clone()).collect(),
         };
-        keys.into_iter().flat_map(|key| self.judge_holder(&Holder { node, key })).collect()
+        keys.into_iter().flat_map(|key| self.judge_holder(&Holder { node, key: Arc::new(key) })).collect()
     }
 
     /// The same of all interfaces: networks have changed.
@@ -177,7 +178,8 @@ impl World {
     fn note(&mut self, changes: Changes<Holder>) -> BTreeSet<Scope> {
         let verdicts = changes.is_about_verdicts();
         let endpoints = changes.endpoints.into_iter().filter(|holder| holder.node == self.this);
-        let mut scopes: BTreeSet<Scope> = endpoints.map(|holder| Scope::Endpoint(holder.key)).collect();
+        let mut scopes: BTreeSet<Scope> =
+            endpoints.map(|holder| Scope::Endpoint((*holder.key).clone())).collect();
         // Of pods elsewhere only verdicts are to be seen here.
         self.judges.stale |= verdicts || !scopes.is_empty();
         scopes.extend(changes.identities.into_iter().map(Scope::Identity));
@@ -276,7 +278,7 @@ impl World {
 
     /// A pod that is shut because its policies stand for too much.
     pub(crate) fn too_much_policy(&self, endpoint: &Endpoint) -> Option<Note> {
-        let holder = Holder { node: self.this, key: endpoint.key.clone() };
+        let holder = Holder { node: self.this, key: Arc::new(endpoint.key.clone()) };
         let identities = self.judges.engine.identities_of(&holder).into_iter().flatten();
         let mut found = identities.filter_map(|id| self.judges.engine.identity(id));
         let about = found.find(|identity| identity.too_much)?.about.clone();
@@ -288,7 +290,7 @@ impl World {
         if !self.is_certain() {
             return Vec::new();
         }
-        let holder = Holder { node: self.this, key: endpoint.key.clone() };
+        let holder = Holder { node: self.this, key: Arc::new(endpoint.key.clone()) };
         if self.judges.engine.endpoint(&holder).is_none() {
             return Vec::new();
         }

@@ -1,6 +1,6 @@
 //! What policies are made of: what people write, and the pods' interfaces of the other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -165,7 +165,10 @@ impl World {
         if changed { dirty(self.judge_namespace(&name)) } else { Learned::default() }
     }
 
-    pub(crate) fn learn_pod(&mut self, name: PodName, pod: Option<PodObject>) -> Learned {
+    pub(crate) fn learn_pod(&mut self, name: PodName, mut pod: Option<PodObject>) -> Learned {
+        if let Some(pod) = &mut pod {
+            self.labels.share(&mut pod.labels);
+        }
         let changed = put(&mut self.pods, name.clone(), pod);
         if changed { dirty(self.judge_pod(&name)) } else { Learned::default() }
     }
@@ -183,8 +186,11 @@ impl World {
         &mut self,
         node: NodeId,
         key: AttachmentKey,
-        published: Option<PublishedEndpoint>,
+        mut published: Option<PublishedEndpoint>,
     ) -> Learned {
+        if let Some(published) = &mut published {
+            self.labels.share(&mut published.labels);
+        }
         let endpoints = self.published.entry(node).or_default();
         let changed = put(endpoints, key.clone(), published);
         if endpoints.is_empty() {
@@ -195,6 +201,29 @@ impl World {
             true => dirty(self.judge_remote(node, &key)),
             false => Learned::default(),
         }
+    }
+}
+
+/// Labels that many pods have, kept once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedLabels {
+    all: BTreeSet<Arc<Labels>>,
+    /// How many there were when it was last looked who has them.
+    looked: usize,
+}
+
+impl SharedLabels {
+    /// Makes these the same as those of others, if some have such.
+    fn share(&mut self, labels: &mut Arc<Labels>) {
+        if let Some(same) = self.all.get(labels) {
+            *labels = same.clone();
+            return;
+        }
+        if self.all.len() > 2 * self.looked + 64 {
+            self.all.retain(|labels| Arc::strong_count(labels) > 1);
+            self.looked = self.all.len();
+        }
+        self.all.insert(labels.clone());
     }
 }
 

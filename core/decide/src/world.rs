@@ -18,6 +18,7 @@ use tartan_model::{
 use tartan_policy::{IdentityId, RemotesId};
 
 use crate::judge::Judges;
+use crate::objects::SharedLabels;
 
 /// What is decided at once, and what a row belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +108,8 @@ pub struct World {
     pub(crate) service_accounts: BTreeMap<ServiceAccountName, Labels>,
     /// What each node says of its pods' interfaces, true or not; of this node what the store has.
     pub(crate) published: BTreeMap<NodeId, BTreeMap<AttachmentKey, PublishedEndpoint>>,
+    /// The labels of those.
+    pub(crate) labels: SharedLabels,
     /// The number in each bridge's name: given once, kept.
     pub(crate) bridges: BTreeMap<NetworkName, u32>,
     /// The addresses of this node's own blocks. Outlives the knowledge of who owns the block, so that an
@@ -139,6 +142,7 @@ impl World {
             pods: BTreeMap::new(),
             service_accounts: BTreeMap::new(),
             published: BTreeMap::new(),
+            labels: SharedLabels::default(),
             bridges: BTreeMap::new(),
             addresses: BTreeMap::new(),
             lost_claims: BTreeMap::new(),

@@ -56,9 +56,12 @@ pub(crate) fn gather(place: &Place) -> Vec<Part> {
         ("routes", Request::Routes),
         ("denied", Request::Denied),
         ("plan", Request::Plan { objects: Vec::new() }),
-        ("objects", Request::Get { kind: ObjectKind::ClusterNetwork, name: None }),
     ];
-    for (name, question) in questions {
+    let objects = ObjectKind::ALL.into_iter().flat_map(|kind| {
+        let plural = kind.words().get(1)?;
+        Some((*plural, Request::Get { kind, name: None }))
+    });
+    for (name, question) in questions.into_iter().chain(objects) {
         let answer = place.agent.ask::<Value>(&question).and_then(|answer| json(&answer));
         parts.push(had(&format!("{name}.json"), answer));
     }

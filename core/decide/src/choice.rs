@@ -178,6 +178,7 @@ impl Note {
                 | Note::SmallUnderlay { .. }
                 | Note::ReservedElsewhere { .. }
                 | Note::BlockTakenOver { .. }
+                | Note::IdlePolicies { .. }
         )
     }
 }
@@ -285,6 +286,12 @@ pub enum Note {
         pod: PodName,
         /// Its policies.
         policies: String,
+    },
+    /// There are policies, and no network that they are about.
+    #[error("{count} {} enforced: no network here has `policy: true`; apply one that has", if *count == 1 { "NetworkPolicy is not" } else { "NetworkPolicies are not" })]
+    IdlePolicies {
+        /// How many.
+        count: usize,
     },
     /// A pod's network is gone or not served.
     #[error("pod {pod} is shut: its network {network} is gone or not served")]

@@ -63,10 +63,11 @@ impl World {
             way_out: self.way_out(),
             judges_frames: served.iter().any(|it| it.policy && it.attachment == Attachment::Bridge),
         };
+        let no_uplink = self.no_uplink.iter().cloned().map(Note::NoUplink);
         Decision {
             choice: Some(Choice::Node(choice)),
             publish: own,
-            notes: self.no_uplink.iter().cloned().map(Note::NoUplink).chain(self.left_out()).collect(),
+            notes: no_uplink.chain(self.left_out()).chain(self.idle_policies()).collect(),
             ..Decision::default()
         }
     }

@@ -13,7 +13,7 @@ use tartan_model::{
 };
 
 use crate::learn::dirty;
-use crate::{Learned, Phase, Scope, World};
+use crate::{Learned, Note, Phase, Scope, World};
 
 /// The label of every namespace (Kubernetes, "Well-Known Labels").
 const OWN_NAME: &str = "kubernetes.io/metadata.name";
@@ -157,7 +157,19 @@ impl World {
         if put(&mut self.policies, name.clone(), policy) {
             self.judge_policy(&name);
         }
-        Learned::default()
+        // As long as they are enforced, the node does not say that they are not.
+        if self.enforces() { Learned::default() } else { dirty([Scope::Node]) }
+    }
+
+    fn enforces(&self) -> bool {
+        self.networks.values().any(|network| network.policy)
+    }
+
+    /// What there is to say of policies that nothing enforces.
+    pub(crate) fn idle_policies(&self) -> Option<Note> {
+        let count = self.policies.len();
+        (self.in_sync && count > 0 && !self.networks.is_empty() && !self.enforces())
+            .then_some(Note::IdlePolicies { count })
     }
 
     pub(crate) fn learn_namespace(&mut self, name: Name, labels: Option<Labels>) -> Learned {

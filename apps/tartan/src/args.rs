@@ -98,6 +98,7 @@ calls an agent), other (neither IP nor ARP, or with a VLAN tag). A counter goes 
 What policies refuse is told from a sample: 100 packets a second in each direction, of all connections together; 4,096
 connections are kept, 512 of one source, those of late. How many packets there were in all is told by the metric
 tartan_policy_denied_packets_total. The policy is the one that refuses it now: by default means that no rule allows it.
+What pods of this node send in vain to pods of others is refused, and told, here: ask the node of who sends, too.
 `tartan explain` tells of every rule that was asked.")]
     Denied {
         /// Go on showing what is refused, once a second, until Ctrl-C

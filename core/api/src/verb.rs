@@ -221,7 +221,8 @@ pub struct EndpointRow {
 pub struct DeniedRow {
     /// The pod that sent them, or opened the connection; none if it was somebody else, or if the pod is gone.
     pub pod: Option<PodName>,
-    /// The interface on the node that they came in by; of policies that of the pod that they are about, none if it is gone.
+    /// The interface on the node that they came in by; of policies that of the pod that they are about or, if that is on
+    /// another node, of the pod at the other end; none if it is gone.
     pub link: Option<IfName>,
     /// Why: `mac`, `ipv4`, `ipv6`, `arp`, `nd`, `ra`, `redirect`, `dhcp`, `tunnel`, `control` or `other`, and `policy`.
     pub reason: String,

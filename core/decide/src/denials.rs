@@ -244,13 +244,13 @@ fn row(
     let Connection { direction, client, server, protocol, port, icmp_type } = connection;
     let (from, to) = (names.end(client), names.end(server));
     let (policy, default) = policy.unzip();
-    let about = match direction {
-        Direction::Ingress => server,
-        Direction::Egress => client,
+    let (about, other) = match direction {
+        Direction::Ingress => (server, client),
+        Direction::Egress => (client, server),
     };
     DeniedRow {
         pod: from.pod.clone(),
-        link: names.link(about),
+        link: names.link(about).or_else(|| names.link(other)),
         reason: "policy".into(),
         packets: sums.packets,
         bytes: sums.bytes,

@@ -17,6 +17,11 @@ use tartan_policy::form::{
 use tartan_policy::reference::{Cluster, Exemption, Flow, Side, judge};
 use tartan_policy::{Selector, explain, network_policy};
 
+/// How many clusters each law is tried on: more of them with `TARTAN_POLICY_CASES=100000`, which is 10 million pairs.
+fn cases() -> u32 {
+    std::env::var("TARTAN_POLICY_CASES").map_or(1000, |cases| cases.parse().unwrap())
+}
+
 /// A node to its own pods is not asked about here: such packets are not forwarded.
 fn is_judged(cluster: &Cluster, flow: &Flow) -> bool {
     let judgement = judge(cluster, flow);
@@ -28,7 +33,7 @@ fn asked(flow: &Flow) -> explain::Flow {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn tables_and_explanations_say_what_the_reference_says(
@@ -51,7 +56,7 @@ fn node(name: &str) -> NodeName {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     /// A node judges both sides of what its own pods send, and of all else what its own receive.
     #[test]
@@ -93,7 +98,7 @@ fn history() -> impl Strategy<Value = (Cluster, Vec<Change>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn what_it_comes_to_does_not_depend_on_how_it_was_learned((cluster, history) in history()) {

@@ -46,6 +46,7 @@ impl Stage {
         let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--set", "policy=true", "--set", &set];
         let lab = Lab::up("t-policy-denied", &args);
         lab.lab(&["pod", "add", "db", "--node", "n1", "-l", "app=db"]).ok();
+        lab.lab(&["pod", "add", "quiet", "--node", "n1"]).ok();
         lab.lab(&["pod", "add", "caller", "--node", "n2", "-l", "app=caller"]).ok();
         let by_family = |pod: &str| {
             let mut addresses = lab.addresses(pod);
@@ -120,18 +121,14 @@ fn scene(attachment: &str) {
         let row = rows.as_array().expect("rows").iter().find(|row| row["pod"] == pod).cloned();
         row.expect("the pod")["link"].clone()
     };
-    let closed = |row: &Value| {
+    let closed = |row: &Value, node: &str, pod: &str| {
         assert_eq!(row["policy"]["kind"], "NetworkPolicy", "{row}");
         assert_eq!(
             (&row["policy"]["namespace"], &row["policy"]["name"]),
             (&json!("default"), &json!("closed"))
         );
         assert_eq!((&row["direction"], &row["default"]), (&json!("ingress"), &json!(true)), "{row}");
-        assert_eq!(
-            (&row["to"]["pod"], &row["link"]),
-            (&json!("default/db"), &link("n1", "default/db")),
-            "{row}"
-        );
+        assert_eq!((&row["to"]["pod"], &row["link"]), (&json!("default/db"), &link(node, pod)), "{row}");
         assert!(row["packets"].as_u64() > Some(0) && row["bytes"].as_u64() >= Some(28), "{row}");
         assert!(
             row["policy"]["source"]["line"] == 1 && row["first"].as_str() <= row["last"].as_str(),
@@ -139,17 +136,17 @@ fn scene(attachment: &str) {
         );
     };
     for to in db {
-        // From the same node, and from another.
-        for pod in ["p1", "p2"] {
+        // From the same node, and from another, which refuses what its own pods send.
+        for (pod, node, judged) in [("p1", "n1", "default/db"), ("p2", "n2", "default/p2")] {
             assert!(!stage.connects(pod, *to, 80));
-            closed(&stage.row("n1", &format!("default/{pod}"), *to, "tcp", Some(80)));
+            closed(&stage.row(node, &format!("default/{pod}"), *to, "tcp", Some(80)), node, judged);
         }
         stage.send("p1", *to, [81].into_iter());
-        closed(&stage.row("n1", "default/p1", *to, "udp", Some(81)));
+        closed(&stage.row("n1", "default/p1", *to, "udp", Some(81)), "n1", "default/db");
         lab.lab(&["exec", "p1", "--", "ping", "-c", "1", "-W", "1", &to.to_string()]);
         let (protocol, kind) = if to.is_ipv6() { ("icmpv6", 128) } else { ("icmp", 8) };
         let row = stage.row("n1", "default/p1", *to, protocol, None);
-        closed(&row);
+        closed(&row, "n1", "default/db");
         assert_eq!(row["icmp_type"], kind, "{row}");
     }
     for to in p2 {
@@ -198,7 +195,8 @@ fn follows(stage: &Stage) {
 
 /// One who tries every port does not push out what others were refused.
 fn floods(stage: &Stage) {
-    let before = stage.row("n1", "default/p2", stage.db[0], "tcp", Some(80));
+    assert!(!stage.connects("quiet", stage.db[0], 80));
+    let before = stage.row("n1", "default/quiet", stage.db[0], "tcp", Some(80));
     for _ in 0..30 {
         for chunk in 0..20u16 {
             stage.send("p1", stage.db[0], (chunk * 100 + 1000)..(chunk * 100 + 1100));
@@ -208,7 +206,7 @@ fn floods(stage: &Stage) {
     let rows = stage.rows("n1");
     let of = |pod: &str| rows.iter().filter(|row| row["from"]["pod"] == pod).count();
     assert!((100..=512).contains(&of("default/p1")), "{}", of("default/p1"));
-    assert_eq!(stage.row("n1", "default/p2", stage.db[0], "tcp", Some(80))["first"], before["first"]);
+    assert_eq!(stage.row("n1", "default/quiet", stage.db[0], "tcp", Some(80))["first"], before["first"]);
 }
 
 /// The agent sleeps when nothing is refused.

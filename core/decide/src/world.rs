@@ -108,7 +108,7 @@ pub struct World {
     pub(crate) service_accounts: BTreeMap<ServiceAccountName, Labels>,
     /// What each node says of its pods' interfaces, true or not; of this node what the store has.
     pub(crate) published: BTreeMap<NodeId, BTreeMap<AttachmentKey, PublishedEndpoint>>,
-    /// The labels of those.
+    /// The labels of those and of Pods.
     pub(crate) labels: SharedLabels,
     /// The number in each bridge's name: given once, kept.
     pub(crate) bridges: BTreeMap<NetworkName, u32>,

@@ -23,12 +23,13 @@ pub(crate) const DEVICES: &[u8] = b"tart";
 /// first, and without it the rest comes to nothing.
 pub(crate) const PRIORITY: i32 = -350;
 
-/// The chain that tells that frames are to be judged.
-const JUDGED: &str = "judged";
-/// The bit of the packet mark of what passed the hook `forward` of IP.
+/// The chain that marks what the hooks of IP see.
+const SEEING: &str = "seen";
+/// The bit of the packet mark that it gets: what is bridged loses it again.
 const SEEN: u32 = 0x0100_0000;
-/// After a bridge's frames were shown to the hooks of IP (net/bridge/br_netfilter_hooks.c, `br_nf_ops`).
-const SHOWN: i32 = 0;
+/// Behind the place where a bridge's frames are shown to the hooks of IP (net/bridge/br_netfilter_hooks.c, `br_nf_ops`:
+/// -1, on newer kernels 0): at one place whoever registered last goes first.
+const SHOWN: i32 = 1;
 
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
 pub(crate) const IPV4: &[u8] = &[2];
@@ -172,7 +173,7 @@ pub fn parts_of<'a>(chains: impl IntoIterator<Item = &'a str>) -> Parts {
     for chain in chains {
         parts.masquerade |= chain == way_out::MASQUERADE;
         parts.apart |= chain == way_out::APART;
-        parts.judged |= chain == JUDGED;
+        parts.judged |= chain == SEEING;
     }
     parts
 }
@@ -242,7 +243,9 @@ fn inet(parts: Parts) -> Table {
         chains.extend(way_out::masquerade());
     }
     if parts.judged {
-        chains.push(base(JUDGED, Hook::Forward, vec![vec![Statement::Mark(SEEN)]]));
+        // A bridged frame comes in there by the bridge.
+        let bridged = vec![Statement::Is(Field::Iifname, DEVICES.into()), Statement::Mark(SEEN)];
+        chains.push(base(SEEING, Hook::Forward, vec![bridged]));
     }
     let mut sets = pod_sets();
     sets.push(set("vnis", &[KeyType::Port, KeyType::Vni]));
@@ -251,13 +254,17 @@ fn inet(parts: Parts) -> Table {
 }
 
 /// Where a bridge does not show its frames to the hooks of IP (`nf_call_iptables` of the bridge, or the sysctl
-/// `bridge-nf-call-iptables`), nobody judges them, and they are dropped. Those that were seen bear a mark.
+/// `bridge-nf-call-iptables`; or there is no `br_netfilter`), nobody judges them, and they are dropped. Those that were
+/// seen bear a mark.
 fn unjudged() -> [Chain; 2] {
     let from_pod = |kind: &'static [u8]| {
         vec![is(Field::Iifname, PODS), is(Field::EtherType, kind), Statement::Goto("unjudged")]
     };
     let frames = base("frames", Hook::Forward, vec![from_pod(&[0x08, 0x00]), from_pod(&[0x86, 0xdd])]);
-    let rules = vec![vec![Statement::Marked(SEEN), Statement::Accept], vec![Statement::Drop]];
+    let rules = vec![
+        vec![Statement::Marked(SEEN), Statement::Unmark(SEEN), Statement::Accept],
+        vec![Statement::Drop],
+    ];
     [
         chain("unjudged", rules),
         Chain { base: frames.base.map(|base| Base { priority: SHOWN, ..base }), ..frames },

@@ -158,6 +158,8 @@ pub enum Statement {
     Marked(u32),
     /// It gets them.
     Mark(u32),
+    /// It loses them.
+    Unmark(u32),
     /// Connection tracking does not see the packet.
     Notrack,
     /// The connection takes the address of the interface that it leaves by, and a source port (or ICMP identifier) by

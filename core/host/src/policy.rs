@@ -4,7 +4,8 @@
 //! the source of its first packet, its server the source of the answers, whatever addresses were translated between. A
 //! pod's address leads to its identity, there the server's port leads to remotes, and there the other end's address leads
 //! to a verdict. What local pods send to those of other nodes is judged here by the policies of those, too: this node knows
-//! who has an address of its own before the others do. What was allowed bears the epoch in its conntrack mark and is not asked again until the epoch changes.
+//! who has an address of its own before the others do. What was allowed bears the epoch in its conntrack mark and is not
+//! asked again until the epoch changes.
 
 use std::fmt;
 use std::net::IpAddr;

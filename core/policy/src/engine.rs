@@ -240,6 +240,7 @@ impl<K: Key> Engine<K> {
         let mut called = false;
         let slot = self.slots.get(key).copied();
         let mut touched = BTreeSet::new();
+        let same_ports = before.map(|known| &known.ports) == endpoint.as_ref().map(|new| &new.ports);
         let addresses = before.into_iter().chain(&endpoint).flat_map(|endpoint| &endpoint.addresses);
         let far: BTreeMap<IpAddr, Option<IdentityId>> =
             addresses.map(|address| (*address, self.far(*address))).collect();
@@ -263,7 +264,7 @@ impl<K: Key> Engine<K> {
         }
         changes.members.extend(touched);
         changes.far = far.into_iter().filter(|(at, was)| self.far(*at) != *was).map(|(at, _)| at).collect();
-        if called {
+        if called && !same_ports {
             self.identify_all(&mut changes);
         }
         changes

@@ -4,6 +4,7 @@
 //! 10,000 selectors that share a common label one endpoint meets only those that it also fits otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::RandomState;
 
 use hashbrown::HashMap;
 
@@ -19,6 +20,8 @@ pub(crate) type SelectorId = u32;
 /// A label, and its value if that matters.
 type Need = (String, Option<String>);
 type LabelId = u32;
+/// By texts that others write, whom the hash must not serve to make them collide.
+type Texts<T> = HashMap<String, T, RandomState>;
 
 /// Selectors in use, and what they pick.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +30,7 @@ pub(crate) struct Index {
     selectors: Places<Entry>,
     /// Selectors that can do without any label.
     anywhere: BTreeSet<SelectorId>,
-    by_label: HashMap<String, Named>,
+    by_label: Texts<Named>,
     /// Each label that somebody has or needs.
     labels: Places<Need>,
     endpoints: Places<Found>,
@@ -37,7 +40,7 @@ pub(crate) struct Index {
 #[derive(Debug, Clone, Default)]
 struct Named {
     any: Posting,
-    by_value: HashMap<String, Posting>,
+    by_value: Texts<Posting>,
 }
 
 /// A label, with a value or with any.
@@ -233,7 +236,7 @@ impl Index {
 
 /// The posting of a label, made if there is none; nothing is copied if there is one.
 fn posting_of<'a>(
-    by_label: &'a mut HashMap<String, Named>,
+    by_label: &'a mut Texts<Named>,
     labels: &mut Places<Need>,
     name: &str,
     value: Option<&str>,

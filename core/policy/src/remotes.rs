@@ -15,7 +15,7 @@ use crate::number::{address_of, last_of, number_of};
 /// Addresses, the first and the last, and what becomes of them.
 pub type JudgedRange = (IpAddr, IpAddr, Verdict);
 
-/// What policies say of the other ends of a local endpoint's connections in a direction, at ports that they do not tell
+/// What policies say of the other ends of an endpoint's connections in a direction, at ports that they do not tell
 /// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Definition {

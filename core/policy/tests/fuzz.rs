@@ -1,6 +1,6 @@
 //! Hostile text: whatever is written, it is refused with a place, or taken and means one thing.
 //!
-//! As plain tests these go through the corpus and some random bytes. To let a fuzzer look for more:
+//! As plain tests these try random bytes, and what lies in `__fuzz__`. To let a fuzzer look for more:
 //! `cargo bolero test -p tartan-policy --test fuzz selectors`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops")]
 

@@ -122,6 +122,9 @@ fn the_way_out_reads_as_its_golden_text() {
     for chain in ["way_out", "leave", "outer_in", "outer_out", "outer", "apart", "across", "node"] {
         text += &nft(&scratch, &["list", "chain", "inet", "tartan", chain]).1;
     }
+    for (family, chain) in [("inet", "seen"), ("bridge", "frames"), ("bridge", "unjudged")] {
+        text += &nft(&scratch, &["list", "chain", family, "tartan", chain]).1;
+    }
     insta::assert_snapshot!(text);
 }
 

@@ -10,7 +10,7 @@ use crate::labels::EndpointLabels;
 use crate::remotes::JudgedRange;
 
 impl<K: Key> Engine<K> {
-    /// The identities of an endpoint that is judged here.
+    /// The identities of an endpoint by direction; of one on another node only that for what it receives.
     pub fn identities_of(&self, key: &K) -> [Option<IdentityId>; 2] {
         let known = self.slots.get(key).and_then(|slot| self.endpoints.get(*slot));
         known.map_or([None, None], |known| known.identities)

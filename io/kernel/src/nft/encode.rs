@@ -170,6 +170,7 @@ pub(super) fn expressions(statement: &Statement) -> Vec<Attributes> {
         Statement::Count(set, field) => vec![load(*field, 0), count(set)],
         Statement::Marked(bits) => vec![packet_mark(1), bits_of(*bits, 0), compare(NOT_EQUAL, &[0; 4])],
         Statement::Mark(bits) => vec![packet_mark(1), bits_of(!*bits, *bits), packet_mark(3)],
+        Statement::Unmark(bits) => vec![packet_mark(1), bits_of(!*bits, 0), packet_mark(3)],
         Statement::Notrack => vec![Attributes::default().text(1, "notrack")],
         Statement::Masquerade(ports) => masquerade(*ports),
         Statement::Jump(chain) => vec![verdict(-3, Some(chain))],

@@ -98,3 +98,26 @@ fn a_bridge_that_shows_no_frames_is_shut() {
     lab.wait_until_healthy(&["n1"]);
     open_and_shut(&lab);
 }
+
+/// Bridges, of others too, are there before the rules that frames pass: seen frames go on all the same.
+#[test]
+fn policy_comes_to_bridged_pods_that_live() {
+    let sets = ["--set", "attachment=bridge", "--set", "policy=false"];
+    let lab = Lab::up("t-on", &[&["--nodes", "1", "--pods", "2", "--family", "dual"][..], &sets].concat());
+    let reaches = || {
+        let all = lab.addresses("default/p2");
+        all.into_iter().all(|address| connects(&lab.netns("default_p1"), address, 80))
+    };
+    assert!(reaches());
+    let mut network = lab.ask("n1", &["get", "clusternetwork", "default"])[0].clone();
+    network["spec"]["policy"] = true.into();
+    apply(&lab, &network.to_string());
+    let frames = "nft list chain bridge tartan unjudged";
+    assert!(on_node(&lab, frames) && reaches());
+    // Made anew, they are registered behind the bridge.
+    lab.end_agent("n1", Signal::SIGKILL);
+    assert!(flush(&lab) && !on_node(&lab, frames));
+    lab.start_agent("n1");
+    lab.wait_until_healthy(&["n1"]);
+    assert!(on_node(&lab, frames) && reaches());
+}

@@ -1,7 +1,7 @@
 //! Hostile text: whatever is written, it is refused with a place, or taken and means one thing.
 //!
-//! As plain tests these try random bytes, and what lies in `__fuzz__`. To let a fuzzer look for more:
-//! `cargo bolero test -p tartan-policy --test fuzz selectors`.
+//! These are plain tests that try random bytes. A fuzzer that follows coverage (`cargo bolero`) wants them in a package of
+//! their own: it instruments all tests of a package, and links only those that are for it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;

@@ -52,13 +52,18 @@ pub(super) fn of_header(offset: u32, length: u32) -> Attributes {
 
 /// Whether the registers from the first on are in a set.
 pub(super) fn looked_up(set: &str) -> Attributes {
-    expression("lookup", Attributes::default().text(1, set).number(2, FIRST_REGISTER).number(5, 0))
+    lookup(set, 0)
 }
 
 /// Whether they are not.
 pub(super) fn not_in(set: &str) -> Attributes {
     const INVERT: u32 = 1;
-    expression("lookup", Attributes::default().text(1, set).number(2, FIRST_REGISTER).number(5, INVERT))
+    lookup(set, INVERT)
+}
+
+fn lookup(set: &str, flags: u32) -> Attributes {
+    let data = Attributes::default().text(1, set).number(2, FIRST_REGISTER);
+    expression("lookup", data.number(5, flags))
 }
 
 /// The verdict that the registers from the first on lead to.

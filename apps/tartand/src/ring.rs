@@ -119,7 +119,7 @@ pub(crate) struct Ring {
     pub(crate) denial_log: Listening,
     /// Which store, as its driver calls it.
     pub(crate) store_kind: &'static str,
-    /// Everything was told or read, which takes much more memory than knowing it.
+    /// Everything was told, read or planned, which takes much more memory than knowing it.
     swollen: bool,
 }
 
@@ -241,6 +241,7 @@ impl Ring {
             return;
         }
         self.hear();
+        self.swollen |= batch.asks.iter().any(Ask::is_for_a_plan);
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
             self.look_at_firewalls(batch.asks.iter().any(Ask::is_by_a_person));

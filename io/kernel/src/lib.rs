@@ -43,6 +43,12 @@ pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use usage::Used;
 
+/// Has all threads take memory from one place, so that what one has freed another can use. To be called before there are
+/// several: for programs in which few of them allocate much at once.
+pub fn share_memory() {
+    sys::share_memory();
+}
+
 /// Gives memory that a burst has left free back to the kernel; takes about a millisecond.
 pub fn give_back_memory() {
     sys::trim_memory();

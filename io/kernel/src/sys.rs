@@ -39,6 +39,15 @@ pub(crate) fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: i3
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has all threads allocate from one place (mallopt(3), `M_ARENA_MAX`), for those made from now on.
+pub(crate) fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers, and only changes how the allocator goes on.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives memory that the allocator holds and nobody uses back to the kernel (malloc_trim(3)).
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]

@@ -55,10 +55,12 @@ struct Written {
 impl TryFrom<Written> for PublishedEndpoint {
     type Error = TooMuch;
     fn try_from(written: Written) -> Result<Self, TooMuch> {
-        let Written { pod, network, addresses, labels } = written;
+        let Written { pod, network, mut addresses, labels } = written;
         if addresses.len() > MAX_ADDRESSES || labels.len() > MAX_LABELS {
             return Err(TooMuch { addresses: addresses.len(), labels: labels.len() });
         }
+        // There are tens of thousands.
+        addresses.shrink_to_fit();
         Ok(PublishedEndpoint { pod, network, addresses, labels: Arc::new(labels) })
     }
 }

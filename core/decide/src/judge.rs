@@ -138,7 +138,9 @@ impl World {
             }
         }
         if let Some(pod) = pod {
-            self.judges.by_pod.entry(pod).or_default().push(holder.clone());
+            // Almost all have one interface.
+            let holders = self.judges.by_pod.entry(pod).or_insert_with(|| Vec::with_capacity(1));
+            holders.push(holder.clone());
         }
     }
 

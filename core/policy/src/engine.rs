@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use tartan_model::Name;
 
 use crate::Selector;
@@ -73,7 +74,8 @@ pub struct Engine<K> {
     endpoints: Places<Known<K>>,
     slots: HashMap<K, Slot>,
     by_namespace: HashMap<Name, BTreeSet<Slot>>,
-    by_address: HashMap<IpAddr, BTreeSet<Slot>>,
+    /// In order. Almost all have one.
+    by_address: HashMap<IpAddr, Vec<Slot>>,
     ports: Called,
     index: Index,
     identities: BTreeMap<IdentityId, (Identity, usize)>,
@@ -280,7 +282,10 @@ impl<K: Key> Engine<K> {
             called |= *number == 1;
         }
         for address in &endpoint.addresses {
-            self.by_address.entry(*address).or_default().insert(slot);
+            let slots = self.by_address.entry(*address).or_insert_with(|| Vec::with_capacity(1));
+            if let Err(at) = slots.binary_search(&slot) {
+                slots.insert(at, slot);
+            }
         }
         self.by_namespace.entry(endpoint.namespace.clone()).or_default().insert(slot);
         self.slots.insert(key.clone(), slot);
@@ -302,10 +307,10 @@ impl<K: Key> Engine<K> {
             }
         }
         for address in addresses {
-            if let Some(slots) = self.by_address.get_mut(&address) {
-                slots.remove(&slot);
-                if slots.is_empty() {
-                    self.by_address.remove(&address);
+            if let Entry::Occupied(mut slots) = self.by_address.entry(address) {
+                slots.get_mut().retain(|other| *other != slot);
+                if slots.get().is_empty() {
+                    slots.remove();
                 }
             }
         }

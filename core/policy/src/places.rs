@@ -17,7 +17,7 @@ impl<T> Places<T> {
     /// A number that nothing has.
     pub(crate) fn reserve(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
-            self.all.push(None);
+            self.grow(self.all.len() + 1);
             // There are fewer than 4 billion of anything.
             u32::try_from(self.all.len() - 1).unwrap_or(u32::MAX)
         })
@@ -55,11 +55,19 @@ impl<T> Places<T> {
     }
 
     fn place(&mut self, at: u32) -> Option<&mut Option<T>> {
-        let needed = index(at).saturating_add(1);
-        if self.all.len() < needed {
+        self.grow(index(at).saturating_add(1));
+        self.all.get_mut(index(at))
+    }
+
+    /// By an eighth at least, not twofold: there are many, and a copy of them now and then costs little.
+    fn grow(&mut self, needed: usize) {
+        let more = needed.saturating_sub(self.all.len());
+        if needed > self.all.capacity() {
+            self.all.reserve_exact(more.max(self.all.len() / 8).max(8));
+        }
+        if more > 0 {
             self.all.resize_with(needed, || None);
         }
-        self.all.get_mut(index(at))
     }
 }
 

@@ -113,7 +113,7 @@ pub enum PolicyKind {
 }
 
 /// What a policy says.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, try_from = "WrittenSpec")]
 pub struct PolicySpec {
     /// The pods of its namespace that it is about.
@@ -278,6 +278,19 @@ struct WrittenSpec {
     policy_types: Option<Vec<Direction>>,
     ingress: Option<Vec<IngressRule>>,
     egress: Option<Vec<EgressRule>>,
+}
+
+impl Default for PolicySpec {
+    /// Of a policy in which nothing is written: it isolates all pods of its namespace in what they receive.
+    fn default() -> Self {
+        let policy_types = vec![Direction::Ingress];
+        PolicySpec {
+            pod_selector: LabelSelector::default(),
+            policy_types,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        }
+    }
 }
 
 impl TryFrom<WrittenSpec> for PolicySpec {

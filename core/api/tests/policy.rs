@@ -1,7 +1,7 @@
 //! NetworkPolicy as people write it: what is read, and what is refused with which words and where.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use tartan_api::policy::{Direction, NetworkPolicy, Peer, Ports, Protocol};
+use tartan_api::policy::{Direction, NetworkPolicy, Peer, PolicySpec, Ports, Protocol};
 
 fn read(spec: &str) -> Result<NetworkPolicy, String> {
     let text = format!(
@@ -54,6 +54,9 @@ fn everything_that_a_policy_may_say() {
 #[test]
 fn types_that_are_not_given_follow_from_the_rules() {
     let types = |spec| read(spec).unwrap().spec.policy_types;
+    assert_eq!(types("{}"), [Direction::Ingress]);
+    // Nor need there be a spec.
+    assert_eq!(PolicySpec::default(), read("{}").unwrap().spec);
     assert_eq!(types("{podSelector: {}}"), [Direction::Ingress]);
     assert_eq!(types("{podSelector: {}, ingress: [{}]}"), [Direction::Ingress]);
     assert_eq!(types("{podSelector: {}, egress: [{}]}"), [Direction::Ingress, Direction::Egress]);

@@ -1,7 +1,11 @@
 //! Hostile text: whatever is written, it is refused with a place, or taken and means one thing.
 //!
-//! These are plain tests that try random bytes. A fuzzer that follows coverage (`cargo bolero`) wants them in a package of
-//! their own: it instruments all tests of a package, and links only those that are for it.
+//! As plain tests these try the seeds beside them and random bytes. A fuzzer follows coverage from there:
+//! `cargo bolero test -p tartan-fuzz selectors --sanitizer NONE -T 10m`.
+//!
+//! They are a package of their own, with this file alone: all tests of a package are instrumented, and those that are no
+//! harnesses do not link.
+#![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;

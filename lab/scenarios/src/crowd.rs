@@ -1,5 +1,6 @@
 //! A crowd of peers: nodes that are only in the store, for a lab of one or two real ones.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -71,16 +72,19 @@ impl Lab {
     }
 }
 
-/// The entry of a pod of a peer, by both their numbers, with an address of each family from the peer's blocks and one
-/// label, as in `role=r1`; without a label there is none.
-pub fn pod_of_peer(peer: usize, number: usize, label: Option<&str>) -> (String, Option<Vec<u8>>) {
+/// The entry of a pod of a peer, by both their numbers, with an address of each family from the peer's blocks and with
+/// labels, as in `role=r1,app=a1`; without labels there is none.
+pub fn pod_of_peer(peer: usize, number: usize, labels: Option<&str>) -> (String, Option<Vec<u8>>) {
     assert!(number < PER_PEER, "a block has no room for {number}");
     let (block, host) = (peer + 256, number + 2);
-    let published = label.and_then(|label| label.split_once('=')).map(|(key, value)| {
-        let addresses = [format!("10.{}.{}.{host}", block / 256, block % 256), format!("fd00:10:0:{block:x}::{host:x}")];
+    let published = labels.map(|labels| {
+        let labels: BTreeMap<&str, &str> =
+            labels.split(',').filter_map(|label| label.split_once('=')).collect();
+        let addresses =
+            [format!("10.{}.{}.{host}", block / 256, block % 256), format!("fd00:10:0:{block:x}::{host:x}")];
         let pod = format!("default/peer-{peer}-{number}");
         let published =
-            serde_json::json!({"pod": pod, "network": "default", "addresses": addresses, "labels": {key: value}});
+            serde_json::json!({"pod": pod, "network": "default", "addresses": addresses, "labels": labels});
         published.to_string().into_bytes()
     });
     (format!("endpoint/{}/c{number}/eth0", id(peer)), published)

@@ -16,6 +16,8 @@ mod engine;
 mod flows;
 mod state;
 
+use state::Crowd;
+
 /// How often something is done: less often to try it out.
 fn times(usual: usize) -> usize {
     std::env::var("TARTAN_BENCH_SHARE")
@@ -35,12 +37,16 @@ fn connections_under_policies() {
 fn many_policies_and_endpoints() {
     println!("BENCH-BEGIN");
     println!("| policies | figure | aim |\n|---|---|---|");
-    let lab = state::up();
-    let _pods = state::pods(&lab);
-    state::remote_pods(&lab);
-    changes::seen_by_packets(&lab);
-    state::verification(&lab);
-    lab.down();
+    for crowd in [Crowd::Open, Crowd::Isolated] {
+        let state = state::up(crowd);
+        let _pods = state::pods(&state);
+        state::remote_pods(&state);
+        if crowd == Crowd::Open {
+            changes::seen_by_packets(state.lab());
+        }
+        state::verification(&state);
+        state.down();
+    }
     cut::denied_streams();
     engine::many();
     println!("BENCH-END");

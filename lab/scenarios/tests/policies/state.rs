@@ -28,20 +28,63 @@ const READINGS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A lab of one node with that in its store.
-pub(crate) fn up() -> Lab {
+pub(crate) struct State {
+    lab: Lab,
+    crowd: Crowd,
+}
+
+/// Whom policies are about beside this node's pods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crowd {
+    /// Nobody: the others are only let in.
+    Open,
+    /// All: this node judges what its own pods send to them, too.
+    Isolated,
+}
+
+impl State {
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    pub(crate) fn down(self) {
+        self.lab.down();
+    }
+
+    fn described(&self) -> String {
+        let word = match self.crowd {
+            Crowd::Open => "open",
+            Crowd::Isolated => "isolated",
+        };
+        format!("{POLICIES} policies, {} pods of other nodes, {word}", times(PEERS) * PODS)
+    }
+}
+
+pub(crate) fn up(crowd: Crowd) -> State {
     let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
     let sets = ["--set", CROWD_POOLS, "--set", "attachment=routed", "--set", "policy=true"];
     let lab = Lab::up("bench-policies", &[&dual[..], &sets].concat());
     let peers = times(PEERS);
     lab.add_crowd(0..peers);
-    let pods = (0..peers * PODS).map(|number| pod_of_peer(number / PODS, number % PODS, Some(&role(number))));
+    let pod = |number: usize| {
+        let labels = labels_of(number, crowd);
+        pod_of_peer(number / PODS, number % PODS, Some(&labels))
+    };
+    let pods = (0..peers * PODS).map(pod);
     lab.write_entries(&pods.collect::<Vec<_>>());
     let policy =
         |number: usize| policies::entry(&format!("policy-{number}"), &app(number), Some(&role(number)));
     lab.write_entries(&(0..POLICIES).map(policy).collect::<Vec<_>>());
     lab.wait_for_routes("n1", peers, PATIENCE);
     lab.wait_until_healthy(&["n1"]);
-    lab
+    State { lab, crowd }
+}
+
+fn labels_of(number: usize, crowd: Crowd) -> String {
+    match crowd {
+        Crowd::Open => role(number),
+        Crowd::Isolated => format!("{},{}", role(number), app(number)),
+    }
 }
 
 fn role(number: usize) -> String {
@@ -52,12 +95,9 @@ fn app(number: usize) -> String {
     format!("app=a{}", number % APPS)
 }
 
-fn described() -> String {
-    format!("{POLICIES} policies, {} pods of other nodes", times(PEERS) * PODS)
-}
-
 /// Pods of this node, each of which policies select; they stay as long as what this gives.
-pub(crate) fn pods(lab: &Lab) -> Vec<Container> {
+pub(crate) fn pods(state: &State) -> Vec<Container> {
+    let lab = state.lab();
     let containers: Vec<Container> =
         (0..times(ADDS)).map(|number| Container::make(lab, "n1", number)).collect();
     let mut kernel = kernel(lab);
@@ -77,7 +117,7 @@ pub(crate) fn pods(lab: &Lab) -> Vec<Container> {
         })
     };
     let (judged, whole): (Vec<Duration>, Vec<Duration>) = containers.iter().enumerate().map(&mut add).unzip();
-    let (count, described) = (whole.len(), described());
+    let (count, described) = (whole.len(), state.described());
     figures::spread(
         &format!(
             "a pod is added -> its rules are in the kernel, {count} in a row, {described}; the plugin's process included"
@@ -104,7 +144,8 @@ fn until_judged(kernel: &mut Kernel, start: Instant) -> Duration {
 }
 
 /// Pods of other nodes that come and go: from the store to the kernel.
-pub(crate) fn remote_pods(lab: &Lab) {
+pub(crate) fn remote_pods(state: &State) {
+    let lab = state.lab();
     let mut kernel = kernel(lab);
     let members = |kernel: &mut Kernel| {
         let rows = kernel.read_policy().expect("to read");
@@ -116,8 +157,8 @@ pub(crate) fn remote_pods(lab: &Lab) {
     let store = lab.open_store();
     for number in 0..remote {
         kernel.notices();
-        let label = role(number % times(ADDS).min(APPS));
-        let written = [pod_of_peer(number % times(PEERS), PODS + number / times(PEERS), Some(&label))];
+        let labels = labels_of(number % times(ADDS).min(APPS), state.crowd);
+        let written = [pod_of_peer(number % times(PEERS), PODS + number / times(PEERS), Some(&labels))];
         let start = Instant::now();
         store.write_all(&written).expect("to write");
         taken.push(until_judged(&mut kernel, start));
@@ -127,7 +168,8 @@ pub(crate) fn remote_pods(lab: &Lab) {
     assert_eq!(now() - before, 2 * remote, "members");
     figures::spread(
         &format!(
-            "a pod of another node written into the store -> its elements are in the kernel, {remote} in a row, {before} elements there"
+            "a pod of another node written into the store -> its elements are in the kernel, {remote} in a row, {before} elements there; {}",
+            state.described()
         ),
         taken,
         "p50 < 5 ms, p99 < 20 ms",
@@ -135,9 +177,15 @@ pub(crate) fn remote_pods(lab: &Lab) {
 }
 
 /// Reading it all, and an agent that starts over a kernel that has it all.
-pub(crate) fn verification(lab: &Lab) {
+pub(crate) fn verification(state: &State) {
+    let lab = state.lab();
     let came = figures::resident_kib(lab.agent("n1"));
-    figures::row("resident, of the agent that came to hold that", &megabytes(came), "< 60 MB");
+    let described = state.described();
+    figures::row(
+        &format!("resident, of the agent that came to hold {described}"),
+        &megabytes(came),
+        "< 60 MB",
+    );
     let mut kernel = kernel(lab);
     let mut rows = 0;
     let read = |_| {
@@ -162,14 +210,17 @@ pub(crate) fn verification(lab: &Lab) {
     }
     figures::spread(
         &format!(
-            "an agent starts over a kernel that has it all, until it is healthy, {READINGS} times; {}",
-            described()
+            "an agent starts over a kernel that has it all, until it is healthy, {READINGS} times; {described}",
         ),
         starts,
         "< 1 s",
     );
     figures::spread("its CPU until then", cpu, "");
-    figures::row("resident once it is healthy, the most of those", &megabytes(resident), "< 60 MB");
+    figures::row(
+        &format!("resident once it is healthy, the most of those; {described}"),
+        &megabytes(resident),
+        "< 60 MB",
+    );
 }
 
 fn megabytes(kib: u64) -> String {

@@ -1,6 +1,6 @@
 //! Hostile text: whatever is written, it is refused with a place, or taken and means one thing.
 //!
-//! As plain tests these try the seeds beside them and random bytes. A fuzzer follows coverage from there:
+//! As plain tests these try the seeds beside them (`__fuzz__`) and random bytes. A fuzzer follows coverage from there:
 //! `cargo bolero test -p tartan-fuzz selectors --sanitizer NONE -T 10m`.
 //!
 //! They are a package of their own, with this file alone: all tests of a package are instrumented, and those that are no

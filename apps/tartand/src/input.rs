@@ -54,11 +54,12 @@ impl Ask {
         }
     }
 
-    /// Whether somebody may just have followed an advice and wants to see it gone; others ask again and again.
+    /// Whether its answer takes much more memory to make than to give.
     pub(crate) fn is_for_a_plan(&self) -> bool {
         matches!(self.question, Question::Request { request: Request::Plan { .. }, .. })
     }
 
+    /// Whether somebody may just have followed an advice and wants to see it gone; others ask again and again.
     pub(crate) fn is_by_a_person(&self) -> bool {
         matches!(&self.question, Question::Request { request: Request::Status, .. })
     }

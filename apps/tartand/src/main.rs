@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
-use tartan_kernel::{Kernel, Marks, share_memory};
+use tartan_kernel::{Kernel, Marks, use_one_arena};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -58,7 +58,7 @@ const WRONG: u8 = 2;
 const UNREACHABLE: u8 = 3;
 
 fn main() -> ExitCode {
-    share_memory();
+    use_one_arena();
     let config = match Config::load() {
         Ok(config) => config,
         Err(refused) => return refused.exit(),

@@ -83,8 +83,7 @@ struct WrittenPolicy {
     api_version: PolicyVersion,
     kind: PolicyKind,
     metadata: ObjectMeta,
-    #[serde(default)]
-    spec: PolicySpec,
+    spec: Option<PolicySpec>,
     /// What servers of before 1.28 put there.
     #[serde(rename = "status")]
     _status: Option<IgnoredAny>,
@@ -93,7 +92,7 @@ struct WrittenPolicy {
 impl From<WrittenPolicy> for NetworkPolicy {
     fn from(written: WrittenPolicy) -> NetworkPolicy {
         let WrittenPolicy { api_version, kind, metadata, spec, .. } = written;
-        NetworkPolicy { api_version, kind, metadata, spec }
+        NetworkPolicy { api_version, kind, metadata, spec: spec.unwrap_or_default() }
     }
 }
 
@@ -126,6 +125,25 @@ pub struct PolicySpec {
     /// What they may send.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
+}
+
+impl Default for PolicySpec {
+    /// In which nothing is written: it isolates all pods of its namespace in what they receive.
+    fn default() -> Self {
+        let pod_selector = LabelSelector::default();
+        PolicySpec {
+            pod_selector,
+            policy_types: types_by_rules(&[]),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        }
+    }
+}
+
+/// Without types a policy is for what pods receive, and for what they send if it has rules for that.
+fn types_by_rules(egress: &[EgressRule]) -> Vec<Direction> {
+    let sends = (!egress.is_empty()).then_some(Direction::Egress);
+    [Direction::Ingress].into_iter().chain(sends).collect()
 }
 
 /// A direction, as seen from the pod.
@@ -280,31 +298,13 @@ struct WrittenSpec {
     egress: Option<Vec<EgressRule>>,
 }
 
-impl Default for PolicySpec {
-    /// Of a policy in which nothing is written: it isolates all pods of its namespace in what they receive.
-    fn default() -> Self {
-        let policy_types = vec![Direction::Ingress];
-        PolicySpec {
-            pod_selector: LabelSelector::default(),
-            policy_types,
-            ingress: Vec::new(),
-            egress: Vec::new(),
-        }
-    }
-}
-
 impl TryFrom<WrittenSpec> for PolicySpec {
     type Error = PolicyError;
-    /// Without types a policy is for what pods receive, and for what they send if it has rules for that.
     fn try_from(written: WrittenSpec) -> Result<Self, PolicyError> {
         let ingress = bounded(written.ingress, MAX_RULES, "rules in a direction")?;
         let egress = bounded(written.egress, MAX_RULES, "rules in a direction")?;
-        let by_rules = || {
-            let sends = (!egress.is_empty()).then_some(Direction::Egress);
-            [Direction::Ingress].into_iter().chain(sends).collect()
-        };
-        let mut policy_types: Vec<Direction> =
-            written.policy_types.filter(|types| !types.is_empty()).unwrap_or_else(by_rules);
+        let written_types = written.policy_types.filter(|types| !types.is_empty());
+        let mut policy_types = written_types.unwrap_or_else(|| types_by_rules(&egress));
         policy_types.sort_unstable();
         policy_types.dedup();
         let pod_selector = written.pod_selector.unwrap_or_default();

@@ -1,11 +1,15 @@
 //! NetworkPolicy as people write it: what is read, and what is refused with which words and where.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use tartan_api::policy::{Direction, NetworkPolicy, Peer, PolicySpec, Ports, Protocol};
+use tartan_api::policy::{Direction, NetworkPolicy, Peer, Ports, Protocol};
 
 fn read(spec: &str) -> Result<NetworkPolicy, String> {
+    read_with(&format!("spec: {spec}\n"))
+}
+
+fn read_with(rest: &str) -> Result<NetworkPolicy, String> {
     let text = format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, uid: 1, generation: 2}}\nspec: {spec}\n"
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, uid: 1, generation: 2}}\n{rest}"
     );
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(&text, options).map_err(|error| error.to_string())
@@ -54,9 +58,13 @@ fn everything_that_a_policy_may_say() {
 #[test]
 fn types_that_are_not_given_follow_from_the_rules() {
     let types = |spec| read(spec).unwrap().spec.policy_types;
-    assert_eq!(types("{}"), [Direction::Ingress]);
     // Nor need there be a spec.
-    assert_eq!(PolicySpec::default(), read("{}").unwrap().spec);
+    for nothing in ["", "spec:\n", "spec: null\n", "spec: {}\n"] {
+        let policy = read_with(nothing).unwrap();
+        assert_eq!(policy.spec.policy_types, [Direction::Ingress], "{nothing}");
+        let stored = serde_json::to_string(&policy).unwrap();
+        assert_eq!(serde_json::from_str::<NetworkPolicy>(&stored).unwrap(), policy, "{stored}");
+    }
     assert_eq!(types("{podSelector: {}}"), [Direction::Ingress]);
     assert_eq!(types("{podSelector: {}, ingress: [{}]}"), [Direction::Ingress]);
     assert_eq!(types("{podSelector: {}, egress: [{}]}"), [Direction::Ingress, Direction::Egress]);

@@ -522,10 +522,8 @@ impl FromIterator<Row> for Rows {
 }
 
 impl Extend<Row> for Rows {
-    /// Many at once are packed closely; a tree that grows in order is half empty.
     fn extend<I: IntoIterator<Item = Row>>(&mut self, rows: I) {
-        let Rows(mut rows) = rows.into_iter().collect();
-        if rows.len() < self.0.len() { self.0.extend(rows) } else { self.0.append(&mut rows) }
+        self.0.extend(rows.into_iter().map(|row| (row.key(), row)));
     }
 }
 

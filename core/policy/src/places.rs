@@ -59,7 +59,7 @@ impl<T> Places<T> {
         self.all.get_mut(index(at))
     }
 
-    /// By an eighth at least, not twofold: there are many, and a copy of them now and then costs little.
+    /// By an eighth, not twofold: there are many, and room that nothing has is memory.
     fn grow(&mut self, needed: usize) {
         let more = needed.saturating_sub(self.all.len());
         if needed > self.all.capacity() {
@@ -80,4 +80,26 @@ impl<T: Default> Places<T> {
 
 fn index(at: u32) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_out_anew_once_they_are_free() {
+        let mut places = Places::default();
+        let numbers: Vec<u32> = (0..1000).map(|_| places.reserve()).collect();
+        assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+        numbers.iter().for_each(|at| places.put(*at, *at));
+        assert!(places.all.capacity() <= 1000 + 1000 / 8 + 8, "{}", places.all.capacity());
+        assert_eq!(places.release(7), Some(7));
+        assert_eq!(places.get(7), None);
+        assert_eq!(places.reserve(), 7);
+        // Beyond the end.
+        *places.or_default(5000).unwrap() += 1;
+        assert_eq!((places.get(5000), places.get(4999)), (Some(&1), None));
+        assert_eq!(places.iter().count(), 1000);
+    }
 }

@@ -168,18 +168,17 @@ impl Kernel {
         self.pending = Notices::default();
         sysctls.iter().for_each(|key| self.listen_to(key));
         let seen = self.read_links()?;
-        let mut host = Host::default();
-        host.rows.extend(self.read_ruleset()?);
-        host.rows.extend(self.read_policy()?);
-        host.rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
-        host.rows.extend(self.read_addresses()?);
-        host.rows.extend(self.read_neighbors()?);
-        host.rows.extend(self.read_fdb(&seen)?);
-        host.rows.extend(self.read_routes()?);
+        let mut rows = self.read_ruleset()?;
+        rows.extend(self.read_policy()?);
+        rows.extend(seen.iter().filter_map(|seen| self.links.row(seen)).map(Row::Link));
+        rows.extend(self.read_addresses()?);
+        rows.extend(self.read_neighbors()?);
+        rows.extend(self.read_fdb(&seen)?);
+        rows.extend(self.read_routes()?);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
-        host.rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
-        host.foreign = self.links.foreign().collect();
-        Ok(host)
+        rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
+        // All at once: a tree that grows by and by, in order, is half empty.
+        Ok(Host { rows: rows.into_iter().collect(), foreign: self.links.foreign().collect() })
     }
 
     /// Has the kernel take note of these links' carrier at once: see [`Rtnl::sync_carrier`].

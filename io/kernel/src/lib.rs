@@ -43,13 +43,13 @@ pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
 pub use usage::Used;
 
-/// Has all threads take memory from one place, so that what one has freed another can use. To be called before there are
-/// several: for programs in which few of them allocate much at once.
-pub fn share_memory() {
-    sys::share_memory();
+/// Has all threads take memory from one arena, so that what one has freed another can use, and wait for each other where
+/// several allocate at once. To be called before there are several. With another C library than glibc nothing changes.
+pub fn use_one_arena() {
+    sys::use_one_arena();
 }
 
-/// Gives memory that a burst has left free back to the kernel; takes about a millisecond.
+/// Gives memory that a burst has left free back to the kernel; takes some milliseconds.
 pub fn give_back_memory() {
     sys::trim_memory();
 }

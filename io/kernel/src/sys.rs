@@ -39,8 +39,8 @@ pub(crate) fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: i3
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has all threads allocate from one place (mallopt(3), `M_ARENA_MAX`), for those made from now on.
-pub(crate) fn share_memory() {
+/// Has all threads allocate from one arena (mallopt(3), `M_ARENA_MAX`).
+pub(crate) fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes two numbers, and only changes how the allocator goes on.
     unsafe {

@@ -106,8 +106,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Files below this size are read through when they are opened: some ten milliseconds.
 const PROBE_MAX: u64 = 16 << 20;
 
-/// How much of a file a connection keeps in memory beside what the kernel keeps of it, in KiB: it is read through once.
-const CACHE: i64 = 256;
+/// How much of a file a connection keeps in memory, in KiB: what it reads the kernel keeps as well. Of a larger transaction
+/// pages go into the write-ahead log before its end.
+const CACHE_KIB: i64 = 256;
 
 /// To what the write-ahead log is cut back after a burst, in bytes.
 const LOG_FILE_MAX: i64 = 4 << 20;
@@ -205,7 +206,6 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|source| sqlite(path, source))?;
     connection.busy_timeout(BUSY).map_err(|source| sqlite(path, source))?;
-    connection.pragma_update(None, "cache_size", -CACHE).map_err(|source| sqlite(path, source))?;
     // SQLite opens for reading only, without a word, what it may not write.
     if connection.is_readonly("main").map_err(|source| sqlite(path, source))? {
         return Err(system(path, ErrorKind::PermissionDenied.into()));
@@ -259,6 +259,7 @@ fn probe(connection: &Connection, path: &Path, size: u64) -> Result<(), OpenErro
 fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     use_write_ahead_log(connection)?;
     connection.pragma_update(None, "synchronous", level(Durability::Crash))?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update_and_check(None, "journal_size_limit", LOG_FILE_MAX, |_| Ok(()))?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if matches!(identify(&transaction)?, Identity::Empty) {

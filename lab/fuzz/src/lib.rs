@@ -3,8 +3,8 @@
 //! As plain tests these try the seeds beside them (`__fuzz__`) and random bytes. A fuzzer follows coverage from there:
 //! `cargo bolero test -p tartan-fuzz selectors --sanitizer NONE -T 10m`.
 //!
-//! They are a package of their own, with this file alone: all tests of a package are instrumented, and those that are no
-//! harnesses do not link.
+//! They are a package of their own: `cargo bolero` builds every test of a package with instrumentation, and one that is not
+//! a harness fails to link.
 #![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops")]
 

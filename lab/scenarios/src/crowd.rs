@@ -79,7 +79,7 @@ pub fn pod_of_peer(peer: usize, number: usize, labels: Option<&str>) -> (String,
     let (block, host) = (peer + 256, number + 2);
     let published = labels.map(|labels| {
         let labels: BTreeMap<&str, &str> =
-            labels.split(',').filter_map(|label| label.split_once('=')).collect();
+            labels.split(',').map(|label| label.split_once('=').expect("KEY=VALUE")).collect();
         let addresses =
             [format!("10.{}.{}.{host}", block / 256, block % 256), format!("fd00:10:0:{block:x}::{host:x}")];
         let pod = format!("default/peer-{peer}-{number}");

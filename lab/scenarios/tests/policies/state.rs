@@ -27,7 +27,7 @@ const REMOTE: usize = 200;
 const READINGS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A lab of one node with that in its store.
+/// A lab with that in its store.
 pub(crate) struct State {
     lab: Lab,
     crowd: Crowd,
@@ -53,13 +53,14 @@ impl State {
 
     fn described(&self) -> String {
         let word = match self.crowd {
-            Crowd::Open => "open",
-            Crowd::Isolated => "isolated",
+            Crowd::Open => "none of them isolated",
+            Crowd::Isolated => "all of them isolated",
         };
         format!("{POLICIES} policies, {} pods of other nodes, {word}", times(PEERS) * PODS)
     }
 }
 
+/// Brings up one node, and waits until it has it all in its kernel.
 pub(crate) fn up(crowd: Crowd) -> State {
     let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
     let sets = ["--set", CROWD_POOLS, "--set", "attachment=routed", "--set", "policy=true"];
@@ -194,7 +195,11 @@ pub(crate) fn verification(state: &State) {
         start.elapsed()
     };
     let reads: Vec<Duration> = (0..READINGS).map(read).collect();
-    figures::spread(&format!("reading the table of policies, {rows} rows, {READINGS} times"), reads, "");
+    figures::spread(
+        &format!("reading the table of policies, {rows} rows, {READINGS} times; {described}"),
+        reads,
+        "",
+    );
     let (mut starts, mut cpu, mut resident) = (Vec::new(), Vec::new(), 0);
     for _ in 0..READINGS {
         lab.end_agent("n1", Signal::SIGKILL);
@@ -215,7 +220,7 @@ pub(crate) fn verification(state: &State) {
         starts,
         "< 1 s",
     );
-    figures::spread("its CPU until then", cpu, "");
+    figures::spread(&format!("its CPU until then; {described}"), cpu, "");
     figures::row(
         &format!("resident once it is healthy, the most of those; {described}"),
         &megabytes(resident),

@@ -105,7 +105,7 @@ What pods of this node send in vain to pods of others is refused, and told, here
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show whether a connection is allowed, and the rule that decides; exit code 1 if it is denied
+    /// Show whether a connection is allowed, and the rule that decides; exit code 1 if it is denied, 2 if an end is not known
     #[command(after_help = "\
 Examples:
   tartan explain web db:5432                       # pods of namespace default

@@ -60,6 +60,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let applied: Vec<Applied> = agent.ask(&Request::Apply { objects: files::read(&files)? })?;
             if wait {
                 agent.ask::<()>(&Request::Wait)?;
+                warn_unhealthy(&agent)?;
             }
             show(&shared, &applied, || applied.iter().map(table::applied).collect())?;
         }
@@ -191,6 +192,15 @@ fn is_of_one(a: &DeniedRow, b: &DeniedRow) -> bool {
         }
         _ => false,
     }
+}
+
+/// Everybody has what was applied, which need not be all that it takes.
+fn warn_unhealthy(agent: &Agent) -> Result<()> {
+    let status: Status = agent.ask(&Request::Status)?;
+    for reason in &status.reasons {
+        eprintln!("warning: node {} is not healthy: {reason}", status.node);
+    }
+    Ok(())
 }
 
 /// A question about the state, so its exit code answers it.

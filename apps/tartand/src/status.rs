@@ -7,7 +7,7 @@ use tartan_api::explain::Explain;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Phase, Refused, Scope};
+use tartan_decide::{Fact, Phase, Refused, Scope};
 use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
 use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId};
@@ -43,7 +43,7 @@ impl Ring {
         }
         match self.world.explain(asked) {
             Ok(explanation) => ok(&explanation),
-            Err(unexplained) => failure(FailureCode::NotFound, unexplained.to_string()),
+            Err(unexplained) => failure(FailureCode::Invalid, unexplained.to_string()),
         }
     }
 
@@ -226,6 +226,8 @@ impl Ring {
                 Err(error) => return failure(FailureCode::Invalid, error.to_string()),
             }
         }
+        // What becomes of policies is found out once for all that was learned.
+        drop(world.learn(Fact::Turn));
         let (rows, notes) = world.wanted();
         ok(&Plan { steps: self.loop_.plan(&rows).iter().map(ToString::to_string).collect(), notes })
     }

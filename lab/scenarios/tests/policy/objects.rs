@@ -102,6 +102,29 @@ fn objects_are_applied_shown_and_deleted_in_every_store() {
 }
 
 #[test]
+fn a_plan_tells_what_a_policy_would_change() {
+    for policy in ["true", "false"] {
+        let set = format!("policy={policy}");
+        let lab = Lab::up("t-objects", &["--nodes", "1", "--pods", "1", "--preset", "canal", "--set", &set]);
+        let file = lab.file("n1", "deny.yaml");
+        fs::write(
+            &file,
+            ALL.split("---").next().unwrap().replace("shop", "default").replace("{app: web}", "{}"),
+        )
+        .unwrap();
+        let file = file.to_str().unwrap();
+        let plan = || lab.ask("n1", &["plan", "-f", file]);
+        let steps = || plan()["steps"].as_array().unwrap().len();
+        // The table, what is judged by it, and the pod's addresses in it.
+        assert_eq!(steps() > 4, policy == "true", "{}", plan());
+        assert_eq!(count(&lab, "n1", "policies"), 0);
+        let run = lab.verb("n1", &["apply", "--wait", "-f", file]).ok();
+        assert_eq!(run.stderr.contains("not enforced"), policy == "false", "{run:?}");
+        assert_eq!(steps(), 0, "{}", plan());
+    }
+}
+
+#[test]
 fn nodes_tell_each_other_of_their_pods_in_networks_with_policy() {
     let lab = Lab::up("t-publish", &["--nodes", "2", "--pods", "1", "--preset", "canal", "--family", "dual"]);
     for node in ["n1", "n2"] {

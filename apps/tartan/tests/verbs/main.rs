@@ -493,7 +493,7 @@ fn every_help_has_an_example() {
           endpoints  List the pods' interfaces on this node
           denied     List the packets that were refused: who sent them, why, how many
           explain    Show whether a connection is allowed, and the rule that decides; exit code 1 if it is
-                     denied
+                     denied, 2 if an end is not known
           ipam       List the blocks of addresses, their owners and how full they are
           routes     List our routes on this node
           plan       Show what would be changed in this node's kernel; nothing is changed

@@ -57,10 +57,14 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Apply { files, wait } => {
             let agent = agent(&shared)?;
-            let applied: Vec<Applied> = agent.ask(&Request::Apply { objects: files::read(&files)? })?;
+            let objects = files::read(&files)?;
+            let has_policy = objects.iter().any(|object| object.kind() == ObjectKind::NetworkPolicy);
+            let applied: Vec<Applied> = agent.ask(&Request::Apply { objects })?;
             if wait {
                 agent.ask::<()>(&Request::Wait)?;
-                warn_unhealthy(&agent)?;
+            }
+            if has_policy {
+                warn_unenforced(&agent)?;
             }
             show(&shared, &applied, || applied.iter().map(table::applied).collect())?;
         }
@@ -194,11 +198,16 @@ fn is_of_one(a: &DeniedRow, b: &DeniedRow) -> bool {
     }
 }
 
-/// Everybody has what was applied, which need not be all that it takes.
-fn warn_unhealthy(agent: &Agent) -> Result<()> {
-    let status: Status = agent.ask(&Request::Status)?;
-    for reason in &status.reasons {
-        eprintln!("warning: node {} is not healthy: {reason}", status.node);
+fn warn_unenforced(agent: &Agent) -> Result<()> {
+    let all: Vec<Object> = agent.ask(&Request::Get { kind: ObjectKind::ClusterNetwork, name: None })?;
+    let enforces = |object: &Object| match object {
+        Object::ClusterNetwork(network) => network.resolve().is_ok_and(|network| network.policy),
+        _ => false,
+    };
+    if !all.is_empty() && !all.iter().any(enforces) {
+        eprintln!(
+            "warning: policies are not enforced: no network here has `policy: true`; apply one that has"
+        );
     }
     Ok(())
 }

@@ -53,7 +53,11 @@ impl Host {
                 if let Row::Link(link) = &row {
                     self.foreign.remove(&link.name);
                 }
-                self.rows.insert(row.clone()).is_none_or(|old| old != row)
+                let is_new = self.rows.get(&row.key()) != Some(&row);
+                if is_new {
+                    self.rows.insert(row);
+                }
+                is_new
             }
             Notice::Gone(key) => {
                 if let Key::Link(name) = &key {

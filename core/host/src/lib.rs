@@ -18,6 +18,7 @@ mod host;
 pub mod nftables;
 pub mod policy;
 mod row;
+mod rows;
 mod step;
 mod way_out;
 
@@ -29,7 +30,8 @@ pub use guard::{Realm, Refusal, RefusalReason, guard};
 pub use guards::{Parts, Reason, TABLE, parts_of, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
-    Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Rows, Ruleset,
-    Scope, Sysctl, SysctlKey, TABLES,
+    Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Ruleset, Scope,
+    Sysctl, SysctlKey, TABLES,
 };
+pub use rows::{Kept, Rows};
 pub use step::{Step, StepError};

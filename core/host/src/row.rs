@@ -1,14 +1,12 @@
 //! Rows: the kernel objects that Tartan makes, each with the key by which the kernel tells it from others.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Bound;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu, Vni};
 
-use crate::policy::{PolicyKey, PolicyRow, RemotesId};
+use crate::policy::{PolicyKey, PolicyRow};
 use crate::{Element, Parts};
 
 /// One kernel object, with every choice made.
@@ -379,151 +377,6 @@ impl Row {
             }
             _ => self == found,
         }
-    }
-}
-
-/// Rows by key: what is wanted, or what there is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rows(BTreeMap<Key, Row>);
-
-impl Rows {
-    /// Puts a row in, and gives back the one it replaces.
-    pub fn insert(&mut self, row: Row) -> Option<Row> {
-        self.0.insert(row.key(), row)
-    }
-
-    /// Takes a row out.
-    pub fn remove(&mut self, key: &Key) -> Option<Row> {
-        self.0.remove(key)
-    }
-
-    /// The row with this key.
-    pub fn get(&self, key: &Key) -> Option<&Row> {
-        self.0.get(key)
-    }
-
-    /// The link of this name.
-    pub fn link(&self, name: &IfName) -> Option<&Link> {
-        match self.0.get(&Key::Link(name.clone())) {
-            Some(Row::Link(link)) => Some(link),
-            _ => None,
-        }
-    }
-
-    /// All rows in the order of their keys, which is the order of building.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Row> {
-        self.0.values()
-    }
-
-    /// All keys in order.
-    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
-        self.0.keys()
-    }
-
-    /// All rows with their keys, in order.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Key, &Row)> {
-        self.0.iter()
-    }
-
-    /// The rows that are not among others as they are here, in order. Both are walked through once.
-    pub fn missing_from<'a>(&'a self, others: &'a Rows) -> impl Iterator<Item = &'a Row> {
-        let mut others = others.0.iter().peekable();
-        self.0.iter().filter_map(move |(key, row)| {
-            while others.next_if(|(other, _)| *other < key).is_some() {}
-            let is_there =
-                others.next_if(|(other, _)| *other == key).is_some_and(|(_, found)| row.matches(found));
-            (!is_there).then_some(row)
-        })
-    }
-
-    /// The keys of the settings, addresses, forwarding entries and neighbours on a link, without a search through all
-    /// rows.
-    pub fn keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
-        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let starts = [
-            InterfaceAddress::new(nowhere, 0).map(|least| Key::Address(link.clone(), least)),
-            Some(Key::Fdb(link.clone(), Mac::from_bytes([0; 6]))),
-            Some(Key::Neighbor(link.clone(), nowhere)),
-        ];
-        let settings = [SysctlKey::LinkForward, SysctlKey::NoIpv6, SysctlKey::LinkReverse];
-        let settings = settings
-            .into_iter()
-            .map(|setting| setting(link.clone()))
-            .filter_map(|key| self.0.get_key_value(&Key::Sysctl(key)));
-        let others = starts.into_iter().flatten().flat_map(move |start| {
-            let table = std::mem::discriminant(&start);
-            let rows = self.0.range(start..);
-            rows.take_while(move |(key, row)| std::mem::discriminant(*key) == table && row.on() == Some(link))
-        });
-        settings.chain(others).map(|(key, _)| key)
-    }
-
-    /// The keys of the routes over a link; takes a search through all routes.
-    pub(crate) fn route_keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
-        let first = Cidr::everything(Family::Ipv4);
-        let routes = self.0.range(Key::Route(first, 0)..).filter(move |(_, row)| row.on() == Some(link));
-        routes.map(|(key, _)| key)
-    }
-
-    /// The keys of all elements, without a search through all rows.
-    pub(crate) fn element_keys(&self) -> impl Iterator<Item = &Key> {
-        let rows = self.0.range((Bound::Excluded(Key::Ruleset), Bound::Unbounded));
-        rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Element(_)))
-    }
-
-    /// The keys of the whole table of policies, in order.
-    pub fn policy_keys(&self) -> impl Iterator<Item = &Key> {
-        let rows = self.0.range(Key::Policy(PolicyKey::Judge)..);
-        rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Policy(_)))
-    }
-
-    /// The keys of the members of remotes.
-    pub fn member_keys(&self, remotes: RemotesId) -> impl Iterator<Item = &Key> {
-        let least = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let rows = self.0.range(Key::Policy(PolicyKey::Member(remotes, least))..);
-        rows.map(|(key, _)| key)
-            .take_while(move |key| matches!(key, Key::Policy(PolicyKey::Member(of, _)) if *of == remotes))
-    }
-
-    /// The row of the table of policies with this key.
-    pub fn policy(&self, key: PolicyKey) -> Option<&PolicyRow> {
-        match self.0.get(&Key::Policy(key)) {
-            Some(Row::Policy(row)) => Some(row),
-            _ => None,
-        }
-    }
-
-    /// All rows of the table of policies, in order.
-    pub fn policies(&self) -> impl Iterator<Item = &PolicyRow> {
-        let rows = self.0.range(Key::Policy(PolicyKey::Judge)..);
-        rows.map_while(|(_, row)| if let Row::Policy(row) = row { Some(row) } else { None })
-    }
-
-    /// Keeps the rows that the test accepts.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Row) -> bool) {
-        self.0.retain(|_, row| keep(row));
-    }
-
-    /// How many rows there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl FromIterator<Row> for Rows {
-    fn from_iter<I: IntoIterator<Item = Row>>(rows: I) -> Self {
-        Rows(rows.into_iter().map(|row| (row.key(), row)).collect())
-    }
-}
-
-impl Extend<Row> for Rows {
-    fn extend<I: IntoIterator<Item = Row>>(&mut self, rows: I) {
-        self.0.extend(rows.into_iter().map(|row| (row.key(), row)));
     }
 }
 

@@ -136,7 +136,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Replaces what a scope wants. A row that two scopes want is as the one that asked last wants it, and stays as long
     /// as one of them does.
     pub fn want(&mut self, scope: &S, rows: Vec<Row>) {
-        let changed = self.wants.replace(scope, rows);
+        let changed = self.wants.replace(scope, rows, &self.mirror.rows);
         for key in &changed {
             self.told.remove(key);
         }
@@ -373,6 +373,10 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             *self.tally.repairs.entry("link").or_default() += lost as u64;
         }
         self.orphans.extend(orphans);
+        // Thousands of peers have as many rows: what is as wanted is kept once.
+        for key in &keys {
+            self.mirror.rows.share(key, self.wants.rows());
+        }
         let mut steps = diff_keys(self.wants.rows(), &self.mirror, &keys);
         if !self.may_remove {
             steps.retain(|step| self.is_replacement(step));
@@ -516,11 +520,12 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             self.told.insert(row.key());
             self.note_change(row.key());
         }
-        for row in found.iter().filter(|row| self.mirror.rows.get(&row.key()) != Some(row)) {
+        let is_new = |row: &&Row| self.mirror.rows.get(&row.key()) != Some(row);
+        for row in found.iter().filter(is_new).cloned().collect::<Vec<Row>>() {
             self.told.insert(row.key());
             self.dirty.insert(row.key());
+            self.mirror.rows.insert(row);
         }
-        self.mirror.rows.extend(found.iter().cloned());
     }
 }
 

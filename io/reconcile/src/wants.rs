@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tartan_host::{Key, Row, Rows};
+use tartan_host::{Kept, Key, Row, Rows};
 use tartan_model::IfName;
 
 /// The rows that scopes want, all together. Thousands of peers want tens of thousands, so that nothing is kept here that
@@ -11,11 +11,11 @@ use tartan_model::IfName;
 pub(crate) struct Wants<S> {
     rows: Rows,
     /// Each in order.
-    scopes: BTreeMap<S, Box<[Key]>>,
+    scopes: BTreeMap<S, Box<[Kept]>>,
     /// How many scopes want a row beside the first, where several do.
     shared: BTreeMap<Key, usize>,
     /// Routes and ports by their link: of other rows the keys begin with it.
-    places: BTreeMap<IfName, BTreeSet<Key>>,
+    places: BTreeMap<IfName, BTreeSet<Kept>>,
 }
 
 impl<S: Ord + Clone> Wants<S> {
@@ -35,35 +35,40 @@ impl<S: Ord + Clone> Wants<S> {
 
     /// The rows of a scope.
     pub(crate) fn of<'a>(&'a self, scope: &S) -> impl Iterator<Item = &'a Row> {
-        self.scopes.get(scope).into_iter().flatten().filter_map(|key| self.rows.get(key))
+        self.scopes.get(scope).into_iter().flatten().filter_map(|row| self.rows.get(row.key()))
     }
 
     /// A scope that wants a row; takes a search through the scopes.
     pub(crate) fn owner(&self, key: &Key) -> Option<&S> {
-        self.scopes.iter().find(|(_, keys)| keys.binary_search(key).is_ok()).map(|(scope, _)| scope)
+        let has = |rows: &[Kept]| rows.binary_search_by(|row| row.key().cmp(key)).is_ok();
+        self.scopes.iter().find(|(_, rows)| has(rows)).map(|(scope, _)| scope)
     }
 
     /// The keys of what stands on a link or is a port of it.
     pub(crate) fn on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
-        self.rows.keys_on(link).chain(self.places.get(link).into_iter().flatten())
+        self.rows.keys_on(link).chain(self.places.get(link).into_iter().flatten().map(Kept::key))
     }
 
     /// Replaces what a scope wants; gives the keys that another row, or none, is wanted at now. A row that two scopes
-    /// want is as the one that asked last wants it, and stays as long as one of them does.
-    pub(crate) fn replace(&mut self, scope: &S, rows: Vec<Row>) -> Vec<Key> {
-        let new: BTreeSet<Key> = rows.iter().map(Row::key).collect();
+    /// want is as the one that asked last wants it, and stays as long as one of them does. Rows that are there are kept
+    /// together with those.
+    pub(crate) fn replace(&mut self, scope: &S, rows: Vec<Row>, there: &Rows) -> Vec<Key> {
+        let kept = |row| {
+            let new = Kept::new(row);
+            self.rows.same(&new).or_else(|| there.same(&new)).cloned().unwrap_or(new)
+        };
+        let new: BTreeSet<Kept> = rows.into_iter().map(kept).collect();
         let old = self.scopes.remove(scope).unwrap_or_default();
-        let given_up = old.iter().filter(|key| !new.contains(key) && self.give_up(key));
-        let mut changed: Vec<Key> = given_up.cloned().collect();
-        let is_new = |key: &&Key| old.binary_search(key).is_err();
-        for key in new.iter().filter(is_new).filter(|key| self.rows.get(key).is_some()) {
-            *self.shared.entry(key.clone()).or_default() += 1;
+        let given_up = old.iter().filter(|row| !new.contains(*row) && self.give_up(row.key()));
+        let mut changed: Vec<Key> = given_up.map(|row| row.key().clone()).collect();
+        let is_new = |row: &&Kept| old.binary_search(row).is_err();
+        for row in new.iter().filter(is_new).filter(|row| self.rows.get(row.key()).is_some()) {
+            *self.shared.entry(row.key().clone()).or_default() += 1;
         }
-        for row in rows {
-            let key = row.key();
-            if self.rows.get(&key) != Some(&row) {
-                self.put(row);
-                changed.push(key);
+        for row in &new {
+            if self.rows.get(row.key()) != Some(row) {
+                self.put(row.clone());
+                changed.push(row.key().clone());
             }
         }
         if !new.is_empty() {
@@ -84,7 +89,7 @@ impl<S: Ord + Clone> Wants<S> {
             Some(others) => *others -= 1,
             None => {
                 if let Some(old) = self.rows.remove(key) {
-                    self.forget_place(&old, key);
+                    self.forget_place(&old);
                 }
                 return true;
             }
@@ -92,22 +97,21 @@ impl<S: Ord + Clone> Wants<S> {
         false
     }
 
-    fn put(&mut self, row: Row) {
-        let key = row.key();
+    fn put(&mut self, row: Kept) {
         let place = place(&row).cloned();
         if let Some(link) = &place {
-            self.places.entry(link.clone()).or_default().insert(key.clone());
+            self.places.entry(link.clone()).or_default().replace(row.clone());
         }
-        if let Some(old) = self.rows.insert(row).filter(|old| self::place(old) != place.as_ref()) {
-            self.forget_place(&old, &key);
+        if let Some(old) = self.rows.put(row).filter(|old| self::place(old) != place.as_ref()) {
+            self.forget_place(&old);
         }
     }
 
-    fn forget_place(&mut self, row: &Row, key: &Key) {
+    fn forget_place(&mut self, row: &Kept) {
         let Some(link) = place(row) else { return };
-        if let Some(keys) = self.places.get_mut(link) {
-            keys.remove(key);
-            if keys.is_empty() {
+        if let Some(rows) = self.places.get_mut(link) {
+            rows.remove(row);
+            if rows.is_empty() {
                 self.places.remove(link);
             }
         }
@@ -120,5 +124,33 @@ fn place(row: &Row) -> Option<&IfName> {
         Row::Link(link) => link.master.as_ref(),
         Row::Route(route) => route.link(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+mod tests {
+    use tartan_host::{Sysctl, SysctlKey};
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_there_or_wanted_already_is_kept_once() {
+        let setting = |value| Row::Sysctl(Sysctl { key: SysctlKey::Ipv4Forward, value });
+        let key = setting(1).key();
+        let there = Rows::from_iter([setting(1)]);
+        let mut wants = Wants::new();
+        assert_eq!(wants.replace(&"a", vec![setting(1)], &there), [key.clone()]);
+        let first: *const Row = wants.rows().get(&key).unwrap();
+        assert!(std::ptr::eq(first, there.get(&key).unwrap()));
+        // Asked for again, and by another.
+        assert!(wants.replace(&"a", vec![setting(1)], &Rows::default()).is_empty());
+        assert!(wants.replace(&"b", vec![setting(1)], &Rows::default()).is_empty());
+        assert!(std::ptr::eq(first, wants.rows().get(&key).unwrap()));
+        assert_eq!(wants.replace(&"b", vec![setting(0)], &there), [key.clone()]);
+        assert_eq!(wants.rows().get(&key), Some(&setting(0)));
+        assert!(wants.replace(&"b", Vec::new(), &there).is_empty(), "another wants it yet");
+        assert_eq!(wants.replace(&"a", Vec::new(), &there), [key]);
+        assert!(wants.rows().is_empty());
     }
 }

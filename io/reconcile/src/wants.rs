@@ -140,14 +140,14 @@ mod tests {
         let key = setting(1).key();
         let there = Rows::from_iter([setting(1)]);
         let mut wants = Wants::new();
-        assert_eq!(wants.replace(&"a", vec![setting(1)], &there), [key.clone()]);
+        assert_eq!(wants.replace(&"a", vec![setting(1)], &there), std::slice::from_ref(&key));
         let first: *const Row = wants.rows().get(&key).unwrap();
         assert!(std::ptr::eq(first, there.get(&key).unwrap()));
         // Asked for again, and by another.
         assert!(wants.replace(&"a", vec![setting(1)], &Rows::default()).is_empty());
         assert!(wants.replace(&"b", vec![setting(1)], &Rows::default()).is_empty());
         assert!(std::ptr::eq(first, wants.rows().get(&key).unwrap()));
-        assert_eq!(wants.replace(&"b", vec![setting(0)], &there), [key.clone()]);
+        assert_eq!(wants.replace(&"b", vec![setting(0)], &there), std::slice::from_ref(&key));
         assert_eq!(wants.rows().get(&key), Some(&setting(0)));
         assert!(wants.replace(&"b", Vec::new(), &there).is_empty(), "another wants it yet");
         assert_eq!(wants.replace(&"a", Vec::new(), &there), [key]);

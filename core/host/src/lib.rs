@@ -33,5 +33,5 @@ pub use row::{
     Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Ruleset, Scope,
     Sysctl, SysctlKey, TABLES,
 };
-pub use rows::{Kept, Rows};
+pub use rows::{Keyed, Rows};
 pub use step::{Step, StepError};

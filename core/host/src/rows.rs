@@ -17,16 +17,17 @@ use crate::{Key, Link, Row, SysctlKey};
 /// Thousands of peers make tens of thousands of rows, and almost all that are wanted are there: such a row is kept once
 /// ([`Rows::share`]).
 #[derive(Debug, Clone, Default)]
-pub struct Rows(BTreeSet<Kept>);
+pub struct Rows(BTreeSet<Keyed>);
 
-/// A row together with its key, kept once for all who have it. Two are the same if their keys are.
+/// A row together with its key, kept once for all who have it. Two compare as their keys do, whatever else differs, so that
+/// sets find rows by key.
 #[derive(Debug, Clone)]
-pub struct Kept(Arc<(Key, Row)>);
+pub struct Keyed(Arc<(Key, Row)>);
 
-impl Kept {
-    /// The row, kept by itself.
-    pub fn new(row: Row) -> Kept {
-        Kept(Arc::new((row.key(), row)))
+impl Keyed {
+    /// A row that nobody else has yet.
+    pub fn new(row: Row) -> Keyed {
+        Keyed(Arc::new((row.key(), row)))
     }
 
     /// The row's key.
@@ -35,7 +36,7 @@ impl Kept {
     }
 }
 
-impl Deref for Kept {
+impl Deref for Keyed {
     type Target = Row;
 
     fn deref(&self) -> &Row {
@@ -43,27 +44,27 @@ impl Deref for Kept {
     }
 }
 
-impl Borrow<Key> for Kept {
+impl Borrow<Key> for Keyed {
     fn borrow(&self) -> &Key {
         self.key()
     }
 }
 
-impl PartialEq for Kept {
+impl PartialEq for Keyed {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Kept {}
+impl Eq for Keyed {}
 
-impl PartialOrd for Kept {
+impl PartialOrd for Keyed {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Kept {
+impl Ord for Keyed {
     fn cmp(&self, other: &Self) -> Ordering {
         self.key().cmp(other.key())
     }
@@ -71,17 +72,17 @@ impl Ord for Kept {
 
 impl Rows {
     /// Puts a row in, and gives back the one it replaces.
-    pub fn insert(&mut self, row: Row) -> Option<Kept> {
-        self.put(Kept::new(row))
+    pub fn insert(&mut self, row: Row) -> Option<Keyed> {
+        self.put(Keyed::new(row))
     }
 
-    /// The same of one that is kept elsewhere, too.
-    pub fn put(&mut self, row: Kept) -> Option<Kept> {
+    /// Puts a row in that others may have too, and gives back the one it replaces.
+    pub fn put(&mut self, row: Keyed) -> Option<Keyed> {
         self.0.replace(row)
     }
 
     /// Takes a row out.
-    pub fn remove(&mut self, key: &Key) -> Option<Kept> {
+    pub fn remove(&mut self, key: &Key) -> Option<Keyed> {
         self.0.take(key)
     }
 
@@ -90,14 +91,15 @@ impl Rows {
         self.0.get(key).map(Deref::deref)
     }
 
-    /// The row as it is kept here, if it is here just so.
-    pub fn same(&self, row: &Kept) -> Option<&Kept> {
+    /// The row of this key that is equal in all else, too.
+    pub fn equal(&self, row: &Keyed) -> Option<&Keyed> {
         self.0.get(row.key()).filter(|here| ***here == **row)
     }
 
-    /// Keeps a row that others have just so together with them.
+    /// Keeps the row of this key together with others, if theirs is equal.
     pub fn share(&mut self, key: &Key, others: &Rows) {
-        if let Some(other) = self.0.get(key).and_then(|own| others.same(own)) {
+        let Some((own, other)) = self.0.get(key).zip(others.0.get(key)) else { return };
+        if !Arc::ptr_eq(&own.0, &other.0) && **own == **other {
             self.put(other.clone());
         }
     }
@@ -117,7 +119,7 @@ impl Rows {
 
     /// All keys in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
-        self.0.iter().map(Kept::key)
+        self.0.iter().map(Keyed::key)
     }
 
     /// All rows with their keys, in order.
@@ -126,7 +128,7 @@ impl Rows {
     }
 
     /// The same from this key on.
-    fn from(&self, first: Key) -> impl Iterator<Item = (&Key, &Row)> {
+    fn entries_from(&self, first: Key) -> impl Iterator<Item = (&Key, &Row)> {
         self.0.range::<Key, _>(first..).map(|kept| (kept.key(), &**kept))
     }
 
@@ -154,10 +156,10 @@ impl Rows {
         let settings = settings
             .into_iter()
             .filter_map(|setting| self.0.get(&Key::Sysctl(setting(link.clone()))))
-            .map(Kept::key);
+            .map(Keyed::key);
         let others = starts.into_iter().flatten().flat_map(move |start| {
             let table = std::mem::discriminant(&start);
-            let rows = self.from(start);
+            let rows = self.entries_from(start);
             rows.take_while(move |(key, row)| std::mem::discriminant(*key) == table && row.on() == Some(link))
         });
         settings.chain(others.map(|(key, _)| key))
@@ -166,26 +168,26 @@ impl Rows {
     /// The keys of the routes over a link; takes a search through all routes.
     pub(crate) fn route_keys_on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
         let first = Cidr::everything(Family::Ipv4);
-        let routes = self.from(Key::Route(first, 0)).filter(move |(_, row)| row.on() == Some(link));
+        let routes = self.entries_from(Key::Route(first, 0)).filter(move |(_, row)| row.on() == Some(link));
         routes.map(|(key, _)| key)
     }
 
     /// The keys of all elements, without a search through all rows.
     pub(crate) fn element_keys(&self) -> impl Iterator<Item = &Key> {
         let rows = self.0.range::<Key, _>((Bound::Excluded(Key::Ruleset), Bound::Unbounded));
-        rows.map(Kept::key).take_while(|key| matches!(key, Key::Element(_)))
+        rows.map(Keyed::key).take_while(|key| matches!(key, Key::Element(_)))
     }
 
     /// The keys of the whole table of policies, in order.
     pub fn policy_keys(&self) -> impl Iterator<Item = &Key> {
-        let rows = self.from(Key::Policy(PolicyKey::Judge));
+        let rows = self.entries_from(Key::Policy(PolicyKey::Judge));
         rows.map(|(key, _)| key).take_while(|key| matches!(key, Key::Policy(_)))
     }
 
     /// The keys of the members of remotes.
     pub fn member_keys(&self, remotes: RemotesId) -> impl Iterator<Item = &Key> {
         let least = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let rows = self.from(Key::Policy(PolicyKey::Member(remotes, least)));
+        let rows = self.entries_from(Key::Policy(PolicyKey::Member(remotes, least)));
         rows.map(|(key, _)| key)
             .take_while(move |key| matches!(key, Key::Policy(PolicyKey::Member(of, _)) if *of == remotes))
     }
@@ -200,7 +202,7 @@ impl Rows {
 
     /// All rows of the table of policies, in order.
     pub fn policies(&self) -> impl Iterator<Item = &PolicyRow> {
-        let rows = self.from(Key::Policy(PolicyKey::Judge));
+        let rows = self.entries_from(Key::Policy(PolicyKey::Judge));
         rows.map_while(|(_, row)| if let Row::Policy(row) = row { Some(row) } else { None })
     }
 
@@ -222,7 +224,7 @@ impl Rows {
 
 impl PartialEq for Rows {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
+        self.iter().eq(other.iter())
     }
 }
 
@@ -230,7 +232,7 @@ impl Eq for Rows {}
 
 impl FromIterator<Row> for Rows {
     fn from_iter<I: IntoIterator<Item = Row>>(rows: I) -> Self {
-        Rows(rows.into_iter().map(Kept::new).collect())
+        Rows(rows.into_iter().map(Keyed::new).collect())
     }
 }
 

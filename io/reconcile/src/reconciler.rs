@@ -373,7 +373,6 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             *self.tally.repairs.entry("link").or_default() += lost as u64;
         }
         self.orphans.extend(orphans);
-        // Thousands of peers have as many rows: what is as wanted is kept once.
         for key in &keys {
             self.mirror.rows.share(key, self.wants.rows());
         }
@@ -514,17 +513,19 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// Puts what was read anew of one table in the place of what was known of it.
     fn take_table(&mut self, found: Vec<Row>, is_of_table: impl Fn(&Row) -> bool) {
         let found = Rows::from_iter(found);
-        let old: Vec<Row> = self.mirror.rows.iter().filter(|row| is_of_table(row)).cloned().collect();
-        for row in old.iter().filter(|row| found.get(&row.key()).is_none()) {
-            self.mirror.rows.remove(&row.key());
-            self.told.insert(row.key());
-            self.note_change(row.key());
+        let old = self.mirror.rows.iter().filter(|row| is_of_table(row)).map(Row::key);
+        let gone: Vec<Key> = old.filter(|key| found.get(key).is_none()).collect();
+        for key in gone {
+            self.mirror.rows.remove(&key);
+            self.told.insert(key.clone());
+            self.note_change(key);
         }
-        let is_new = |row: &&Row| self.mirror.rows.get(&row.key()) != Some(row);
-        for row in found.iter().filter(is_new).cloned().collect::<Vec<Row>>() {
-            self.told.insert(row.key());
-            self.dirty.insert(row.key());
-            self.mirror.rows.insert(row);
+        for row in found.iter() {
+            if self.mirror.rows.get(&row.key()) != Some(row) {
+                self.told.insert(row.key());
+                self.dirty.insert(row.key());
+                self.mirror.rows.insert(row.clone());
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tartan_host::{Kept, Key, Row, Rows};
+use tartan_host::{Key, Keyed, Row, Rows};
 use tartan_model::IfName;
 
 /// The rows that scopes want, all together. Thousands of peers want tens of thousands, so that nothing is kept here that
@@ -10,12 +10,12 @@ use tartan_model::IfName;
 #[derive(Debug)]
 pub(crate) struct Wants<S> {
     rows: Rows,
-    /// Each in order.
-    scopes: BTreeMap<S, Box<[Kept]>>,
+    /// The rows of each as it asked for them, in order; another may have asked otherwise since.
+    scopes: BTreeMap<S, Box<[Keyed]>>,
     /// How many scopes want a row beside the first, where several do.
     shared: BTreeMap<Key, usize>,
     /// Routes and ports by their link: of other rows the keys begin with it.
-    places: BTreeMap<IfName, BTreeSet<Kept>>,
+    places: BTreeMap<IfName, BTreeSet<Keyed>>,
 }
 
 impl<S: Ord + Clone> Wants<S> {
@@ -40,13 +40,13 @@ impl<S: Ord + Clone> Wants<S> {
 
     /// A scope that wants a row; takes a search through the scopes.
     pub(crate) fn owner(&self, key: &Key) -> Option<&S> {
-        let has = |rows: &[Kept]| rows.binary_search_by(|row| row.key().cmp(key)).is_ok();
+        let has = |rows: &[Keyed]| rows.binary_search_by(|row| row.key().cmp(key)).is_ok();
         self.scopes.iter().find(|(_, rows)| has(rows)).map(|(scope, _)| scope)
     }
 
     /// The keys of what stands on a link or is a port of it.
     pub(crate) fn on<'a>(&'a self, link: &'a IfName) -> impl Iterator<Item = &'a Key> {
-        self.rows.keys_on(link).chain(self.places.get(link).into_iter().flatten().map(Kept::key))
+        self.rows.keys_on(link).chain(self.places.get(link).into_iter().flatten().map(Keyed::key))
     }
 
     /// Replaces what a scope wants; gives the keys that another row, or none, is wanted at now. A row that two scopes
@@ -54,14 +54,14 @@ impl<S: Ord + Clone> Wants<S> {
     /// together with those.
     pub(crate) fn replace(&mut self, scope: &S, rows: Vec<Row>, there: &Rows) -> Vec<Key> {
         let kept = |row| {
-            let new = Kept::new(row);
-            self.rows.same(&new).or_else(|| there.same(&new)).cloned().unwrap_or(new)
+            let new = Keyed::new(row);
+            self.rows.equal(&new).or_else(|| there.equal(&new)).cloned().unwrap_or(new)
         };
-        let new: BTreeSet<Kept> = rows.into_iter().map(kept).collect();
+        let new: BTreeSet<Keyed> = rows.into_iter().map(kept).collect();
         let old = self.scopes.remove(scope).unwrap_or_default();
         let given_up = old.iter().filter(|row| !new.contains(*row) && self.give_up(row.key()));
         let mut changed: Vec<Key> = given_up.map(|row| row.key().clone()).collect();
-        let is_new = |row: &&Kept| old.binary_search(row).is_err();
+        let is_new = |row: &&Keyed| old.binary_search(row).is_err();
         for row in new.iter().filter(is_new).filter(|row| self.rows.get(row.key()).is_some()) {
             *self.shared.entry(row.key().clone()).or_default() += 1;
         }
@@ -97,7 +97,7 @@ impl<S: Ord + Clone> Wants<S> {
         false
     }
 
-    fn put(&mut self, row: Kept) {
+    fn put(&mut self, row: Keyed) {
         let place = place(&row).cloned();
         if let Some(link) = &place {
             self.places.entry(link.clone()).or_default().replace(row.clone());
@@ -107,7 +107,7 @@ impl<S: Ord + Clone> Wants<S> {
         }
     }
 
-    fn forget_place(&mut self, row: &Kept) {
+    fn forget_place(&mut self, row: &Keyed) {
         let Some(link) = place(row) else { return };
         if let Some(rows) = self.places.get_mut(link) {
             rows.remove(row);
@@ -148,7 +148,7 @@ mod tests {
         assert!(wants.replace(&"b", vec![setting(1)], &Rows::default()).is_empty());
         assert!(std::ptr::eq(first, wants.rows().get(&key).unwrap()));
         assert_eq!(wants.replace(&"b", vec![setting(0)], &there), std::slice::from_ref(&key));
-        assert_eq!(wants.rows().get(&key), Some(&setting(0)));
+        assert_eq!(wants.of(&"a").collect::<Vec<_>>(), [&setting(0)], "as who asked last wants it");
         assert!(wants.replace(&"b", Vec::new(), &there).is_empty(), "another wants it yet");
         assert_eq!(wants.replace(&"a", Vec::new(), &there), [key]);
         assert!(wants.rows().is_empty());

@@ -89,7 +89,8 @@ fn foreign_links(lab: &Lab) {
     figures::row("CPU for 1,000 changes of foreign links", &format!("{thousand:.1} ms"), "");
 }
 
-/// Waits until the agent only does what it always does: probes peers, of which none answers.
+/// Waits until the agent only does what it always does: it probes peers, of which none answers, and logs those that it finds
+/// silent, which takes up to a twentieth of a core on some machines.
 fn settle(lab: &Lab) {
     const LOOK: Duration = Duration::from_millis(300);
     let deadline = Instant::now() + PATIENCE;

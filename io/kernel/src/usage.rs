@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourAttribute;
 use tartan_model::{IfName, Mac};
 
 use crate::message::link_by_name;
+use crate::nft::wire;
+use crate::rtnl::Message;
 use crate::{Kernel, KernelError, Request, tables};
 
 /// Ticks of the clock in which the kernel tells ages to programs (USER_HZ), a second.
@@ -30,9 +31,7 @@ impl Kernel {
         let requests: Vec<Request> = devices.into_iter().map(request).collect();
         let mut sent = 0u64;
         self.requests.exchange(requests, |_, message| {
-            if let Ok(RouteNetlinkMessage::NewLink(link)) = message.parse() {
-                sent = sent.saturating_add(tx_packets(&link));
-            }
+            sent = sent.saturating_add(tx_packets(&message).unwrap_or(0));
         });
         sent
     }
@@ -52,12 +51,16 @@ impl Kernel {
     }
 }
 
-fn tx_packets(link: &LinkMessage) -> u64 {
-    let of = |attribute: &LinkAttribute| match attribute {
-        LinkAttribute::Stats64(stats) => Some(stats.tx_packets),
-        _ => None,
-    };
-    link.attributes.iter().find_map(of).unwrap_or(0)
+/// Of the fifty things that the kernel tells of a link, each second, this one is looked for (linux/if_link.h,
+/// `struct rtnl_link_stats64`).
+fn tx_packets(link: &Message<'_>) -> Option<u64> {
+    const STATS64: u16 = 23;
+    /// Behind `struct ifinfomsg`.
+    const ATTRIBUTES: usize = 16;
+    /// Behind `rx_packets`.
+    const TX_PACKETS: usize = 8;
+    let stats = wire::find(link.payload.get(ATTRIBUTES..)?, STATS64)?;
+    stats.get(TX_PACKETS..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 fn used(attributes: &[NeighbourAttribute]) -> Option<Used> {

@@ -30,6 +30,18 @@ pub fn cpu(pid: i32) -> Duration {
     Duration::from(clock.now().expect("its clock"))
 }
 
+/// How often the threads of a process have waited for something, or for the time to come.
+pub fn switches(pid: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let number = |status: String| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+    };
+    statuses.filter_map(number).sum()
+}
+
 /// Resident memory of a process in KiB.
 pub fn resident_kib(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent is there");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{CROWD_POOLS, Container, Lab, figures};
+use tartan_scenarios::{CROWD_POOLS, Container, Lab, figures, pod_of_peer};
 
 /// Pods added and deleted in a row.
 const PODS: usize = 200;
@@ -32,12 +32,13 @@ fn scale() {
     println!("| with many peers, both families | figure | aim |\n|---|---|---|");
     for peers in [1_000, 5_000] {
         let lab = lab_with(peers);
+        cold_start(&lab, peers, false);
+        cold_start(&lab, peers, true);
         if peers == 5_000 {
+            publish_endpoints(&lab, peers);
             adds(&lab, peers);
             foreign_links(&lab);
         }
-        cold_start(&lab, peers, false);
-        cold_start(&lab, peers, true);
     }
     println!("BENCH-END");
 }
@@ -47,12 +48,15 @@ fn lab_with(peers: usize) -> Lab {
     let dual = ["--nodes", "1", "--pods", "0", "--family", "dual"];
     let lab = Lab::up("bench", &[&dual[..], &["--set", CROWD_POOLS, "--set", "attachment=routed"]].concat());
     lab.add_crowd(0..peers);
-    let endpoint = |n: usize| {
-        (format!("endpoint/default/pod-{n}"), Some(br#"{"node":"x","labels":{"app":"web"}}"#.to_vec()))
-    };
-    lab.write_entries(&(0..ENDPOINTS).map(endpoint).collect::<Vec<_>>());
     lab.wait_for_routes("n1", peers, PATIENCE);
     lab
+}
+
+/// Has the peers publish pods, as they do where policies are enforced.
+fn publish_endpoints(lab: &Lab, peers: usize) {
+    let endpoint = |n: usize| pod_of_peer(n % peers, n / peers, Some("app=web"));
+    lab.write_entries(&(0..ENDPOINTS).map(endpoint).collect::<Vec<_>>());
+    settle(lab);
 }
 
 fn adds(lab: &Lab, peers: usize) {

@@ -34,6 +34,10 @@ impl Keyed {
     pub fn key(&self) -> &Key {
         &self.0.0
     }
+
+    fn entry(&self) -> (&Key, &Row) {
+        (&self.0.0, &self.0.1)
+    }
 }
 
 impl Deref for Keyed {
@@ -124,12 +128,12 @@ impl Rows {
 
     /// All rows with their keys, in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&Key, &Row)> {
-        self.0.iter().map(|kept| (kept.key(), &**kept))
+        self.0.iter().map(Keyed::entry)
     }
 
     /// The same from this key on.
     fn entries_from(&self, first: Key) -> impl Iterator<Item = (&Key, &Row)> {
-        self.0.range::<Key, _>(first..).map(|kept| (kept.key(), &**kept))
+        self.0.range::<Key, _>(first..).map(Keyed::entry)
     }
 
     /// The rows that are not among others as they are here, in order. Both are walked through once.

@@ -12,7 +12,7 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tartan_kernel::EchoSockets;
+use tartan_kernel::{EchoSockets, Kernel, Marks};
 use tartan_model::Family;
 
 /// An echo request: type, id, number, and a payload of this length.
@@ -60,4 +60,22 @@ fn answers_of_our_own_are_heard_and_no_others() {
         assert_eq!(large.unwrap_err().raw_os_error(), Some(libc::EMSGSIZE), "{local}");
     }
     assert!(ours.send("127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), &[]).is_err());
+}
+
+#[test]
+fn what_a_device_has_sent_is_counted() {
+    let scratch = common::Scratch::new();
+    let mut kernel = Kernel::open_in(scratch.fd(), Marks::Node).unwrap();
+    let (loopback, nobody) = ("lo".parse().unwrap(), "absent".parse().unwrap());
+    let before = kernel.sent_packets([&loopback, &nobody]);
+    let ours = EchoSockets::open_in(scratch.fd(), 0x1234).unwrap();
+    for local in ["127.0.0.1", "::1"] {
+        let local: IpAddr = local.parse().unwrap();
+        ours.send(local, local, &request(Family::of(local), 0x1234, 100)).unwrap();
+    }
+    wait();
+    // A request and its answer in each family; the kernel may have something of its own to say.
+    let sent = kernel.sent_packets([&nobody, &loopback]) - before;
+    assert!((4..20).contains(&sent), "{sent} packets");
+    assert_eq!(kernel.sent_packets([&nobody]), 0);
 }

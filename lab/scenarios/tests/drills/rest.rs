@@ -50,6 +50,7 @@ pub(crate) fn measure(how_long: Duration) {
         "| at rest for {} s: no dump, no process; share of a core | {share:.4} % | |",
         how_long.as_secs()
     );
+    assert!(share < 0.2, "{share} % of a core");
 }
 
 /// Watches an agent with peers and pods that nobody wants anything of: its share of a core, in percent.

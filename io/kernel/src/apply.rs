@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::message::lookup;
 use crate::read::Seen;
 use crate::write::{self, Wish};
-use crate::{Refused, Request, Rtnl, tables};
+use crate::{Refused, Request, Rtnl, sys, tables};
 
 type Answer = Result<(), StepError>;
 
@@ -54,8 +54,7 @@ impl Kernel {
                 _ if run.iter().any(|step| unguarded.opens(step)) => self.apply_guarded(run, &unguarded),
                 Some(Group::Sysctls) => run.iter().map(|step| self.set(step)).collect(),
                 Some(Group::LinkRemovals) => self.remove_links(run),
-                // A start with thousands of peers has tens of thousands of steps: their requests are not all made at once.
-                _ => run.chunks(STEPS).flat_map(|some| self.send_steps(some)).collect(),
+                _ => self.send_rest(run),
             });
         }
         answers
@@ -99,6 +98,27 @@ impl Kernel {
             // A setting cannot be taken away; what it was before is kept in a file.
             _ => Ok(()),
         }
+    }
+
+    /// Packets that found a route before it was changed still go its way: what they need there is taken away when they
+    /// have passed.
+    fn send_rest(&mut self, steps: &[Step]) -> Vec<Answer> {
+        let changes = |step: &Step| matches!(step, Step::Change { to: Row::Route(_), .. });
+        let leaves = |step: &Step| matches!(step, Step::Remove { row: Row::Neighbor(_) | Row::Fdb(_) });
+        let mut behind = steps.iter().enumerate().skip_while(|(_, step)| !changes(step));
+        let end = behind.find(|(_, step)| leaves(step)).map_or(steps.len(), |(position, _)| position);
+        let (before, after) = steps.split_at(end);
+        let mut answers = self.send_all(before);
+        if !after.is_empty() {
+            sys::wait_for_packets();
+            answers.extend(self.send_all(after));
+        }
+        answers
+    }
+
+    /// A start with thousands of peers has tens of thousands of steps: their requests are not all made at once.
+    fn send_all(&mut self, steps: &[Step]) -> Vec<Answer> {
+        steps.chunks(STEPS).flat_map(|some| self.send_steps(some)).collect()
     }
 
     fn send_steps(&mut self, steps: &[Step]) -> Vec<Answer> {

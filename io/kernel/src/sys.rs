@@ -39,6 +39,15 @@ pub(crate) fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: i3
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Waits until all packets that the kernel was forwarding are through (membarrier(2): `MEMBARRIER_CMD_GLOBAL` returns
+/// after an RCU grace period, and forwarding reads under RCU). Takes some milliseconds; a kernel that cannot, does not wait.
+pub(crate) fn wait_for_packets() {
+    // SAFETY: it takes two numbers and touches no memory.
+    unsafe {
+        libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0);
+    }
+}
+
 /// Has all threads allocate from one arena (mallopt(3), `M_ARENA_MAX`).
 pub(crate) fn use_one_arena() {
     #[cfg(target_env = "gnu")]

@@ -101,7 +101,7 @@ impl Kernel {
     }
 
     /// Packets that found a route before it was changed still go its way: what they need there is taken away when they
-    /// have passed.
+    /// have passed. A plan builds before it clears. A whole device that goes is not waited for.
     fn send_rest(&mut self, steps: &[Step]) -> Vec<Answer> {
         let changes = |step: &Step| matches!(step, Step::Change { to: Row::Route(_), .. });
         let leaves = |step: &Step| matches!(step, Step::Remove { row: Row::Neighbor(_) | Row::Fdb(_) });

@@ -82,7 +82,8 @@ fn a_stopped_agent_leaves_the_traffic_and_gives_back_its_name() {
     let lab = Lab::up("t-stop", &["--nodes", "2", "--pods", "1"]);
     lab.lab(&["fault", "add", "stop", "n1"]).ok();
     lab.assert_full(2, &[]);
-    // The kernel carries its traffic without it. A first probe may have come before the other side was ready.
+    // The kernel carries its traffic without it. Until its first probe is answered a peer counts by its lease, which is
+    // given back.
     let all = serde_json::json!({"up": 1, "total": 1});
     wait_until("n1 answers probes", Duration::from_secs(5), || lab.ask("n2", &["status"])["peers"] == all);
     lab.lab(&["fault", "clear"]).ok();

@@ -21,7 +21,7 @@ const END: &str = "BENCH-END";
 /// When we are not root, the test fails, or it prints no table.
 pub(crate) fn run(root: &Path) -> Result<()> {
     machine::require_root("`cargo xtask bench`")?;
-    debian::ensure(debian::TO_TEST)?;
+    debian::ensure(&[debian::TO_BUILD, debian::TO_TEST].concat())?;
     run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
     let mut tables = Tables::default();
     run::streamed(&mut measuring(root), |line| tables.see(line))?;

@@ -8,13 +8,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{machine, run};
 
-/// What a build needs: rusqlite compiles SQLite's C.
-pub(crate) const TO_BUILD: &[&str] = &["gcc", "libc6-dev"];
+/// What a build needs: rusqlite compiles SQLite's C, libbpf-sys libbpf's, and clang makes programs for the kernel.
+pub(crate) const TO_BUILD: &[&str] =
+    &["gcc", "libc6-dev", "make", "pkg-config", "clang", "libelf-dev", "zlib1g-dev"];
 
 /// What the tests need besides: programs they compare us with.
 pub(crate) const TO_TEST: &[&str] = &[
-    "gcc",
-    "libc6-dev",
     "git",
     "iproute2",
     "nftables",

@@ -73,7 +73,7 @@ pub(crate) struct Options {
 /// When we are not root, a test fails, none is called so, or somebody says stop; no lab is left in any case.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     machine::require_root("`cargo xtask soak`")?;
-    debian::ensure(debian::TO_TEST)?;
+    debian::ensure(&[debian::TO_BUILD, debian::TO_TEST].concat())?;
     run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
     let only = options.only.as_deref();
     let mut longer = LONGER.iter().filter(|longer| only.is_none_or(|name| name == longer.name)).peekable();

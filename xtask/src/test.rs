@@ -124,7 +124,7 @@ fn run_step(root: &Path, step: Step, tally: &mut Tally) -> Result<()> {
 }
 
 fn packages(root: &Path) -> Result<()> {
-    debian::ensure(debian::TO_TEST)?;
+    debian::ensure(&[debian::TO_BUILD, debian::TO_TEST].concat())?;
     for component in ["fmt", "clippy"] {
         if !run::works(&mut run::cargo(root, &[component, "--version"])) {
             bail!("`cargo {component}` is missing: rustup component add rustfmt clippy");

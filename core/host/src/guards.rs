@@ -21,7 +21,7 @@ pub(crate) const PODS: &[u8] = b"tt";
 pub(crate) const DEVICES: &[u8] = b"tart";
 /// Before connection tracking and everybody else's rules. Fragments may come one by one: ports and types stand in the
 /// first, and without it the rest comes to nothing.
-pub(crate) const PRIORITY: i32 = -350;
+pub const PRIORITY: i32 = -350;
 
 /// The chain that marks what the hooks of IP see.
 const SEEING: &str = "seen";
@@ -162,9 +162,10 @@ pub const fn reasons(family: TableFamily) -> &'static [Reason] {
     }
 }
 
-/// The whole ruleset, with some of its parts.
-pub fn ruleset(parts: Parts) -> [Table; 3] {
-    [bridge(parts), arp(), inet(parts)]
+/// The whole ruleset, with some of its parts. Where programs guard routed pods and the node (`io/bpf`), they go by the same
+/// elements, and no packet passes chains for it.
+pub fn ruleset(parts: Parts, by_programs: bool) -> [Table; 3] {
+    [bridge(parts), arp(), inet(parts, by_programs)]
 }
 
 /// The parts of which chains of these names are there.
@@ -208,14 +209,17 @@ fn bridge(parts: Parts) -> Table {
 }
 
 /// Routed pods: what else than IP and ARP they send is heard by nobody.
-fn inet(parts: Parts) -> Table {
-    let mut chains = checks();
-    let rules = vec![
-        not_a_pod(),
-        vec![is(Field::Nfproto, IPV4), Statement::Goto("ipv4")],
-        vec![Statement::Goto("ipv6")],
-    ];
-    chains.push(base("pods", Hook::Prerouting, rules));
+fn inet(parts: Parts, by_programs: bool) -> Table {
+    let mut chains = Vec::new();
+    if !by_programs {
+        chains.extend(checks());
+        let rules = vec![
+            not_a_pod(),
+            vec![is(Field::Nfproto, IPV4), Statement::Goto("ipv4")],
+            vec![Statement::Goto("ipv6")],
+        ];
+        chains.push(base("pods", Hook::Prerouting, rules));
+    }
     // No pod has a node's address. Most of what comes here are the tunnels' packets: they pay for no more than this.
     let by_node = |family: &'static [u8], nodes, source| {
         vec![is(Field::Nfproto, family), Statement::In(nodes, vec![source]), Statement::Accept]
@@ -237,8 +241,12 @@ fn inet(parts: Parts) -> Table {
         chains.extend(way_out::apart());
         rules.extend(way_out::apart_on_node());
     }
-    rules.extend([inner(PODS), inner(DEVICES), ours, others, unread]);
-    chains.push(base("node", Hook::Input, rules));
+    if !by_programs {
+        rules.extend([inner(PODS), inner(DEVICES), ours, others, unread]);
+    }
+    if !by_programs || parts.apart {
+        chains.push(base("node", Hook::Input, rules));
+    }
     if parts.masquerade {
         chains.extend(way_out::masquerade());
     }

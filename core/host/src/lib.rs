@@ -27,7 +27,7 @@ pub use diff::{diff, diff_keys};
 pub use element::{Element, Member, Protocol};
 pub use firewall::{ForeignChain, ForeignRule, Obstacle, Test, Verdict, obstacles};
 pub use guard::{Realm, Refusal, RefusalReason, guard};
-pub use guards::{Parts, Reason, TABLE, parts_of, reasons, ruleset};
+pub use guards::{PRIORITY, Parts, Reason, TABLE, parts_of, reasons, ruleset};
 pub use host::{ForeignLink, Host, Notice};
 pub use row::{
     Address, Fdb, Key, Link, LinkKind, Neighbor, NetnsToken, Peer, Route, RouteKind, Row, Ruleset, Scope,

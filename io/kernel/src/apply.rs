@@ -13,7 +13,7 @@ use crate::read::Seen;
 use crate::write::{self, Wish};
 use crate::{Refused, Request, Rtnl, sys, tables};
 
-type Answer = Result<(), StepError>;
+pub(crate) type Answer = Result<(), StepError>;
 
 /// How many steps become requests at once.
 const STEPS: usize = 512;
@@ -72,7 +72,8 @@ impl Kernel {
     /// The hand knows what became of the ruleset that it wrote itself; of elements the kernel tells.
     fn filter(&mut self, steps: &[Step]) -> Vec<Answer> {
         let Some(filter) = &mut self.filter else { return vec![Err(no_filter()); steps.len()] };
-        let answers = filter.ruleset.apply(steps);
+        let mut answers = filter.ruleset.apply(steps);
+        self.tell_programs(steps, &mut answers);
         if steps.iter().any(|step| step.key() == Key::Ruleset) {
             self.pending.ruleset_stale = true;
         }
@@ -139,6 +140,7 @@ impl Kernel {
             }));
         }
         self.requests.request(half_made);
+        self.guard_made(steps, &mut answers);
         self.hear_of_silent(steps, &answers, &found);
         answers
     }
@@ -177,7 +179,8 @@ impl Kernel {
             }
             LinkKind::Vxlan { .. } | LinkKind::Bridge => None,
         };
-        Ok(write::create_link(link, found.master(link)?, netns, self.ipv6))
+        let link = Link { up: link.up && !self.is_guarded_later(link), ..link.clone() };
+        Ok(write::create_link(&link, found.master(&link)?, netns, self.ipv6))
     }
 
     fn change(&self, from: &Row, to: &Row, found: &Found) -> Result<Vec<Wish>, StepError> {
@@ -209,6 +212,7 @@ impl Kernel {
         let mut results = self.requests.request(wishes.into_iter().map(|wish| wish.request).collect());
         let together = if group.is_some() { results.pop().and_then(Result::err) } else { None };
         let mut results = results.into_iter();
+        self.forget_guarded(steps.iter().filter_map(removed_link));
         steps
             .iter()
             .zip(indexes)
@@ -229,7 +233,7 @@ impl Kernel {
     }
 
     /// Asks the kernel for links by name, those of the last instant.
-    fn find<'a>(&mut self, names: impl Iterator<Item = &'a IfName>) -> Found {
+    pub(crate) fn find<'a>(&mut self, names: impl Iterator<Item = &'a IfName>) -> Found {
         let names: Vec<&IfName> = names.collect::<BTreeSet<_>>().into_iter().collect();
         let request = |name: &&IfName| Request::new(RouteNetlinkMessage::GetLink(lookup(name)), 0);
         let mut found = HashMap::new();
@@ -298,10 +302,10 @@ impl Unguarded {
 }
 
 /// Links by name as they are at this instant.
-struct Found(HashMap<IfName, Seen>);
+pub(crate) struct Found(HashMap<IfName, Seen>);
 
 impl Found {
-    fn get(&self, name: &IfName) -> Option<&Seen> {
+    pub(crate) fn get(&self, name: &IfName) -> Option<&Seen> {
         self.0.get(name)
     }
 
@@ -361,6 +365,14 @@ fn inquiry(step: &Step, found: &Found) -> Option<Request> {
 fn made_link(step: &Step) -> Option<&IfName> {
     match step {
         Step::Create { row: Row::Link(link) } => Some(&link.name),
+        _ => None,
+    }
+}
+
+/// What a step removes, if that is a link.
+fn removed_link(step: &Step) -> Option<&IfName> {
+    match step {
+        Step::Remove { row: Row::Link(link) } => Some(&link.name),
         _ => None,
     }
 }

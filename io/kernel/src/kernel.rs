@@ -13,6 +13,7 @@ use tartan_model::{Family, IfName};
 
 use crate::marks::{Marks, PROTOCOL};
 use crate::notices::{Footing, Hearing, Listener, Notices};
+use crate::programs::Programs;
 use crate::read::{Links, Seen};
 use crate::sysctl::{self, Settings, Watch};
 use crate::{Denied, Dump, KernelError, Message, NetnsError, Request, Rtnl, netns, nft, tables};
@@ -26,6 +27,10 @@ pub struct Kernel {
     pub(crate) settings: Settings,
     /// Our nftables: only a node has them, and only where the kernel can.
     pub(crate) filter: Option<Filter>,
+    /// The guards' programs, where they do what rules would do else.
+    pub(crate) programs: Option<Programs>,
+    /// Where programs of an agent before may be, which are to go once rules guard.
+    pub(crate) former_programs: Option<PathBuf>,
     /// The namespace, when it is not that of the process.
     pub(crate) netns: Option<OwnedFd>,
     /// The uplink is where this address is reached: routes to it matter.
@@ -82,6 +87,8 @@ impl Kernel {
         };
         Ok(Kernel {
             filter,
+            programs: None,
+            former_programs: None,
             requests: Rtnl::open()?,
             listener: Listener::open()?,
             links: Links::new(marks),
@@ -177,6 +184,7 @@ impl Kernel {
         rows.extend(self.read_routes()?);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
         rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
+        self.guard_all(&seen, &rows);
         // All at once: a tree that grows by and by, in order, is half empty.
         Ok(Host { rows: rows.into_iter().collect(), foreign: self.links.foreign().collect() })
     }
@@ -249,7 +257,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn denied(&mut self) -> Result<Vec<Denied>, KernelError> {
-        self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())
+        let mut denied = self.filter.as_mut().map_or(Ok(Vec::new()), |filter| filter.ruleset.denied())?;
+        denied.extend(self.programs.as_ref().map_or(Ok(Vec::new()), Programs::denied)?);
+        Ok(denied)
     }
 
     /// How many packets policies refused in each direction since their table was made, and how many that are a part of no
@@ -296,7 +306,7 @@ impl Kernel {
         std::mem::take(&mut self.pending)
     }
 
-    fn hear(&mut self) {
+    pub(crate) fn hear(&mut self) {
         let mut hearing = Hearing {
             links: &mut self.links,
             footing: &mut self.footing,
@@ -304,9 +314,11 @@ impl Kernel {
             told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),
+            classifiers: BTreeSet::new(),
         };
         let whole = self.listener.drain(|message| hearing.hear(message));
-        let other_files = hearing.other_files;
+        let Hearing { other_files, classifiers, .. } = hearing;
+        self.guard_again(&classifiers);
         self.pending.lost |= !whole;
         if let Some(filter) = &mut self.filter {
             let heard = filter.hear();
@@ -331,6 +343,7 @@ impl Kernel {
             told: &mut self.told,
             notices: &mut self.pending,
             other_files: Vec::new(),
+            classifiers: BTreeSet::new(),
         };
         self.requests.exchange(requests, |_, message| hearing.hear(message));
     }

@@ -16,6 +16,7 @@ pub mod nft;
 mod notices;
 mod packet;
 mod plain;
+mod programs;
 mod read;
 mod remains;
 mod rtnl;
@@ -36,11 +37,12 @@ pub use echo::{EchoSockets, Heard};
 pub use kernel::Kernel;
 pub use marks::{Marks, PROTOCOL};
 pub use netns::NetnsError;
-pub use nft::{Batch, Denied, Nftables};
+pub use nft::{Batch, Nftables};
 pub use notices::Notices;
 pub use packet::PacketSocket;
 pub use remains::{Remain, Remains};
 pub use rtnl::{Dump, Message, Messages, Refused, Request, Rtnl};
+pub use tartan_bpf::{BpfError, Denied, FOLDER as PROGRAMS};
 pub use usage::Used;
 
 /// Has all threads take memory from one arena, so that what one has freed another can use, and wait for each other where
@@ -86,4 +88,7 @@ pub enum KernelError {
     /// A namespace cannot be had.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// The guards' programs cannot be asked.
+    #[error(transparent)]
+    Programs(#[from] BpfError),
 }

@@ -43,10 +43,14 @@ impl Marks {
 /// `tartan.VNI`, `tart6.VNI`, `tartanN`, or `tt` and 12 hexadecimal digits.
 fn is_node_name(name: &str) -> bool {
     let number = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
-    ["tartan.", "tart6.", "tartan"].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(number))
-        || name.strip_prefix("tt").is_some_and(|rest| {
-            rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        })
+    let numbered = |prefix: &&str| name.strip_prefix(*prefix).is_some_and(number);
+    ["tartan.", "tart6.", "tartan"].iter().any(numbered) || is_of_pod(name)
+}
+
+/// Whether a link of this name is the host's end of a pod's.
+pub(crate) fn is_of_pod(name: &str) -> bool {
+    name.strip_prefix("tt")
+        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 #[cfg(test)]

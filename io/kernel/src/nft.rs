@@ -11,27 +11,11 @@ mod ruleset;
 mod socket;
 pub(crate) mod wire;
 
-use tartan_host::Reason;
-use tartan_model::IfName;
-
 pub(crate) use listen::{Heard, Listener, Ports};
 pub(crate) use policy::{LOG_GROUP, Policy, log_prefix};
 pub(crate) use ruleset::Ruleset;
 pub(crate) use socket::socket as netfilter_socket;
 pub use socket::{Batch, Nftables};
-
-/// What was refused on an interface for one reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
-    /// The interface that it came in by.
-    pub interface: IfName,
-    /// Why it was refused.
-    pub reason: Reason,
-    /// How many packets since the counter was made.
-    pub packets: u64,
-    /// How many bytes.
-    pub bytes: u64,
-}
 
 /// Messages of nf_tables.
 mod kind {

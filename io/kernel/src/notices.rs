@@ -22,9 +22,9 @@ use crate::rtnl::{self, DATAGRAM, Message, Messages};
 /// Room for notices that nobody has taken yet: about 10,000 routes.
 const QUEUE: usize = 8 << 20;
 
-/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF
+/// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF
 /// (linux/rtnetlink.h).
-const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+const GROUPS: [u32; 9] = [1, 3, 4, 5, 7, 9, 11, 24, 25];
 /// A setting of one link, or of all, changed (linux/rtnetlink.h).
 const RTM_NEWNETCONF: u16 = 80;
 
@@ -163,6 +163,8 @@ pub(crate) struct Hearing<'a> {
     pub(crate) notices: &'a mut Notices,
     /// Settings among them whose files are those of another link now.
     pub(crate) other_files: Vec<SysctlKey>,
+    /// Links, by index, that are new, or whose classifiers somebody may have changed.
+    pub(crate) classifiers: BTreeSet<u32>,
 }
 
 impl Hearing<'_> {
@@ -174,6 +176,11 @@ impl Hearing<'_> {
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.neighbor(message),
             RTM_NEWNETCONF => self.setting(message),
+            // struct tcmsg has the index behind the family (linux/rtnetlink.h).
+            libc::RTM_DELQDISC | libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
+                self.classifiers.insert(message.word(4));
+                Some(())
+            }
             _ => Some(()),
         };
         if understood.is_none() {
@@ -228,7 +235,13 @@ impl Hearing<'_> {
             self.flushed(&seen.name);
         }
         match row {
-            Some(row) => self.is(Row::Link(row)),
+            Some(row) => {
+                // It may come from another namespace, where nobody guards it.
+                if before.is_none() {
+                    self.classifiers.insert(seen.index);
+                }
+                self.is(Row::Link(row));
+            }
             None => {
                 let now = Known { name: seen.name.clone(), ours: false, up: seen.up, mtu: seen.mtu };
                 if before.as_ref() != Some(&now) {

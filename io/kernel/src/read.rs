@@ -79,6 +79,10 @@ impl Links {
         self.known.get(&index).filter(|known| known.ours).map(|known| &known.name)
     }
 
+    pub(crate) fn indexes_of_ours(&self) -> impl Iterator<Item = u32> {
+        self.known.iter().filter(|(_, known)| known.ours).map(|(index, _)| *index)
+    }
+
     /// Whether the name is one of ours, whatever the link's mark.
     pub(crate) fn is_our_name(&self, name: &IfName) -> bool {
         self.marks.is_our_name(name)

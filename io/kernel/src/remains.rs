@@ -4,6 +4,7 @@
 //! knows no rows for goes as well.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
@@ -36,6 +37,7 @@ enum Taking {
     Request(Box<RouteNetlinkMessage>),
     Link(u32),
     Table(TableFamily, String),
+    Programs,
 }
 
 impl fmt::Display for Remain {
@@ -50,19 +52,21 @@ pub struct Remains {
     rtnl: Rtnl,
     /// None where the kernel has no nf_tables.
     nft: Option<Nftables>,
+    /// Where programs are kept.
+    programs: PathBuf,
 }
 
 impl Remains {
-    /// Opens the kernel of the calling thread's network namespace.
+    /// Opens the kernel of the calling thread's network namespace. An agent keeps its programs in a folder.
     ///
     /// # Errors
     /// When there is no rtnetlink.
-    pub fn open() -> Result<Remains, KernelError> {
+    pub fn open(programs: PathBuf) -> Result<Remains, KernelError> {
         let nft = match Nftables::open() {
             Err(KernelError::Socket(error)) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => None,
             other => Some(other?),
         };
-        Ok(Remains { rtnl: Rtnl::open()?, nft })
+        Ok(Remains { rtnl: Rtnl::open()?, nft, programs })
     }
 
     /// Everything, in the order in which it has to go: what guards goes last. What goes with a link is not named.
@@ -82,6 +86,10 @@ impl Remains {
                 .map(|(index, name)| Remain { what: format!("link {name}"), taking: Taking::Link(*index) }),
         );
         found.extend(self.tables()?);
+        if tartan_bpf::is_kept(&self.programs) {
+            let what = format!("programs kept in {}", self.programs.display());
+            found.push(Remain { what, taking: Taking::Programs });
+        }
         Ok(found)
     }
 
@@ -109,6 +117,7 @@ impl Remains {
         match &remain.taking {
             Taking::Request(message) => self.ask(Request::new(message.as_ref().clone(), 0)),
             Taking::Link(index) => self.ask(write::remove_link(*index).request),
+            Taking::Programs => tartan_bpf::remove(&self.programs).map_err(|error| Refused::from_io(&error)),
             Taking::Table(family, name) => {
                 let Some(nft) = &mut self.nft else { return Ok(()) };
                 let mut batch = Batch::default();

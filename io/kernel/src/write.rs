@@ -82,6 +82,13 @@ pub(crate) fn create_link(link: &Link, master: Option<u32>, peer: Option<RawFd>,
     wishes
 }
 
+/// Sets a link up.
+pub(crate) fn raise_link(index: u32) -> Wish {
+    let mut link = link_by_index(index);
+    set_up(&mut link, true);
+    want(Message::SetLink(link), 0)
+}
+
 /// Whether a port may send a frame back by the way that it came. A link that becomes a port may not (net/bridge/br_if.c,
 /// `new_nbp`), and what a port may is only taken of one that is one already (net/core/rtnetlink.c, `rtnl_changelink`).
 fn port(mut link: LinkMessage, hairpin: bool) -> Wish {

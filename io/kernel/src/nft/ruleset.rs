@@ -11,8 +11,8 @@ use tartan_host::{Element, ForeignChain, Parts, Row, Step, StepError, TABLE, par
 
 use super::socket::{Batch, Nftables};
 use super::wire::{self, Attributes};
-use super::{Denied, elements, foreign, kind};
-use crate::{KernelError, Refused};
+use super::{elements, foreign, kind};
+use crate::{Denied, KernelError, Refused};
 
 /// Owned and persistent.
 pub(super) const OWNED: u32 = 0x2 | 0x4;
@@ -22,6 +22,8 @@ pub(super) const OWNED: u32 = 0x2 | 0x4;
 pub(crate) struct Ruleset {
     nft: Nftables,
     parts: Parts,
+    /// Whether programs do what chains would do else.
+    by_programs: bool,
     tables: [Table; 3],
     /// The flags of our tables, as far as the kernel takes them.
     flags: u32,
@@ -35,7 +37,15 @@ type Answer = Result<(), StepError>;
 impl Ruleset {
     pub(crate) fn open() -> Result<Ruleset, KernelError> {
         let parts = Parts::default();
-        Ok(Ruleset { nft: Nftables::open()?, parts, tables: ruleset(parts), flags: OWNED, written: None })
+        let tables = ruleset(parts, false);
+        Ok(Ruleset { nft: Nftables::open()?, parts, by_programs: false, tables, flags: OWNED, written: None })
+    }
+
+    /// Has programs guard routed pods and the node, or chains again: the ruleset is to be written anew.
+    pub(crate) fn leave_to_programs(&mut self, by_programs: bool) {
+        self.by_programs = by_programs;
+        self.tables = ruleset(self.parts, by_programs);
+        self.written = None;
     }
 
     pub(crate) fn own_no_tables(&mut self) {
@@ -136,7 +146,7 @@ impl Ruleset {
     /// What is not said to be needed or not stays as it is.
     fn choose(&mut self, parts: Option<Parts>) -> Result<(), KernelError> {
         self.parts = parts.map_or_else(|| self.found_parts(), Ok)?;
-        self.tables = ruleset(self.parts);
+        self.tables = ruleset(self.parts, self.by_programs);
         Ok(())
     }
 

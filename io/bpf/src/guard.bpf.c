@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// The guards of routed pods as programs: the same checks as the rules of table inet in core/host/src/guards.rs, which
+// says why each is made. `pod` sees what comes in by a pod's link, the other two what is for this node.
+
+#include "kernel.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+enum { TCP = 6, UDP = 17, ICMP = 1, ICMPV6 = 58 };
+
+// As numbered in keys.rs.
+enum reason { MAC, IPV4, IPV6, ND, RA, REDIRECT, DHCP, TUNNEL, CONTROL, OTHER };
+
+struct address {
+	__u32 family; // ETH_P_IP or ETH_P_IPV6, as in the frame
+	__u32 words[4];
+};
+
+struct frame {
+	__u32 link;
+	__u8 mac[6];
+	__u16 zero;
+};
+
+struct source {
+	struct frame frame;
+	struct address address;
+};
+
+struct vni {
+	__u16 port;
+	__u16 zero;
+	__u8 vni[4];
+};
+
+struct denial {
+	char link[16];
+	__u64 reason;
+};
+
+struct count {
+	__u64 packets;
+	__u64 bytes;
+	__u64 last; // nanoseconds since the start of the machine
+};
+
+#define set(name, of, most)                                                                        \
+	struct {                                                                                   \
+		number(type, BPF_MAP_TYPE_HASH);                                                   \
+		number(map_flags, BPF_F_NO_PREALLOC);                                              \
+		number(max_entries, most);                                                         \
+		typed(key, of);                                                                    \
+		typed(value, __u8);                                                                \
+	} name SEC(".maps")
+
+set(frames, struct frame, 65536);
+set(sources, struct source, 262144);
+set(nodes, struct address, 262144);
+set(vnis, struct vni, 65536);
+
+struct {
+	number(type, BPF_MAP_TYPE_HASH);
+	number(map_flags, BPF_F_NO_PREALLOC);
+	number(max_entries, 65536);
+	typed(key, struct denial);
+	typed(value, struct count);
+} denied SEC(".maps");
+
+// What a port is, of TCP and of UDP: a tunnel's, or one that the nodes keep for themselves.
+enum { A_TUNNEL = 1, OF_NODES = 2 };
+__u8 ports[2][65536] SEC(".data.ports") = { { 0 } };
+
+// What lies above IP.
+struct layer {
+	__u32 at; // where it begins
+	__u8 protocol;
+	__u8 fragment; // it is not the first one: nothing of the header is there
+	__u16 source; // the port, or type and code
+	__u16 destination;
+};
+
+inlined void count(const struct net_device *link, __u64 reason, __u32 bytes)
+{
+	struct denial key = { .reason = reason };
+	bpf_probe_read_kernel_str(key.link, sizeof(key.link), link->name);
+	struct count *counted = bpf_map_lookup_elem(&denied, &key);
+	if (!counted) {
+		struct count none = {};
+		bpf_map_update_elem(&denied, &key, &none, BPF_NOEXIST);
+		counted = bpf_map_lookup_elem(&denied, &key);
+	}
+	if (counted) {
+		__sync_fetch_and_add(&counted->packets, 1);
+		__sync_fetch_and_add(&counted->bytes, bytes);
+		counted->last = bpf_ktime_get_boot_ns();
+	}
+}
+
+// Goes behind the extension headers of IPv6 (RFC 8200, section 4.1); false where they cannot be read, or are too many.
+inlined int skip_extensions(const struct bpf_dynptr *packet, struct layer *layer)
+{
+	enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINATION = 60 };
+	for (int i = 0; i < 8; i++) {
+		struct {
+			__u8 next;
+			__u8 length;
+			__u16 offset;
+		} header;
+		__u8 this = layer->protocol;
+		if (this != HOP_BY_HOP && this != ROUTING && this != FRAGMENT && this != AUTHENTICATION &&
+		    this != DESTINATION)
+			return 1;
+		if (bpf_dynptr_read(&header, sizeof(header), packet, layer->at, 0))
+			return 0;
+		layer->protocol = header.next;
+		if (this == FRAGMENT && (header.offset & be16(0xfff8))) {
+			layer->fragment = 1;
+			return 1;
+		}
+		if (this == FRAGMENT)
+			layer->at += 8;
+		else if (this == AUTHENTICATION)
+			layer->at += (header.length + 2) * 4;
+		else
+			layer->at += (header.length + 1) * 8;
+	}
+	return 0;
+}
+
+inlined int has_ports(const struct layer *layer)
+{
+	return !layer->fragment && (layer->protocol == TCP || layer->protocol == UDP ||
+				    layer->protocol == ICMP || layer->protocol == ICMPV6);
+}
+
+// The first four bytes of the header, where it has some that are asked for; false where they are missing.
+inlined int read_ports(const struct bpf_dynptr *packet, struct layer *layer)
+{
+	return !has_ports(layer) || !bpf_dynptr_read(&layer->source, 4, packet, layer->at, 0);
+}
+
+inlined void over_ipv4(const struct iphdr *ip, __u32 at, struct layer *layer)
+{
+	layer->protocol = ip->protocol;
+	layer->fragment = (ip->frag_off & be16(0x1fff)) != 0;
+	layer->at = at + (ip->version_ihl & 15) * 4;
+}
+
+inlined __u8 port_is(const struct layer *layer)
+{
+	if (layer->fragment || (layer->protocol != TCP && layer->protocol != UDP))
+		return 0;
+	return ports[layer->protocol == UDP][be16(layer->destination)];
+}
+
+// Frames of a bridge's port are judged by the rules of table bridge.
+inlined int refuse(struct __sk_buff *skb, __u64 reason)
+{
+	struct sk_buff *frame = bpf_cast_to_kern_ctx(skb);
+	struct net_device *link = frame->dev;
+	if (link->rx_handler)
+		return TC_ACT_UNSPEC;
+	count(link, reason, skb->len);
+	return TC_ACT_SHOT;
+}
+
+// Whether the target of neighbor discovery is an address of the pod that asks or tells (RFC 4861, section 4.3 and 4.4).
+inlined int is_own_target(const struct bpf_dynptr *packet, const struct layer *layer, const struct source *from)
+{
+	struct source claimed = *from;
+	if (bpf_dynptr_read(claimed.address.words, 16, packet, layer->at + 8, 0))
+		return 0;
+	return bpf_map_lookup_elem(&sources, &claimed) != NULL;
+}
+
+inlined __u8 icmp_type(const struct layer *layer)
+{
+	return *(const __u8 *)&layer->source;
+}
+
+// Packets from `::`, sent before the pod has an address that it may use.
+inlined int is_nobody(struct __sk_buff *skb, const struct source *from, const struct layer *layer)
+{
+	const __u32 *words = from->address.words;
+	if (layer->fragment || layer->protocol != ICMPV6 || words[0] | words[1] | words[2] | words[3])
+		return 0;
+	__u8 type = icmp_type(layer);
+	struct bpf_dynptr packet;
+	if (type == 143 || type == 131 || type == 132 || type == 133)
+		return 1;
+	return type == 135 && !bpf_dynptr_from_skb(skb, 0, &packet) && is_own_target(&packet, layer, from);
+}
+
+apart int stranger(struct __sk_buff *skb, const struct source *from, const struct layer *layer)
+{
+	if (!bpf_map_lookup_elem(&frames, &from->frame))
+		return refuse(skb, MAC);
+	if (from->address.family == be16(ETH_P_IP))
+		return refuse(skb, IPV4);
+	return is_nobody(skb, from, layer) ? TC_ACT_UNSPEC : refuse(skb, IPV6);
+}
+
+apart int discovery(struct __sk_buff *skb, const struct source *from, const struct layer *layer)
+{
+	struct bpf_dynptr packet;
+	switch (icmp_type(layer)) {
+	case 134:
+		return refuse(skb, RA);
+	case 136:
+		if (bpf_dynptr_from_skb(skb, 0, &packet) || !is_own_target(&packet, layer, from))
+			return refuse(skb, ND);
+		break;
+	case 137:
+		return refuse(skb, REDIRECT);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+// The first bytes of a frame where they can be read at once, and where the ones that can be end; NULL if it is shorter.
+inlined void *head(struct __sk_buff *skb, __u32 length, void **end)
+{
+	for (int i = 0; i < 2; i++) {
+		void *data = (void *)(long)skb->data;
+		*end = (void *)(long)skb->data_end;
+		// The verifier wants both as they were read.
+		asm volatile("" : "+r"(data), "+r"(*end));
+		if (likely(data + length <= *end))
+			return data;
+		if (i == 0 && bpf_skb_pull_data(skb, length))
+			return NULL;
+	}
+	return NULL;
+}
+
+inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
+{
+	if ((void *)(ports + 2) > end)
+		return 0;
+	layer->source = ports[0];
+	layer->destination = ports[1];
+	return 1;
+}
+
+SEC("tc") int pod(struct __sk_buff *skb)
+{
+	struct source from = { .frame.link = skb->ifindex };
+	struct address to = {};
+	struct layer layer = {};
+	struct bpf_dynptr packet;
+	void *end;
+	int direct;
+	__u16 family = skb->protocol;
+	from.address.family = to.family = family;
+	if (skb->vlan_present && skb->vlan_tci & 0xfff)
+		return refuse(skb, OTHER);
+	if (family == be16(ETH_P_IP)) {
+		struct ethhdr *eth = head(skb, sizeof(*eth) + sizeof(struct iphdr), &end);
+		if (!eth)
+			return refuse(skb, OTHER);
+		struct iphdr *ip = (void *)(eth + 1);
+		__builtin_memcpy(from.frame.mac, eth->h_source, 6);
+		from.address.words[0] = ip->saddr;
+		to.words[0] = ip->daddr;
+		over_ipv4(ip, sizeof(*eth), &layer);
+		direct = layer.at == sizeof(*eth) + sizeof(*ip) && read_directly(&layer, (void *)(ip + 1), end);
+	} else if (family == be16(ETH_P_IPV6)) {
+		struct ethhdr *eth = head(skb, sizeof(*eth) + sizeof(struct ipv6hdr), &end);
+		if (!eth)
+			return refuse(skb, OTHER);
+		struct ipv6hdr *ip = (void *)(eth + 1);
+		__builtin_memcpy(from.frame.mac, eth->h_source, 6);
+		from.address.words[0] = ip->saddr.words[0];
+		from.address.words[1] = ip->saddr.words[1];
+		from.address.words[2] = ip->saddr.words[2];
+		from.address.words[3] = ip->saddr.words[3];
+		to.words[0] = ip->daddr.words[0];
+		to.words[1] = ip->daddr.words[1];
+		to.words[2] = ip->daddr.words[2];
+		to.words[3] = ip->daddr.words[3];
+		layer.protocol = ip->nexthdr;
+		layer.at = sizeof(*eth) + sizeof(*ip);
+		direct = has_ports(&layer) && read_directly(&layer, (void *)(ip + 1), end);
+	} else {
+		// ARP is judged by the rules of table arp, by what it says.
+		return family == be16(ETH_P_ARP) ? TC_ACT_UNSPEC : refuse(skb, OTHER);
+	}
+	if (!direct) {
+		if (bpf_dynptr_from_skb(skb, 0, &packet))
+			return refuse(skb, OTHER);
+		if (family == be16(ETH_P_IPV6) && !skip_extensions(&packet, &layer))
+			return refuse(skb, OTHER);
+		if (!read_ports(&packet, &layer))
+			return refuse(skb, OTHER);
+	}
+	if (!likely(bpf_map_lookup_elem(&sources, &from)))
+		return stranger(skb, &from, &layer);
+	if (layer.fragment)
+		return TC_ACT_UNSPEC;
+	if (layer.protocol == UDP) {
+		__u16 server = family == be16(ETH_P_IP) ? be16(67) : be16(547);
+		__u16 client = family == be16(ETH_P_IP) ? be16(68) : be16(546);
+		if (layer.source == server || layer.destination == client)
+			return refuse(skb, DHCP);
+	} else if (layer.protocol == ICMP && family == be16(ETH_P_IP)) {
+		return icmp_type(&layer) == 5 ? refuse(skb, REDIRECT) : TC_ACT_UNSPEC;
+	} else if (layer.protocol == ICMPV6 && family == be16(ETH_P_IPV6)) {
+		return discovery(skb, &from, &layer);
+	}
+	__u8 port = port_is(&layer);
+	if (port && bpf_map_lookup_elem(&nodes, &to))
+		return refuse(skb, port & A_TUNNEL ? TUNNEL : CONTROL);
+	return TC_ACT_UNSPEC;
+}
+
+inlined int refuse_to_node(struct bpf_nf_ctx *ctx, __u64 reason)
+{
+	count(ctx->state->in, reason, ctx->skb->len);
+	return NF_DROP;
+}
+
+// What comes from no node: by a pod's link or a tunnel, or by another link of the node's.
+inlined int from_no_node(struct bpf_nf_ctx *ctx, const struct bpf_dynptr *packet, const struct layer *layer)
+{
+	const struct net_device *in = ctx->state->in;
+	__u8 port = port_is(layer);
+	int of_ours = in->name[0] == 't' &&
+		      (in->name[1] == 't' || (in->name[1] == 'a' && in->name[2] == 'r' && in->name[3] == 't'));
+	if (of_ours && port)
+		return refuse_to_node(ctx, port & A_TUNNEL ? TUNNEL : CONTROL);
+	if (of_ours || layer->fragment)
+		return NF_ACCEPT;
+	if (layer->protocol == UDP) {
+		struct vni key = { .port = layer->destination };
+		// Behind the header of UDP and four bytes of VXLAN's (RFC 7348, section 5).
+		if (!bpf_dynptr_read(key.vni, 4, packet, layer->at + 12, 0)) {
+			key.vni[3] = 0;
+			return bpf_map_lookup_elem(&vnis, &key) ? refuse_to_node(ctx, TUNNEL) : NF_ACCEPT;
+		}
+	}
+	return port & A_TUNNEL ? refuse_to_node(ctx, TUNNEL) : NF_ACCEPT;
+}
+
+SEC("netfilter") int node_ipv4(struct bpf_nf_ctx *ctx)
+{
+	struct sk_buff *skb = ctx->skb;
+	const struct iphdr *ip =
+		bpf_rdonly_cast(skb->head + skb->network_header, kernel_type(struct iphdr));
+	struct address from = { .family = be16(ETH_P_IP), .words = { ip->saddr } };
+	if (likely(bpf_map_lookup_elem(&nodes, &from)))
+		return NF_ACCEPT;
+	struct bpf_dynptr packet;
+	struct layer layer = {};
+	over_ipv4(ip, 0, &layer);
+	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &packet) || !read_ports(&packet, &layer))
+		return NF_ACCEPT;
+	return from_no_node(ctx, &packet, &layer);
+}
+
+SEC("netfilter") int node_ipv6(struct bpf_nf_ctx *ctx)
+{
+	struct sk_buff *skb = ctx->skb;
+	const struct ipv6hdr *ip =
+		bpf_rdonly_cast(skb->head + skb->network_header, kernel_type(struct ipv6hdr));
+	struct address from = { .family = be16(ETH_P_IPV6) };
+	from.words[0] = ip->saddr.words[0];
+	from.words[1] = ip->saddr.words[1];
+	from.words[2] = ip->saddr.words[2];
+	from.words[3] = ip->saddr.words[3];
+	if (likely(bpf_map_lookup_elem(&nodes, &from)))
+		return NF_ACCEPT;
+	struct bpf_dynptr packet;
+	struct layer layer = { .protocol = ip->nexthdr, .at = sizeof(*ip) };
+	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &packet) || !skip_extensions(&packet, &layer))
+		return refuse_to_node(ctx, OTHER);
+	if (!read_ports(&packet, &layer))
+		return NF_ACCEPT;
+	return from_no_node(ctx, &packet, &layer);
+}

@@ -1,0 +1,261 @@
+//! Programs in the place of rules: which links they are at, and what they know.
+//!
+//! What they go by are the elements of table inet, which stay in its sets: an agent fills its own programs from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use nix::net::if_::if_nametoindex;
+use tartan_bpf::{BpfError, Denied, Guards};
+use tartan_host::nftables::TableFamily;
+use tartan_host::{Element, Key, Link, LinkKind, Member, Row, Step, StepError};
+use tartan_model::IfName;
+
+use crate::apply::Answer;
+use crate::kernel::Kernel;
+use crate::marks::is_of_pod;
+use crate::read::Seen;
+use crate::{KernelError, write};
+
+/// The guards' programs, and where they are.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    guards: Guards,
+    folder: PathBuf,
+    /// What is known of each pod's link, there or not.
+    known: BTreeMap<IfName, BTreeSet<Member>>,
+    /// Links that are guarded, and their indexes.
+    links: BTreeMap<IfName, u32>,
+    /// Whether those of the agent before are gone.
+    alone: bool,
+}
+
+impl Programs {
+    pub(crate) fn denied(&self) -> Result<Vec<Denied>, KernelError> {
+        Ok(self.guards.denied()?)
+    }
+
+    /// Takes an element in or out. Of a link that is not there, it is kept for when it is.
+    fn put(&mut self, member: &Member, there: bool) -> Result<(), BpfError> {
+        let Some(link) = member.link() else { return self.guards.put(member, 0, there) };
+        let known = self.known.entry(link.clone()).or_default();
+        if there {
+            known.insert(member.clone());
+        } else {
+            known.remove(member);
+        }
+        let index = self.links.get(link).copied();
+        if known.is_empty() {
+            self.known.remove(link);
+        }
+        index.map_or(Ok(()), |index| self.guards.put(member, index, there))
+    }
+
+    /// Guards a link, which may have been another before.
+    fn guard(&mut self, link: &IfName, index: u32) -> Result<(), BpfError> {
+        let before = self.links.insert(link.clone(), index).filter(|before| *before != index);
+        for member in self.known.get(link).into_iter().flatten() {
+            if let Some(before) = before {
+                self.guards.put(member, before, false)?;
+            }
+            self.guards.put(member, index, true)?;
+        }
+        self.guards.guard(index)
+    }
+
+    /// Lets go of a link that is gone.
+    fn forget(&mut self, link: &IfName) {
+        let Some(index) = self.links.remove(link) else { return };
+        for member in self.known.get(link).into_iter().flatten() {
+            if let Err(error) = self.guards.put(member, index, false) {
+                tracing::warn!("what the guards know of {link} stays until the agent's end: {error}");
+            }
+        }
+    }
+}
+
+impl Kernel {
+    /// Has programs guard routed pods and the node from the next reading on, in the place of rules; they are kept by pins in
+    /// this folder. Those that an agent before has there go then.
+    ///
+    /// # Errors
+    /// When the kernel has no such programs; then rules guard.
+    pub fn use_programs(&mut self, folder: PathBuf) -> Result<(), BpfError> {
+        let Some(filter) = &mut self.filter else { return Ok(()) };
+        let guards = Guards::load(&folder)?;
+        filter.ruleset.leave_to_programs(true);
+        let (known, links) = (BTreeMap::new(), BTreeMap::new());
+        self.programs = Some(Programs { guards, folder, known, links, alone: false });
+        Ok(())
+    }
+
+    /// Has rules guard. Programs that an agent before has in this folder go once the rules are written.
+    pub fn use_rules(&mut self, folder: PathBuf) {
+        self.programs = None;
+        self.former_programs = Some(folder);
+        if let Some(filter) = &mut self.filter {
+            filter.ruleset.leave_to_programs(false);
+        }
+        self.pending.ruleset_stale = true;
+    }
+
+    /// Whether programs guard in the place of rules.
+    pub fn is_guarded_by_programs(&self) -> bool {
+        self.programs.is_some()
+    }
+
+    /// Guards links of ours where somebody took the program away, or that somebody brought.
+    pub(crate) fn guard_again(&mut self, indexes: &BTreeSet<u32>) {
+        let Some(programs) = &mut self.programs else { return };
+        for index in indexes {
+            let Some(link) = self.links.ours(*index).filter(|link| is_of_pod(link.as_str())) else {
+                continue;
+            };
+            if programs.guards.is_guarded(*index) {
+                continue;
+            }
+            match programs.guard(link, *index) {
+                Ok(()) => tracing::warn!("{link} was without its guard"),
+                Err(_) if is_gone(link, *index) => {}
+                Err(error) => {
+                    tracing::warn!("{link} has no guard: {}", explain(error));
+                    self.pending.lost = true;
+                }
+            }
+        }
+    }
+
+    /// Tells the programs what was read, and has them guard all links of pods that are there. Where that cannot be, rules do.
+    pub(crate) fn guard_all(&mut self, seen: &[Seen], rows: &[Row]) {
+        let ours = |seen: &&Seen| is_of_pod(seen.name.as_str()) && self.links.is_ours(seen);
+        let links: Vec<(IfName, u32)> =
+            seen.iter().filter(ours).map(|seen| (seen.name.clone(), seen.index)).collect();
+        let Some(programs) = &mut self.programs else { return };
+        if let Err(error) = programs.take_in(&links, rows) {
+            let folder = programs.folder.clone();
+            tracing::warn!("rules guard from now on, as programs cannot: {}", explain(error));
+            self.use_rules(folder);
+        }
+    }
+
+    /// What changed in our sets. Elements that the programs do not take are refused.
+    pub(crate) fn tell_programs(&mut self, steps: &[Step], answers: &mut [Answer]) {
+        let rules_are_written = steps.iter().zip(&*answers).any(|(step, answer)| {
+            step.key() == Key::Ruleset && answer.is_ok() && !matches!(step, Step::Remove { .. })
+        });
+        if rules_are_written && self.programs.is_none() {
+            self.end_former_programs();
+        }
+        if steps.iter().any(|step| matches!(step, Step::Remove { row: Row::Ruleset(_) })) {
+            self.former_programs = self.programs.take().map(|programs| programs.folder);
+            self.end_former_programs();
+        }
+        let Some(programs) = &mut self.programs else { return };
+        for (step, answer) in steps.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {
+            let (row, there) = match step {
+                Step::Create { row } | Step::Change { to: row, .. } => (row, true),
+                Step::Remove { row } => (row, false),
+            };
+            if let Row::Element(Element { table: TableFamily::Inet, member }) = row {
+                *answer = programs.put(member, there).map_err(explain);
+            }
+        }
+    }
+
+    fn end_former_programs(&mut self) {
+        let Some(folder) = self.former_programs.take() else { return };
+        if !tartan_bpf::is_kept(&folder) {
+            return;
+        }
+        self.hear();
+        self.links.indexes_of_ours().for_each(tartan_bpf::unguard);
+        if let Err(error) = tartan_bpf::remove(&folder) {
+            tracing::warn!("programs of an agent before stay in {}: {error}", folder.display());
+        }
+    }
+
+    /// Whether a link is set up only once a program guards it.
+    pub(crate) fn is_guarded_later(&self, link: &Link) -> bool {
+        link.kind == LinkKind::Veth && self.programs.is_some()
+    }
+
+    /// Has the programs guard pods' links that were just made; then they may be up. One that cannot be guarded goes again.
+    pub(crate) fn guard_made(&mut self, steps: &[Step], answers: &mut [Answer]) {
+        let made: Vec<(usize, &Link)> = steps
+            .iter()
+            .enumerate()
+            .zip(&*answers)
+            .filter(|(_, answer)| answer.is_ok())
+            .filter_map(|((position, step), _)| match step {
+                Step::Create { row: Row::Link(link) } => Some((position, link)),
+                _ => None,
+            })
+            .filter(|(_, link)| self.is_guarded_later(link))
+            .collect();
+        if made.is_empty() {
+            return;
+        }
+        let found = self.find(made.iter().map(|(_, link)| &link.name));
+        let Some(programs) = &mut self.programs else { return };
+        let mut requests = Vec::new();
+        for (position, link) in made {
+            let index = found.get(&link.name).map(|seen| seen.index).ok_or(StepError::Gone);
+            let guarded =
+                index.and_then(|index| programs.guard(&link.name, index).map(|()| index).map_err(explain));
+            match guarded {
+                Ok(index) if link.up => requests.push(write::raise_link(index).request),
+                Ok(_) => {}
+                Err(error) => {
+                    requests.push(write::unmake_link(&link.name));
+                    if let Some(answer) = answers.get_mut(position) {
+                        *answer = Err(error);
+                    }
+                }
+            }
+        }
+        self.requests.request(requests);
+    }
+
+    /// Lets the programs go of links that are gone.
+    pub(crate) fn forget_guarded<'a>(&mut self, links: impl IntoIterator<Item = &'a IfName>) {
+        let Some(programs) = &mut self.programs else { return };
+        links.into_iter().for_each(|link| programs.forget(link));
+    }
+}
+
+impl Programs {
+    fn take_in(&mut self, links: &[(IfName, u32)], rows: &[Row]) -> Result<(), BpfError> {
+        for row in rows {
+            if let Row::Element(Element { table: TableFamily::Inet, member }) = row {
+                self.put(member, true)?;
+            }
+        }
+        for (link, index) in links {
+            if self.links.get(link) == Some(index) && self.guards.is_guarded(*index) {
+                continue;
+            }
+            match self.guard(link, *index) {
+                Err(_) if is_gone(link, *index) => {}
+                other => other?,
+            }
+        }
+        if !self.alone {
+            self.guards.take_over()?;
+            self.alone = true;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a link went meanwhile.
+fn is_gone(link: &IfName, index: u32) -> bool {
+    if_nametoindex(link.as_str()) != Ok(index)
+}
+
+fn explain(error: BpfError) -> StepError {
+    let text = match std::error::Error::source(&error) {
+        Some(source) => format!("the guards' programs: {error}: {source}"),
+        None => format!("the guards' programs: {error}"),
+    };
+    StepError::Kernel { errno: libc::EIO, text }
+}

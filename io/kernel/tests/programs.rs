@@ -1,0 +1,215 @@
+//! Programs in the place of rules, in a real kernel.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use common::{Scratch, create, ifname, veth};
+use tartan_host::nftables::TableFamily;
+use tartan_host::{Element, Link, Member, Parts, Row, Ruleset, Step};
+use tartan_kernel::{Kernel, PROGRAMS, netns};
+use tartan_model::Mac;
+
+const LINK: &str = "tt0123456789ab";
+
+/// What keeps programs, gone with its guard.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn pins(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path().join(PROGRAMS)).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("node_")).collect();
+        names.sort();
+        names
+    }
+
+    /// An agent's hand, in the namespace of the calling thread.
+    fn hand(&self, scratch: &Scratch) -> Kernel {
+        let mut kernel = scratch.kernel();
+        kernel.use_programs(self.0.path().join(PROGRAMS)).unwrap();
+        kernel
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount(&self.0.path().join(PROGRAMS));
+    }
+}
+
+fn on(scratch: &Scratch, command: &[&str]) -> String {
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", &scratch.name])
+        .args(command)
+        .output()
+        .expect("ip is installed");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The number of the program that guards the pod's link.
+fn classifier(scratch: &Scratch) -> Option<String> {
+    let filters = on(scratch, &["tc", "filter", "show", "dev", LINK, "ingress"]);
+    let id = filters.split(" id ").nth(1)?;
+    Some(id.split_whitespace().next()?.to_owned())
+}
+
+fn ruleset() -> Row {
+    Row::Ruleset(Ruleset { intact: true, parts: Some(Parts::default()) })
+}
+
+fn guard() -> [Row; 2] {
+    let mac = Mac::from_bytes([2, 0, 0, 0, 0, 0x99]);
+    [Member::Mac(ifname(LINK), mac), Member::Source(ifname(LINK), mac, "10.1.0.2".parse().unwrap())]
+        .map(|member| Row::Element(Element { table: TableFamily::Inet, member }))
+}
+
+/// A pod, and what makes its link, up, with the guard before it.
+fn pod(kernel: &mut Kernel, scratch: &Scratch) -> (OwnedFd, Vec<Step>) {
+    let inside = netns::create(&format!("{}-pod", scratch.name)).unwrap();
+    let token = kernel.adopt(inside.try_clone().unwrap());
+    netns::remove(&format!("{}-pod", scratch.name)).unwrap();
+    let link = Link { up: true, ..veth(LINK, token, "eth0") };
+    (inside, [ruleset()].into_iter().chain(guard()).chain([Row::Link(link)]).map(create).collect())
+}
+
+/// Runs in the namespace of a scratch, as an agent does in its node's.
+fn within(run: impl FnOnce(&Scratch, &Folder) + Send) {
+    let (scratch, folder) = (Scratch::new(), Folder::new());
+    netns::run_in(scratch.fd(), || run(&scratch, &folder)).unwrap();
+}
+
+#[test]
+fn a_link_is_up_only_with_its_program_and_gets_it_back() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (_pod, steps) = pod(&mut kernel, scratch);
+        assert_eq!(kernel.apply(&steps), vec![Ok(()); steps.len()]);
+        let first = classifier(scratch).expect("a program at the link");
+        assert!(on(scratch, &["ip", "link", "show", LINK]).contains(",UP"));
+        // No chain is where a packet passes.
+        let rules = on(scratch, &["nft", "list", "table", "inet", "tartan"]);
+        assert!(!rules.contains("hook") && rules.contains("10.1.0.2"), "{rules}");
+        for damage in [
+            ["tc", "qdisc", "del", "dev", LINK, "clsact"].as_slice(),
+            &["tc", "filter", "del", "dev", LINK, "ingress"],
+        ] {
+            on(scratch, damage);
+            assert_eq!(classifier(scratch), None);
+            kernel.notices();
+            assert_eq!(classifier(scratch).as_ref(), Some(&first), "{damage:?}");
+        }
+    });
+}
+
+#[test]
+fn the_next_agent_takes_over() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (_pod, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        let before = (folder.pins(), classifier(scratch));
+        assert_eq!(before.0.len(), 2);
+        drop(kernel);
+        assert_eq!((folder.pins(), classifier(scratch)), before);
+        let mut next = folder.hand(scratch);
+        next.read(&[]).unwrap();
+        let after = (folder.pins(), classifier(scratch));
+        assert_eq!(after.0.len(), 2);
+        assert!(after.0.iter().all(|pin| !before.0.contains(pin)), "{before:?} {after:?}");
+        assert!(after.1.is_some() && after.1 != before.1, "{before:?} {after:?}");
+        // And once more: places at the hook are free again.
+        drop(next);
+        folder.hand(scratch).read(&[]).unwrap();
+        assert_eq!(folder.pins().len(), 2);
+    });
+}
+
+#[test]
+fn rules_take_over_and_nothing_is_left() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (_pod, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        drop(kernel);
+        let mut next = scratch.kernel();
+        next.use_rules(folder.0.path().join(PROGRAMS));
+        let host = next.read(&[]).unwrap();
+        assert!(classifier(scratch).is_some(), "the rules are not there yet");
+        let found = host.rows.iter().find(|row| matches!(row, Row::Ruleset(_))).unwrap().clone();
+        assert_eq!(next.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())]);
+        assert_eq!((folder.pins(), classifier(scratch)), (Vec::new(), None));
+        assert!(!Path::new(&folder.0.path().join(PROGRAMS)).exists());
+        let rules = on(scratch, &["nft", "list", "table", "inet", "tartan"]);
+        assert!(rules.contains("hook prerouting") && rules.contains("10.1.0.2"), "{rules}");
+    });
+}
+
+/// As somebody may do who moves a link to another namespace and back.
+#[test]
+fn a_link_that_comes_from_elsewhere_is_guarded() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (pod, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        let index = |scratch: &Scratch| on(scratch, &["cat", &format!("/sys/class/net/{LINK}/ifindex")]);
+        let elsewhere = Scratch::new();
+        on(scratch, &["ip", "link", "set", LINK, "netns", &elsewhere.name]);
+        kernel.notices();
+        // Its number is taken, so that it gets another.
+        let number = index(&elsewhere);
+        on(scratch, &["ip", "link", "add", "taker", "index", number.trim(), "type", "bridge"]);
+        on(&elsewhere, &["ip", "link", "set", LINK, "netns", &scratch.name]);
+        assert_eq!(classifier(scratch), None);
+        assert_ne!(index(scratch), number);
+        kernel.notices();
+        assert!(classifier(scratch).is_some());
+        drop(pod);
+    });
+}
+
+#[test]
+fn where_programs_cannot_be_kept_rules_guard() {
+    within(|scratch, folder| {
+        let file = folder.0.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut kernel = scratch.kernel();
+        let refused = kernel.use_programs(file.join(PROGRAMS)).unwrap_err();
+        assert!(refused.to_string().contains("cannot mount a BPF file system"), "{refused}");
+        kernel.use_rules(file.join(PROGRAMS));
+        assert!(!kernel.is_guarded_by_programs());
+        kernel.read(&[]).unwrap();
+        assert_eq!(kernel.apply(&[create(ruleset())]), [Ok(())]);
+        assert!(on(scratch, &["nft", "list", "table", "inet", "tartan"]).contains("hook prerouting"));
+    });
+}
+
+#[test]
+fn a_ruleset_that_goes_takes_its_programs_along() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (_pod, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        assert_eq!(kernel.apply(&[Step::Remove { row: ruleset() }]), [Ok(())]);
+        assert_eq!((folder.pins(), classifier(scratch)), (Vec::new(), None));
+    });
+}

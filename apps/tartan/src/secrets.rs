@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// Keys of the agent's configuration whose values are shown. Of every other only its name is.
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 11] = [
     "node_name",
     "store",
     "interface",
@@ -17,6 +17,7 @@ const SHOWN: [&str; 10] = [
     "log",
     "metrics_listen",
     "probes",
+    "guards",
 ];
 /// Files with secrets: keys that name one.
 const SECRET_FILES: [&str; 2] = ["password_file", "etcd_password_file"];

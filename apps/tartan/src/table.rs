@@ -9,8 +9,8 @@ use std::fmt::Display;
 use comfy_table::Table;
 use tartan_api::explain::{Explain, Explanation, RuleName, Verdict};
 use tartan_api::verb::{
-    Action, AgentState, Applied, EndpointRow, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan, RouteRow,
-    Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
+    Action, AgentState, Applied, EndpointRow, Guards, IpamRow, Left, NodeRow, PeerHealth, PeerRow, Plan,
+    RouteRow, Setting, Status, UninstallPlan, Uninstalled, UplinkStatus,
 };
 use tartan_model::Attachment;
 
@@ -278,7 +278,11 @@ pub(crate) fn status(status: &Status) -> String {
         rows.push(row(if number == 0 { "networks" } else { "" }, text));
     }
     rows.push(row("peers", format!("{} of {} up", status.peers.up, status.peers.total)));
-    rows.push(row("pods", status.endpoints));
+    let guards = match status.guards {
+        Guards::Programs => "programs",
+        Guards::Rules => "rules",
+    };
+    rows.push(row("pods", format!("{}, guarded by {guards}", status.endpoints)));
     rows.push(row("policies", status.policies));
     rows.push(row("last error", status.last_error.as_deref().unwrap_or("none")));
     lines(&[], rows.into_iter())

@@ -82,8 +82,8 @@ fn told(shared: &Shared, outcome: &Uninstalled) -> Result<ExitCode> {
 }
 
 fn plan(places: &Places, agent: &Agent) -> Result<UninstallPlan> {
-    let mut kernel =
-        Remains::open().context("cannot look at the kernel; tartan uninstall needs to be root")?;
+    let mut kernel = Remains::open(places.programs())
+        .context("cannot look at the kernel; tartan uninstall needs to be root")?;
     let found = kernel.find().context("cannot read what is in the kernel")?;
     let files = Files::find(places);
     let (settings, unclear) = settings(places);
@@ -125,7 +125,7 @@ fn settings(places: &Places) -> (Vec<Setting>, Option<String>) {
 /// next try what there is to do.
 fn carry_out(places: &Places, outcome: &mut Uninstalled) {
     store::leave(places, outcome);
-    clear_kernel(outcome);
+    clear_kernel(places, outcome);
     put_back(places, outcome);
     let complete = outcome.failed.is_empty();
     let mut files = Files::find(places);
@@ -138,8 +138,8 @@ fn carry_out(places: &Places, outcome: &mut Uninstalled) {
     files::remove_folders(places, outcome);
 }
 
-fn clear_kernel(outcome: &mut Uninstalled) {
-    let mut kernel = match Remains::open() {
+fn clear_kernel(places: &Places, outcome: &mut Uninstalled) {
+    let mut kernel = match Remains::open(places.programs()) {
         Ok(kernel) => kernel,
         Err(error) => return outcome.failed.push(format!("the kernel: {error}")),
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 use tartan_http::{Listen, NotLocal};
 use tartan_model::{ChoiceError, NodeName, UplinkChoice};
@@ -63,6 +63,10 @@ struct Flags {
     /// Whether the ways to other nodes are probed, by ICMP echo between the nodes' own overlay addresses [default: true]
     #[arg(long, env = "TARTAN_PROBES", value_name = "BOOL", action = clap::ArgAction::Set)]
     probes: Option<bool>,
+    /// What guards pods: BPF programs where the kernel has them (since Linux 6.4) and rules else, or rules only
+    /// [default: programs]
+    #[arg(long, env = "TARTAN_GUARDS", value_enum, value_name = "HAND")]
+    guards: Option<Guards>,
     /// Take the node's name and blocks over from another node that still holds them
     #[arg(long)]
     take_over: bool,
@@ -87,6 +91,18 @@ struct File {
     log: Option<String>,
     metrics_listen: Option<MetricsListen>,
     probes: Option<bool>,
+    guards: Option<Guards>,
+}
+
+/// What guards pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Guards {
+    /// Programs where the kernel has them, rules else.
+    #[default]
+    Programs,
+    /// Rules.
+    Rules,
 }
 
 /// What the agent goes by.
@@ -103,6 +119,7 @@ pub(crate) struct Config {
     pub(crate) log: String,
     pub(crate) metrics_listen: Option<Listen>,
     pub(crate) probes: bool,
+    pub(crate) guards: Guards,
     pub(crate) take_over: bool,
 }
 
@@ -175,6 +192,7 @@ impl Config {
             log,
             metrics_listen: flags.metrics_listen.or(file.metrics_listen.map(|listen| listen.0)),
             probes: flags.probes.or(file.probes).unwrap_or(true),
+            guards: flags.guards.or(file.guards).unwrap_or_default(),
             take_over: flags.take_over,
         })
     }

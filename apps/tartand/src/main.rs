@@ -43,7 +43,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::cluster::{Cluster, Name};
-use crate::config::Config;
+use crate::config::{Config, Guards};
 use crate::identity::{Identity, Lock};
 use crate::input::Inbox;
 use crate::metrics::Metrics;
@@ -76,6 +76,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Programs guard where they can.
+fn choose_guards(kernel: &mut Kernel, config: &Config) {
+    let folder = config.run_dir.join(tartan_kernel::PROGRAMS);
+    if config.guards == Guards::Programs {
+        match kernel.use_programs(folder.clone()) {
+            Ok(()) => return info!("programs guard pods"),
+            Err(error) => info!("rules guard pods, as programs cannot: {:#}", anyhow::Error::new(error)),
+        }
+    }
+    kernel.use_rules(folder);
+}
+
 fn run(config: Config) -> anyhow::Result<()> {
     if let Some(point) = tartan_fault::Point::chosen() {
         warn!("{}: this agent kills itself at {}", tartan_fault::VARIABLE, point.name());
@@ -98,6 +110,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     let mut kernel =
         Kernel::open(Marks::Node).context("cannot talk to the kernel; tartand needs to be root")?;
     kernel.save_settings_in(config.state_dir.join("sysctls.json"));
+    choose_guards(&mut kernel, &config);
 
     let (sender, receiver) = mpsc::channel();
     let inbox = Inbox::new(sender)?;

@@ -6,7 +6,7 @@ use tartan_api::VERSION;
 use tartan_api::explain::Explain;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, FailureCode, Request};
-use tartan_api::verb::{DeniedRow, EndpointRow, PeerCount, Plan, Status, StoreStatus};
+use tartan_api::verb::{DeniedRow, EndpointRow, Guards, PeerCount, Plan, Status, StoreStatus};
 use tartan_decide::{Fact, Phase, Refused, Scope};
 use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
@@ -68,6 +68,11 @@ impl Ring {
             uplink: self.world.report_uplink(),
             peers: self.count_peers(leases),
             endpoints: self.world.endpoints().count(),
+            guards: if self.loop_.kernel_ref().is_guarded_by_programs() {
+                Guards::Programs
+            } else {
+                Guards::Rules
+            },
             policies: self.world.policies().count(),
             remote_endpoints: self.world.remote_endpoints().count(),
             networks: self.world.report_networks(),

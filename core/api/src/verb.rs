@@ -37,6 +37,9 @@ pub struct Status {
     pub peers: PeerCount,
     /// How many pod interfaces this node has.
     pub endpoints: usize,
+    /// What guards them.
+    #[serde(default)]
+    pub guards: Guards,
     /// How many policies there are.
     pub policies: usize,
     /// How many pod interfaces of other nodes it knows, of networks with policy.
@@ -48,6 +51,17 @@ pub struct Status {
     pub last_error: Option<String>,
     /// When the agent was started.
     pub since: String,
+}
+
+/// What guards pods that are routed, and the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guards {
+    /// BPF programs.
+    Programs,
+    /// Rules of nftables.
+    #[default]
+    Rules,
 }
 
 /// The store as `status` shows it.

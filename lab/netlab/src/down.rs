@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
 use tartan_kernel::netns::{self, NetnsId};
 
 use crate::error::gather;
@@ -83,8 +84,23 @@ fn leave() -> Result<()> {
     shared::unshare_namespaces().map(drop)
 }
 
-/// Removes a folder with everything in it, if it is there.
-pub(crate) fn remove_folder(path: &Path) -> Result<()> {
+/// Agents mount what keeps their programs (proc_pid_mountinfo(5)).
+fn unmount_below(path: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read what is mounted")?;
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4).map(Path::new));
+    for place in places.filter(|place| place.starts_with(path)) {
+        umount2(place, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", place.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder with everything in it, if it is there. What is mounted in it is unmounted.
+///
+/// # Errors
+/// When something of it cannot be removed.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    unmount_below(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -111,6 +111,11 @@ impl Places {
         self.run.join("tartand.sock")
     }
 
+    /// Where an agent's programs are kept.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.run.join(tartan_kernel::PROGRAMS)
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
         self.state.join("tartand.lock")
     }

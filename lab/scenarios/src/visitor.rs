@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tartan_netlab::down::remove_folder;
 use tempfile::TempDir;
 
 use crate::{Lab, Run, inside, programs, run, run_command, wait_until};
@@ -116,9 +117,10 @@ impl<'a> Host<'a> {
     /// Starts the agent and waits until it is healthy.
     #[track_caller]
     pub fn start(&mut self) {
-        let mut command = self.command(&programs().join("tartand"));
-        command.arg("--config").arg(self.path("etc/tartand.toml"));
-        self.agent = Some(command.stderr(Stdio::null()).spawn().expect("it starts"));
+        // Not by `ip netns exec`: what an agent mounts is the machine's, as its programs are to outlive it.
+        let mut command = Command::new(programs().join("tartand"));
+        command.arg("--config").arg(self.path("etc/tartand.toml")).stderr(Stdio::null());
+        self.agent = Some(inside(&self.netns(), || command.spawn().expect("it starts")));
         wait_until("the visitor is healthy", Duration::from_secs(10), || {
             self.socket().exists() && self.verb(&["status"]).code == 0
         });
@@ -172,6 +174,8 @@ impl Drop for Host<'_> {
             let _ = agent.kill();
             let _ = agent.wait();
         }
+        // Or the folder could not go.
+        let _ = remove_folder(&self.path("run"));
     }
 }
 

@@ -7,12 +7,13 @@
     reason = "a test that cannot go on stops"
 )]
 
-use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tartan_netlab::down::remove_folder;
 use tartan_scenarios::{Lab, Traces, lock, programs, run};
 
 #[test]
@@ -33,7 +34,7 @@ fn down_finds_a_lab_whose_agents_were_killed_and_whose_files_are_gone() {
     for node in ["n1", "n2", "n3"] {
         kill(Pid::from_raw(lab.agent(node)), Signal::SIGKILL).expect("the agent is there");
     }
-    fs::remove_dir_all("/run/tartan-lab/t-down").expect("the lab's files are there");
+    remove_folder(Path::new("/run/tartan-lab/t-down")).expect("the lab's files go");
     lab.down();
     before.assert_unchanged();
 }

@@ -13,6 +13,7 @@ mod sensor;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, in_fragments, unknown, vxlan};
@@ -329,6 +330,44 @@ impl Cast {
         .collect()
     }
 
+    /// The programs that are kept at n1's own hook.
+    fn pins(&self) -> Vec<PathBuf> {
+        let folder = std::fs::read_dir(self.lab.file("n1", "bpf")).into_iter().flatten();
+        let paths = folder.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.to_string_lossy().contains("node_ipv")).collect()
+    }
+
+    /// The links of n1's pods, and whether a program guards them.
+    fn classified(&self) -> BTreeMap<String, bool> {
+        let links = self.lab.on_node("n1", &["ip", "-br", "link", "show", "type", "veth"]);
+        let pods = links.lines().filter(|line| line.starts_with("tt"));
+        let names = pods.map(|line| line.split(['@', ' ']).next().expect("a name").to_owned());
+        names
+            .map(|name| {
+                let filters = self.lab.on_node("n1", &["tc", "filter", "show", "dev", &name, "ingress"]);
+                let is_guarded = filters.contains("direct-action");
+                (name, is_guarded)
+            })
+            .collect()
+    }
+
+    /// Takes away what guards n1, as somebody might whose agent there is dead.
+    fn take_guards_away(&self) {
+        for family in ["bridge", "arp", "inet"] {
+            self.lab.on_node("n1", &["nft", "delete", "table", family, "tartan"]);
+        }
+        let guarded = self.classified();
+        assert!(guarded.values().all(|is| *is) && !guarded.is_empty(), "{guarded:?}");
+        for link in guarded.keys() {
+            self.lab.on_node("n1", &["tc", "qdisc", "del", "dev", link, "clsact"]);
+        }
+        let pins = self.pins();
+        assert_eq!(pins.len(), 2, "{pins:?}");
+        for pin in pins {
+            std::fs::remove_file(pin).expect("it goes");
+        }
+    }
+
     /// Nothing arrives, and each is counted under its name.
     fn assert_guarded(&self, forgeries: &[Forgery]) {
         let before = self.denied();
@@ -369,9 +408,7 @@ fn forged_by(attachment: &str, underlay: &str) {
     assert!(sender["denied"]["ipv4"].as_u64() >= Some(TIMES), "{endpoints}");
     // The positive control: without the guards the same frames do what they are made for.
     cast.lab.lab(&["fault", "add", "kill", "n1"]).ok();
-    for family in ["bridge", "arp", "inet"] {
-        cast.lab.on_node("n1", &["nft", "delete", "table", family, "tartan"]);
-    }
+    cast.take_guards_away();
     let arrived = cast.fire(&forgeries, ARRIVAL);
     assert!(arrived.values().all(|arrived| *arrived), "does not arrive without guards: {arrived:#?}");
     // What somebody took away while the agent was dead is back before it serves.
@@ -382,6 +419,17 @@ fn forged_by(attachment: &str, underlay: &str) {
     }
     cast.assert_guarded(&forgeries);
     cast.lab.assert_full(4, &[]);
+    // One hand takes over from the other.
+    for (hand, has_programs) in [("rules", false), ("programs", true)] {
+        cast.lab.configure("n1", &format!("guards = {hand:?}"));
+        cast.lab.wait_until_healthy(&["n1"]);
+        assert_eq!(cast.pins().is_empty(), !has_programs, "{hand}");
+        assert!(cast.classified().values().all(|is| *is == has_programs), "{hand}: {:?}", cast.classified());
+        let rules = cast.lab.on_node("n1", &["nft", "list", "table", "inet", "tartan"]);
+        assert_eq!(rules.contains("chain pods"), !has_programs, "{rules}");
+        cast.assert_guarded(&forgeries);
+        cast.lab.assert_full(4, &[]);
+    }
 }
 
 #[test]

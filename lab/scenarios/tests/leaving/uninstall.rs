@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tartan_kernel::{Rtnl, netns};
+use tartan_netlab::down::remove_folder;
 use tartan_scenarios::{Host, Lab, Seen, holds_within, programs, run_command, run_plugin};
 
 use crate::AT_ONCE;
@@ -148,7 +149,7 @@ fn with_half_of_it_missing() {
     host.kill();
     // The folders, the configuration and part of the kernel are gone; somebody else's is to stay.
     fs::remove_dir_all(host.path("state")).unwrap();
-    fs::remove_dir_all(host.path("run")).unwrap();
+    remove_folder(&host.path("run")).unwrap();
     lab.on_node("outside", &["nft", "delete", "table", "bridge", "tartan"]);
     lab.on_node("outside", &["ip", "link", "delete", "tartan.1"]);
     lab.on_node("outside", &["ip", "route", "add", "10.9.0.0/16", "dev", "lo", "proto", "116"]);

@@ -66,7 +66,7 @@ pub enum Reason {
     Tunnel,
     /// A packet to a port of the nodes' own.
     Control,
-    /// Neither IP nor ARP, or with a VLAN tag.
+    /// Neither IP nor ARP, with a VLAN tag, or with headers that cannot be read.
     Other,
     /// From one network to another.
     Across,

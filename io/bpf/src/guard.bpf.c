@@ -101,7 +101,7 @@ inlined void count(const struct net_device *link, __u64 reason, __u32 bytes)
 inlined int skip_extensions(const struct bpf_dynptr *packet, struct layer *layer)
 {
 	enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINATION = 60 };
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i <= 8; i++) {
 		struct {
 			__u8 next;
 			__u8 length;
@@ -154,12 +154,49 @@ inlined __u8 port_is(const struct layer *layer)
 	return ports[layer->protocol == UDP][be16(layer->destination)];
 }
 
-// Frames of a bridge's port are judged by the rules of table bridge.
-inlined int refuse(struct __sk_buff *skb, __u64 reason)
+// The first bytes of a frame where they can be read at once, and where the ones that can be end; NULL if it is shorter.
+inlined void *head(struct __sk_buff *skb, __u32 length, void **end)
+{
+	for (int i = 0; i < 2; i++) {
+		void *data = (void *)(long)skb->data;
+		*end = (void *)(long)skb->data_end;
+		// The verifier wants both as they were read.
+		asm volatile("" : "+r"(data), "+r"(*end));
+		if (likely(data + length <= *end))
+			return data;
+		if (i == 0 && bpf_skb_pull_data(skb, length))
+			return NULL;
+	}
+	return NULL;
+}
+
+// Frames of a bridge's port are judged by the rules of table bridge, but for those to the bridge's own group, which pass
+// none of its hooks and go up as if they had come by no bridge (net/bridge/br_input.c, `br_handle_frame`).
+inlined int is_bridged(struct __sk_buff *skb, const struct net_device *link)
+{
+	void *end;
+	if (!link->rx_handler)
+		return 0;
+	if (skb->protocol != be16(ETH_P_IP) && skb->protocol != be16(ETH_P_IPV6))
+		return 1;
+	struct ethhdr *eth = head(skb, sizeof(*eth), &end);
+	if (!eth)
+		return 0;
+	// 01:80:c2:00:00:0x
+	const __u8 *to = eth->h_dest;
+	return to[0] != 0x01 || to[1] != 0x80 || to[2] != 0xc2 || to[3] || to[4] || to[5] & 0xf0;
+}
+
+inlined struct net_device *link_of(struct __sk_buff *skb)
 {
 	struct sk_buff *frame = bpf_cast_to_kern_ctx(skb);
-	struct net_device *link = frame->dev;
-	if (link->rx_handler)
+	return frame->dev;
+}
+
+inlined int refuse(struct __sk_buff *skb, __u64 reason)
+{
+	struct net_device *link = link_of(skb);
+	if (is_bridged(skb, link))
 		return TC_ACT_UNSPEC;
 	count(link, reason, skb->len);
 	return TC_ACT_SHOT;
@@ -194,6 +231,8 @@ inlined int is_nobody(struct __sk_buff *skb, const struct source *from, const st
 
 apart int stranger(struct __sk_buff *skb, const struct source *from, const struct layer *layer)
 {
+	if (is_bridged(skb, link_of(skb)))
+		return TC_ACT_UNSPEC;
 	if (!bpf_map_lookup_elem(&frames, &from->frame))
 		return refuse(skb, MAC);
 	if (from->address.family == be16(ETH_P_IP))
@@ -215,22 +254,6 @@ apart int discovery(struct __sk_buff *skb, const struct source *from, const stru
 		return refuse(skb, REDIRECT);
 	}
 	return TC_ACT_UNSPEC;
-}
-
-// The first bytes of a frame where they can be read at once, and where the ones that can be end; NULL if it is shorter.
-inlined void *head(struct __sk_buff *skb, __u32 length, void **end)
-{
-	for (int i = 0; i < 2; i++) {
-		void *data = (void *)(long)skb->data;
-		*end = (void *)(long)skb->data_end;
-		// The verifier wants both as they were read.
-		asm volatile("" : "+r"(data), "+r"(*end));
-		if (likely(data + length <= *end))
-			return data;
-		if (i == 0 && bpf_skb_pull_data(skb, length))
-			return NULL;
-	}
-	return NULL;
 }
 
 inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)

@@ -16,13 +16,17 @@ typedef unsigned long long __u64;
 #define as_in_kernel __attribute__((preserve_access_index))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define NULL ((void *)0)
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16(x) ((__u16)__builtin_bswap16(x))
+#else
+#define be16(x) ((__u16)(x))
+#endif
 
 // Maps, as libbpf reads them (Documentation/bpf/maps.rst).
 #define number(name, value) int(*name)[value]
 #define typed(name, of) typeof(of) *name
 
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_F_NO_PREALLOC = 1, BPF_NOEXIST = 1 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_F_NO_PREALLOC = 1, BPF_NOEXIST = 1 };
 
 // Helpers (linux/bpf.h, `___BPF_FUNC_MAPPER`).
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;

@@ -187,7 +187,7 @@ impl Guards {
         to("write the ports", self.ports.update(&key, &ports, MapFlags::ANY))
     }
 
-    /// Has the program judge what comes in by a pod's link, before anybody else's classifier.
+    /// Has the program judge what comes in by a pod's link, before other classifiers of its ingress qdisc.
     ///
     /// # Errors
     /// When the kernel refuses, also because the link is gone.

@@ -212,7 +212,6 @@ impl Kernel {
         let mut results = self.requests.request(wishes.into_iter().map(|wish| wish.request).collect());
         let together = if group.is_some() { results.pop().and_then(Result::err) } else { None };
         let mut results = results.into_iter();
-        self.forget_guarded(steps.iter().filter_map(removed_link));
         steps
             .iter()
             .zip(indexes)
@@ -365,14 +364,6 @@ fn inquiry(step: &Step, found: &Found) -> Option<Request> {
 fn made_link(step: &Step) -> Option<&IfName> {
     match step {
         Step::Create { row: Row::Link(link) } => Some(&link.name),
-        _ => None,
-    }
-}
-
-/// What a step removes, if that is a link.
-fn removed_link(step: &Step) -> Option<&IfName> {
-    match step {
-        Step::Remove { row: Row::Link(link) } => Some(&link.name),
         _ => None,
     }
 }

@@ -184,7 +184,7 @@ impl Kernel {
         rows.extend(self.read_routes()?);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
         rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
-        self.guard_all(&seen, &rows);
+        self.guard_all(&seen, &mut rows);
         // All at once: a tree that grows by and by, in order, is half empty.
         Ok(Host { rows: rows.into_iter().collect(), foreign: self.links.foreign().collect() })
     }
@@ -346,6 +346,8 @@ impl Kernel {
             classifiers: BTreeSet::new(),
         };
         self.requests.exchange(requests, |_, message| hearing.hear(message));
+        let classifiers = hearing.classifiers;
+        self.guard_again(&classifiers);
     }
 
     /// Learns all links before any row of them is made, as a port may come before its bridge.

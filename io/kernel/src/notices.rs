@@ -163,7 +163,7 @@ pub(crate) struct Hearing<'a> {
     pub(crate) notices: &'a mut Notices,
     /// Settings among them whose files are those of another link now.
     pub(crate) other_files: Vec<SysctlKey>,
-    /// Links, by index, that are new, or whose classifiers somebody may have changed.
+    /// Links, by index, that are new or gone, or whose classifiers somebody may have changed.
     pub(crate) classifiers: BTreeSet<u32>,
 }
 
@@ -237,7 +237,7 @@ impl Hearing<'_> {
         match row {
             Some(row) => {
                 // It may come from another namespace, where nobody guards it.
-                if before.is_none() {
+                if before.is_none_or(|before| !before.ours) {
                     self.classifiers.insert(seen.index);
                 }
                 self.is(Row::Link(row));
@@ -260,6 +260,7 @@ impl Hearing<'_> {
 
     fn link_gone(&mut self, index: u32) {
         if let Some(before) = self.links.forget(index) {
+            self.classifiers.insert(index);
             // Names are not used again, and nobody asks for their settings any more.
             self.told.remove(&SysctlKey::LinkForward(before.name.clone()));
             self.told.remove(&SysctlKey::LinkReverse(before.name.clone()));

@@ -22,8 +22,8 @@ use crate::{KernelError, write};
 pub(crate) struct Programs {
     guards: Guards,
     folder: PathBuf,
-    /// What is known of each pod's link, there or not.
-    known: BTreeMap<IfName, BTreeSet<Member>>,
+    /// What they know of each pod's link, there or not, and of the node.
+    known: BTreeMap<Option<IfName>, BTreeSet<Member>>,
     /// Links that are guarded, and their indexes.
     links: BTreeMap<IfName, u32>,
     /// Whether those of the agent before are gone.
@@ -37,24 +37,24 @@ impl Programs {
 
     /// Takes an element in or out. Of a link that is not there, it is kept for when it is.
     fn put(&mut self, member: &Member, there: bool) -> Result<(), BpfError> {
-        let Some(link) = member.link() else { return self.guards.put(member, 0, there) };
+        let link = member.link().cloned();
         let known = self.known.entry(link.clone()).or_default();
-        if there {
-            known.insert(member.clone());
-        } else {
+        let differs = if there { known.insert(member.clone()) } else { known.remove(member) };
+        let index = link.map_or(Some(0), |link| self.links.get(&link).copied());
+        let done = match index.filter(|_| differs) {
+            Some(index) => self.guards.put(member, index, there),
+            None => Ok(()),
+        };
+        if done.is_err() && there {
             known.remove(member);
         }
-        let index = self.links.get(link).copied();
-        if known.is_empty() {
-            self.known.remove(link);
-        }
-        index.map_or(Ok(()), |index| self.guards.put(member, index, there))
+        done
     }
 
     /// Guards a link, which may have been another before.
     fn guard(&mut self, link: &IfName, index: u32) -> Result<(), BpfError> {
         let before = self.links.insert(link.clone(), index).filter(|before| *before != index);
-        for member in self.known.get(link).into_iter().flatten() {
+        for member in self.known.get(&Some(link.clone())).into_iter().flatten() {
             if let Some(before) = before {
                 self.guards.put(member, before, false)?;
             }
@@ -64,13 +64,45 @@ impl Programs {
     }
 
     /// Lets go of a link that is gone.
-    fn forget(&mut self, link: &IfName) {
-        let Some(index) = self.links.remove(link) else { return };
-        for member in self.known.get(link).into_iter().flatten() {
-            if let Err(error) = self.guards.put(member, index, false) {
-                tracing::warn!("what the guards know of {link} stays until the agent's end: {error}");
+    fn forget(&mut self, index: u32) {
+        let gone = self.links.extract_if(.., |_, known| *known == index);
+        for (link, _) in gone.collect::<Vec<_>>() {
+            for member in self.known.get(&Some(link)).into_iter().flatten() {
+                if let Err(error) = self.guards.put(member, index, false) {
+                    tracing::debug!("an element of a link that is gone stays: {error}");
+                }
             }
         }
+    }
+
+    /// Makes what the programs know what was read, and guards these links.
+    fn take_in(&mut self, links: &[(IfName, u32)], rows: &[Row]) -> Result<(), BpfError> {
+        let read = rows.iter().filter_map(|row| match row {
+            Row::Element(Element { table: TableFamily::Inet, member }) => Some(member),
+            _ => None,
+        });
+        let read: BTreeSet<&Member> = read.collect();
+        let stale = self.known.values().flatten().filter(|member| !read.contains(member));
+        for member in stale.cloned().collect::<Vec<_>>() {
+            self.put(&member, false)?;
+        }
+        for member in read {
+            self.put(member, true)?;
+        }
+        for (link, index) in links {
+            if self.links.get(link) == Some(index) && self.guards.is_guarded(*index) {
+                continue;
+            }
+            match self.guard(link, *index) {
+                Err(_) if is_gone(link, *index) => {}
+                other => other?,
+            }
+        }
+        if !self.alone {
+            self.guards.take_over()?;
+            self.alone = true;
+        }
+        Ok(())
     }
 }
 
@@ -81,7 +113,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel has no such programs; then rules guard.
     pub fn use_programs(&mut self, folder: PathBuf) -> Result<(), BpfError> {
-        let Some(filter) = &mut self.filter else { return Ok(()) };
+        let Some(filter) = &mut self.filter else { return Err(BpfError::Missing("rules beside them")) };
         let guards = Guards::load(&folder)?;
         filter.ruleset.leave_to_programs(true);
         let (known, links) = (BTreeMap::new(), BTreeMap::new());
@@ -108,6 +140,9 @@ impl Kernel {
     pub(crate) fn guard_again(&mut self, indexes: &BTreeSet<u32>) {
         let Some(programs) = &mut self.programs else { return };
         for index in indexes {
+            if self.links.name(*index).is_none() {
+                programs.forget(*index);
+            }
             let Some(link) = self.links.ours(*index).filter(|link| is_of_pod(link.as_str())) else {
                 continue;
             };
@@ -126,7 +161,7 @@ impl Kernel {
     }
 
     /// Tells the programs what was read, and has them guard all links of pods that are there. Where that cannot be, rules do.
-    pub(crate) fn guard_all(&mut self, seen: &[Seen], rows: &[Row]) {
+    pub(crate) fn guard_all(&mut self, seen: &[Seen], rows: &mut [Row]) {
         let ours = |seen: &&Seen| is_of_pod(seen.name.as_str()) && self.links.is_ours(seen);
         let links: Vec<(IfName, u32)> =
             seen.iter().filter(ours).map(|seen| (seen.name.clone(), seen.index)).collect();
@@ -135,19 +170,25 @@ impl Kernel {
             let folder = programs.folder.clone();
             tracing::warn!("rules guard from now on, as programs cannot: {}", explain(error));
             self.use_rules(folder);
+            // No link is opened before they are there.
+            let rulesets = rows.iter_mut().filter_map(|row| match row {
+                Row::Ruleset(ruleset) => Some(ruleset),
+                _ => None,
+            });
+            rulesets.for_each(|ruleset| ruleset.intact = false);
         }
     }
 
     /// What changed in our sets. Elements that the programs do not take are refused.
     pub(crate) fn tell_programs(&mut self, steps: &[Step], answers: &mut [Answer]) {
-        let rules_are_written = steps.iter().zip(&*answers).any(|(step, answer)| {
-            step.key() == Key::Ruleset && answer.is_ok() && !matches!(step, Step::Remove { .. })
-        });
-        if rules_are_written && self.programs.is_none() {
-            self.end_former_programs();
+        let done = steps.iter().zip(&*answers).find(|(step, _)| step.key() == Key::Ruleset);
+        let done = done.filter(|(_, answer)| answer.is_ok()).map(|(step, _)| step);
+        if matches!(done, Some(Step::Remove { .. }))
+            && let Some(programs) = self.programs.take()
+        {
+            self.use_rules(programs.folder);
         }
-        if steps.iter().any(|step| matches!(step, Step::Remove { row: Row::Ruleset(_) })) {
-            self.former_programs = self.programs.take().map(|programs| programs.folder);
+        if done.is_some() && self.programs.is_none() {
             self.end_former_programs();
         }
         let Some(programs) = &mut self.programs else { return };
@@ -158,17 +199,16 @@ impl Kernel {
             };
             if let Row::Element(Element { table: TableFamily::Inet, member }) = row {
                 *answer = programs.put(member, there).map_err(explain);
+                // It is in our sets, so that nothing but reading anew tells that it is not there.
+                self.pending.lost |= answer.is_err();
             }
         }
     }
 
     fn end_former_programs(&mut self) {
         let Some(folder) = self.former_programs.take() else { return };
-        if !tartan_bpf::is_kept(&folder) {
-            return;
-        }
         self.hear();
-        self.links.indexes_of_ours().for_each(tartan_bpf::unguard);
+        self.links.ours_where(|link| is_of_pod(link.as_str())).for_each(tartan_bpf::unguard);
         if let Err(error) = tartan_bpf::remove(&folder) {
             tracing::warn!("programs of an agent before stay in {}: {error}", folder.display());
         }
@@ -214,36 +254,6 @@ impl Kernel {
             }
         }
         self.requests.request(requests);
-    }
-
-    /// Lets the programs go of links that are gone.
-    pub(crate) fn forget_guarded<'a>(&mut self, links: impl IntoIterator<Item = &'a IfName>) {
-        let Some(programs) = &mut self.programs else { return };
-        links.into_iter().for_each(|link| programs.forget(link));
-    }
-}
-
-impl Programs {
-    fn take_in(&mut self, links: &[(IfName, u32)], rows: &[Row]) -> Result<(), BpfError> {
-        for row in rows {
-            if let Row::Element(Element { table: TableFamily::Inet, member }) = row {
-                self.put(member, true)?;
-            }
-        }
-        for (link, index) in links {
-            if self.links.get(link) == Some(index) && self.guards.is_guarded(*index) {
-                continue;
-            }
-            match self.guard(link, *index) {
-                Err(_) if is_gone(link, *index) => {}
-                other => other?,
-            }
-        }
-        if !self.alone {
-            self.guards.take_over()?;
-            self.alone = true;
-        }
-        Ok(())
     }
 }
 

@@ -79,8 +79,9 @@ impl Links {
         self.known.get(&index).filter(|known| known.ours).map(|known| &known.name)
     }
 
-    pub(crate) fn indexes_of_ours(&self) -> impl Iterator<Item = u32> {
-        self.known.iter().filter(|(_, known)| known.ours).map(|(index, _)| *index)
+    pub(crate) fn ours_where(&self, holds: impl Fn(&IfName) -> bool) -> impl Iterator<Item = u32> {
+        let ours = self.known.iter().filter(move |(_, known)| known.ours && holds(&known.name));
+        ours.map(|(index, _)| *index)
     }
 
     /// Whether the name is one of ours, whatever the link's mark.

@@ -91,6 +91,16 @@ pub(crate) fn in_fragments(frame: &[u8], bytes: u16) -> [Vec<u8>; 2] {
     [fragment(0, 1, first), fragment(bytes, 0, rest)]
 }
 
+/// The same IPv6 packet behind options for its destination that say nothing (RFC 8200, section 4.6).
+pub(crate) fn behind_options(frame: &[u8]) -> Vec<u8> {
+    let (head, packet) = frame.split_at(14 + 40);
+    let mut head = head.to_vec();
+    let length = u16::try_from(8 + packet.len()).expect("a small packet");
+    head[18..20].copy_from_slice(&length.to_be_bytes());
+    let next = std::mem::replace(&mut head[20], 60);
+    [&head, &[next, 0, 1, 4, 0, 0, 0, 0][..], packet].concat()
+}
+
 /// An ARP request by which the sender claims an address (RFC 826), with something behind it.
 pub(crate) fn arp(from: MacBytes, claims: Ipv4Addr, asks: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let head = [&EVERYBODY[..], &from, &[0x08, 0x06], &[0, 1, 8, 0, 6, 4, 0, 1]].concat();

@@ -16,7 +16,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use frames::{ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, in_fragments, unknown, vxlan};
+use frames::{
+    ALL_NODES, ALL_NODES_MAC, EVERYBODY, MacBytes, Way, arp, behind_options, in_fragments, unknown, vxlan,
+};
 use nix::sys::socket::{AddressFamily, SockProtocol};
 use sensor::Sensor;
 use tartan_kernel::{PacketSocket, netns};
@@ -216,6 +218,9 @@ impl Cast {
         if self.node.is_ipv6() {
             let [from, to] = self.outside_macs;
             let way = Way { from, to, source: self.outside, destination: self.node };
+            add("tunnel-behind-options", "tunnel", Ear::Victim, &|m| {
+                raw(behind_options(&to_node.udp(1000, 8472, &self.tunnelled(m))))
+            });
             add("tunnel-in-fragments", "tunnel", Ear::Victim, &|m| {
                 Shot::OutsideRaw(in_fragments(&way.udp(1000, 8472, &self.tunnelled(m)), 8))
             });

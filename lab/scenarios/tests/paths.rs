@@ -274,7 +274,7 @@ fn packets_on_their_way_outlive_their_path() {
         assert_eq!(path(&lab, "n1", "n2"), "vxlan");
         let start = |to: &IpAddr| Probe::start(&from, *to, Duration::from_millis(10));
         let probes: Vec<Probe> = to.iter().map(start).collect();
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(150));
         lab.apply("default", &format!("{{{POOLS}, paths: [direct, vxlan]}}")).ok();
         assert_eq!(path(&lab, "n1", "n2"), "direct");
         for outcome in probes.into_iter().map(Probe::finish) {

@@ -9,6 +9,7 @@ mod keys;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -298,15 +299,18 @@ fn hold_folder(folder: &Path) -> Result<(), BpfError> {
     mount(Some("bpf"), folder, Some("bpf"), flags, Some("mode=700")).map_err(|errno| refused(errno.into()))
 }
 
-/// Whether the mount namespace is another's than ours alone. That of the first process lasts, unless that is this one, as
-/// in a container. No two namespaces have a mount's number in common (proc_pid_mountinfo(5)).
+/// Whether the mount namespace is another's too: the first process's, or that of who started us. It is ours alone where
+/// a container's first process is the agent, behind `ip netns exec`, and in a service with mounts of its own. No two
+/// namespaces have a mount's number in common (proc_pid_mountinfo(5)).
 fn outlives_us() -> bool {
-    let first_mount = |process: &str| {
+    let first_mount = |process: u32| {
         let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?;
         mounts.split(' ').next().map(str::to_owned)
     };
-    let of_first = first_mount("1");
-    of_first.is_some() && of_first == first_mount("self") && std::process::id() != 1
+    let this = std::process::id();
+    let ours = first_mount(this);
+    let others = [1, parent_id()].into_iter().filter(|other| *other != this);
+    ours.is_some() && others.map(first_mount).any(|theirs| theirs == ours)
 }
 
 fn is_mounted(folder: &Path) -> bool {

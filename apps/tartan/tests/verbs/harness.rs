@@ -131,7 +131,7 @@ fn answer(request: &Request, healthy: bool) -> Value {
             "reasons": if healthy { vec![] } else { vec!["2 rows are not in the kernel", "the store is away"] },
             "warnings": ["peer n3: no answer through vxlan"], "store": {"kind": "sqlite", "connected": true}, "fabric": "overlay",
             "uplink": {"interface": "eth0", "mtu": 1500, "addresses": ["192.0.2.1/24"]},
-            "peers": {"up": 1, "total": 2}, "endpoints": 2, "policies": 0,
+            "peers": {"up": 1, "total": 2}, "endpoints": 2, "guards": "programs", "policies": 0,
             "networks": [
                 {"name": "default", "attachment": "bridge", "mtu": 1450, "blocks": ["10.244.1.0/24"]},
                 {"name": "blue", "attachment": "routed", "mtu": null, "blocks": []},

@@ -31,7 +31,7 @@ fn status_as_text() {
         networks     default: bridge, MTU 1450, blocks 10.244.1.0/24
                      blue: routed, MTU -, blocks -
         peers        1 of 2 up
-        pods         2
+        pods         2, guarded by programs
         policies     0
         last error   the store did not answer
         "#);
@@ -66,6 +66,7 @@ fn status_as_json() {
             "total": 2
           },
           "endpoints": 2,
+          "guards": "programs",
           "policies": 0,
           "remote_endpoints": 0,
           "networks": [

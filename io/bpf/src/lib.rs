@@ -98,7 +98,7 @@ pub struct Guards {
     /// At the links of pods.
     classifier: OwnedFd,
     classifier_id: u32,
-    /// At the hook of the node; None once they are kept by their pins.
+    /// At the hook of the node. They end with this process unless they are pinned.
     at_input: Vec<(&'static str, Link)>,
     sets: Vec<MapHandle>,
     ports: MapHandle,

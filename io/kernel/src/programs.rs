@@ -40,13 +40,19 @@ impl Programs {
         let link = member.link().cloned();
         let known = self.known.entry(link.clone()).or_default();
         let differs = if there { known.insert(member.clone()) } else { known.remove(member) };
-        let index = link.map_or(Some(0), |link| self.links.get(&link).copied());
+        let index = link.as_ref().map_or(Some(0), |link| self.links.get(link).copied());
         let done = match index.filter(|_| differs) {
             Some(index) => self.guards.put(member, index, there),
             None => Ok(()),
         };
+        // What was refused is as it was.
         if done.is_err() && there {
             known.remove(member);
+        } else if done.is_err() {
+            known.insert(member.clone());
+        }
+        if known.is_empty() {
+            self.known.remove(&link);
         }
         done
     }

@@ -7,7 +7,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo};
 use netlink_packet_route::route::{RouteAttribute, RouteProtocol, RouteScope, RouteType};
-use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mtu};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu};
 
 use crate::message::{self, link_by_name};
 use crate::{KernelError, Request, Rtnl};
@@ -80,6 +80,15 @@ impl Rtnl {
     /// When there is no such link, or it cannot have that MTU.
     pub fn set_mtu(&mut self, name: &IfName, mtu: Mtu) -> Result<(), KernelError> {
         self.set(name, LinkAttribute::Mtu(mtu.into()))
+    }
+
+    /// Sets a link's MAC address. A bridge that was never given one takes the lowest of its ports', hence another as they
+    /// come and go (net/bridge/br_stp_if.c, `br_stp_recalculate_bridge_id`).
+    ///
+    /// # Errors
+    /// When there is no such link, or it cannot have that address.
+    pub fn set_mac(&mut self, name: &IfName, mac: Mac) -> Result<(), KernelError> {
+        self.set(name, LinkAttribute::Address(mac.bytes().to_vec()))
     }
 
     /// Sets how many segments a link takes as one packet at most. With 1 the kernel cuts every packet before the link

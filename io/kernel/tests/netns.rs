@@ -58,7 +58,12 @@ fn plain_links_carry_an_underlay() {
     let (uplink, port, bridge) = (ifname("eth0"), ifname("p0"), ifname("br0"));
     there.add_bridge(&bridge, 1500.try_into().unwrap()).unwrap();
     there.add_veth(&port, 1500.try_into().unwrap(), &uplink, a.fd()).unwrap();
+    let own = "02:ff:00:00:00:01";
+    there.set_mac(&bridge, own.parse().unwrap()).unwrap();
     there.set_master(&port, &bridge).unwrap();
+    there.set_mac(&port, "02:00:00:00:00:01".parse().unwrap()).unwrap();
+    let shown = on(&wire, &["ip", "-brief", "link", "show", "br0"]);
+    assert!(shown.contains(own), "a port's is lower, but it has its own: {shown}");
     there.set_mtu(&port, 1400.try_into().unwrap()).unwrap();
     there.set_up(&port).unwrap();
     there.set_down(&port).unwrap();

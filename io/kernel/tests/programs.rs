@@ -13,7 +13,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use common::{Scratch, create, ifname, veth};
+use common::{Scratch, create, ifname, on, veth};
 use tartan_host::nftables::TableFamily;
 use tartan_host::{Element, Link, Member, Parts, Row, Ruleset, Step};
 use tartan_kernel::{Kernel, PROGRAMS, netns};
@@ -49,16 +49,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = nix::mount::umount(&self.0.path().join(PROGRAMS));
     }
-}
-
-fn on(scratch: &Scratch, command: &[&str]) -> String {
-    let output = std::process::Command::new("ip")
-        .args(["netns", "exec", &scratch.name])
-        .args(command)
-        .output()
-        .expect("ip is installed");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The number of the program that guards the pod's link.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use tartan_kernel::{Rtnl, netns};
-use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mtu};
+use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu};
 
 use crate::names::{LabName, OUTSIDE, WIRE};
 use crate::shared;
@@ -97,7 +97,7 @@ pub fn create(lab: &LabName, layout: Layout) -> Result<()> {
     let outside = namespace(&lab.netns(OUTSIDE))?;
     netns::run_in(wire.as_fd(), forward)??;
     for link in 0..layout.links {
-        add_bridge(wire.as_fd(), &bridge(link), layout.router(link)?)?;
+        add_bridge(wire.as_fd(), link, layout.router(link)?)?;
     }
     add_outside(wire.as_fd(), outside.as_fd())
 }
@@ -148,10 +148,12 @@ pub fn open(name: &str) -> Result<OwnedFd> {
     Ok(netns::open(&Path::new(netns::DIRECTORY).join(name))?)
 }
 
-fn add_bridge(wire: BorrowedFd<'_>, name: &str, router: InterfaceAddress) -> Result<()> {
-    let bridge = link(name)?;
+fn add_bridge(wire: BorrowedFd<'_>, number: u8, router: InterfaceAddress) -> Result<()> {
+    let bridge = link(&bridge(number))?;
     let mut on_wire = Rtnl::open_in(wire)?;
     on_wire.add_bridge(&bridge, mtu()?)?;
+    // The router's for good: nodes keep it as their neighbor's while others join and go.
+    on_wire.set_mac(&bridge, Mac::local([0, 0, 0, 0xff, 0xfe, number]))?;
     netns::run_in(wire, || skip_dad(&bridge))??;
     on_wire.set_up(&bridge)?;
     on_wire.add_address(&bridge, router)?;

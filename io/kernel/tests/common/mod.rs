@@ -52,6 +52,17 @@ impl Drop for Scratch {
     }
 }
 
+/// What a command prints there; it must succeed.
+pub fn on(scratch: &Scratch, command: &[&str]) -> String {
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", &scratch.name])
+        .args(command)
+        .output()
+        .expect("ip is installed");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 pub fn ifname(name: &str) -> IfName {
     name.parse().unwrap()
 }

@@ -193,7 +193,7 @@ inlined struct net_device *link_of(struct __sk_buff *skb)
 	return frame->dev;
 }
 
-inlined int refuse(struct __sk_buff *skb, __u64 reason)
+apart int refuse(struct __sk_buff *skb, __u64 reason)
 {
 	struct net_device *link = link_of(skb);
 	if (is_bridged(skb, link))
@@ -256,6 +256,19 @@ apart int discovery(struct __sk_buff *skb, const struct source *from, const stru
 	return TC_ACT_UNSPEC;
 }
 
+// Packets to a port that is something, which nodes keep from pods.
+apart int to_kept_port(struct __sk_buff *skb, __u64 reason)
+{
+	struct address to = { .family = (__u16)skb->protocol };
+	struct bpf_dynptr packet;
+	int ipv4 = to.family == be16(ETH_P_IP);
+	__u32 at = sizeof(struct ethhdr);
+	at += ipv4 ? offset(struct iphdr, daddr) : offset(struct ipv6hdr, daddr);
+	if (bpf_dynptr_from_skb(skb, 0, &packet) || bpf_dynptr_read(to.words, ipv4 ? 4 : 16, &packet, at, 0))
+		return refuse(skb, OTHER);
+	return bpf_map_lookup_elem(&nodes, &to) ? refuse(skb, reason) : TC_ACT_UNSPEC;
+}
+
 inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
 {
 	if ((void *)(ports + 2) > end)
@@ -268,13 +281,12 @@ inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
 SEC("tc") int pod(struct __sk_buff *skb)
 {
 	struct source from = { .frame.link = skb->ifindex };
-	struct address to = {};
 	struct layer layer = {};
 	struct bpf_dynptr packet;
 	void *end;
 	int direct;
 	__u16 family = skb->protocol;
-	from.address.family = to.family = family;
+	from.address.family = family;
 	if (skb->vlan_present && skb->vlan_tci & 0xfff)
 		return refuse(skb, OTHER);
 	if (family == be16(ETH_P_IP)) {
@@ -284,7 +296,6 @@ SEC("tc") int pod(struct __sk_buff *skb)
 		struct iphdr *ip = (void *)(eth + 1);
 		__builtin_memcpy(from.frame.mac, eth->h_source, 6);
 		from.address.words[0] = ip->saddr;
-		to.words[0] = ip->daddr;
 		over_ipv4(ip, sizeof(*eth), &layer);
 		direct = layer.at == sizeof(*eth) + sizeof(*ip) && read_directly(&layer, (void *)(ip + 1), end);
 	} else if (family == be16(ETH_P_IPV6)) {
@@ -297,10 +308,6 @@ SEC("tc") int pod(struct __sk_buff *skb)
 		from.address.words[1] = ip->saddr.words[1];
 		from.address.words[2] = ip->saddr.words[2];
 		from.address.words[3] = ip->saddr.words[3];
-		to.words[0] = ip->daddr.words[0];
-		to.words[1] = ip->daddr.words[1];
-		to.words[2] = ip->daddr.words[2];
-		to.words[3] = ip->daddr.words[3];
 		layer.protocol = ip->nexthdr;
 		layer.at = sizeof(*eth) + sizeof(*ip);
 		direct = has_ports(&layer) && read_directly(&layer, (void *)(ip + 1), end);
@@ -331,9 +338,7 @@ SEC("tc") int pod(struct __sk_buff *skb)
 		return discovery(skb, &from, &layer);
 	}
 	__u8 port = port_is(&layer);
-	if (port && bpf_map_lookup_elem(&nodes, &to))
-		return refuse(skb, port & A_TUNNEL ? TUNNEL : CONTROL);
-	return TC_ACT_UNSPEC;
+	return likely(!port) ? TC_ACT_UNSPEC : to_kept_port(skb, port & A_TUNNEL ? TUNNEL : CONTROL);
 }
 
 inlined int refuse_to_node(struct bpf_nf_ctx *ctx, __u64 reason)

@@ -16,6 +16,7 @@ typedef unsigned long long __u64;
 #define as_in_kernel __attribute__((preserve_access_index))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define NULL ((void *)0)
+#define offset(type, field) ((__u32)__builtin_offsetof(type, field))
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16(x) ((__u16)__builtin_bswap16(x))
 #else

@@ -188,14 +188,12 @@ impl Guards {
         to("write the ports", self.ports.update(&key, &ports, MapFlags::ANY))
     }
 
-    /// Has the program judge what comes in by a pod's link, before other classifiers of its ingress qdisc.
+    /// Has the program judge what comes in by a pod's link, before other classifiers of the ingress qdisc that it must have.
     ///
     /// # Errors
     /// When the kernel refuses, also because the link is gone.
     pub fn guard(&self, link: u32) -> Result<(), BpfError> {
-        let mut hook = self.hook(link);
-        to("make a place for a pod's guard", hook.create())?;
-        to("put a pod's guard in its place", hook.attach()).map(|_| ())
+        to("put a pod's guard in its place", self.hook(link).attach()).map(|_| ())
     }
 
     /// Whether the program is where [`Guards::guard`] put it.

@@ -15,7 +15,7 @@ use crate::apply::Answer;
 use crate::kernel::Kernel;
 use crate::marks::is_of_pod;
 use crate::read::Seen;
-use crate::{KernelError, write};
+use crate::{KernelError, Rtnl, write};
 
 /// The guards' programs, and where they are.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Programs {
     }
 
     /// Guards a link, which may have been another before.
-    fn guard(&mut self, link: &IfName, index: u32) -> Result<(), BpfError> {
+    fn guard(&mut self, requests: &mut Rtnl, link: &IfName, index: u32) -> Result<(), BpfError> {
         let before = self.links.insert(link.clone(), index).filter(|before| *before != index);
         for member in self.known.get(&Some(link.clone())).into_iter().flatten() {
             if let Some(before) = before {
@@ -66,6 +66,8 @@ impl Programs {
             }
             self.guards.put(member, index, true)?;
         }
+        // Where it has one already, this is refused.
+        requests.request(vec![write::give_ingress(index)]);
         self.guards.guard(index)
     }
 
@@ -82,7 +84,12 @@ impl Programs {
     }
 
     /// Makes what the programs know what was read, and guards these links.
-    fn take_in(&mut self, links: &[(IfName, u32)], rows: &[Row]) -> Result<(), BpfError> {
+    fn take_in(
+        &mut self,
+        requests: &mut Rtnl,
+        links: &[(IfName, u32)],
+        rows: &[Row],
+    ) -> Result<(), BpfError> {
         let read = rows.iter().filter_map(|row| match row {
             Row::Element(Element { table: TableFamily::Inet, member }) => Some(member),
             _ => None,
@@ -99,7 +106,7 @@ impl Programs {
             if self.links.get(link) == Some(index) && self.guards.is_guarded(*index) {
                 continue;
             }
-            match self.guard(link, *index) {
+            match self.guard(requests, link, *index) {
                 Err(_) if is_gone(link, *index) => {}
                 other => other?,
             }
@@ -155,7 +162,7 @@ impl Kernel {
             if programs.guards.is_guarded(*index) {
                 continue;
             }
-            match programs.guard(link, *index) {
+            match programs.guard(&mut self.requests, link, *index) {
                 Ok(()) => tracing::warn!("{link} was without its guard"),
                 Err(_) if is_gone(link, *index) => {}
                 Err(error) => {
@@ -172,7 +179,7 @@ impl Kernel {
         let links: Vec<(IfName, u32)> =
             seen.iter().filter(ours).map(|seen| (seen.name.clone(), seen.index)).collect();
         let Some(programs) = &mut self.programs else { return };
-        if let Err(error) = programs.take_in(&links, rows) {
+        if let Err(error) = programs.take_in(&mut self.requests, &links, rows) {
             let folder = programs.folder.clone();
             tracing::warn!("rules guard from now on, as programs cannot: {}", explain(error));
             self.use_rules(folder);
@@ -246,8 +253,10 @@ impl Kernel {
         let mut requests = Vec::new();
         for (position, link) in made {
             let index = found.get(&link.name).map(|seen| seen.index).ok_or(StepError::Gone);
-            let guarded =
-                index.and_then(|index| programs.guard(&link.name, index).map(|()| index).map_err(explain));
+            let guarded = index.and_then(|index| {
+                let done = programs.guard(&mut self.requests, &link.name, index);
+                done.map(|()| index).map_err(explain)
+            });
             match guarded {
                 Ok(index) if link.up => requests.push(write::raise_link(index).request),
                 Ok(_) => {}

@@ -17,6 +17,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
 use tartan_model::{Family, IfName, Mac, Mtu, Vni};
 
@@ -200,6 +201,20 @@ pub(crate) fn change_link(index: u32, from: &Link, to: &Link, master: Option<u32
 }
 
 /// Takes back a link that was made and could not be finished.
+/// Gives a link an ingress qdisc, where classifiers have their place. One of `clsact` would have what leaves by the link pass its
+/// other half too.
+pub(crate) fn give_ingress(index: u32) -> Request {
+    let mut qdisc = TcMessage::default();
+    qdisc.header = TcHeader {
+        index: index.cast_signed(),
+        handle: TcHandle { major: 0xffff, minor: 0 },
+        parent: TcHandle::INGRESS,
+        ..TcHeader::default()
+    };
+    qdisc.attributes.push(TcAttribute::Kind("ingress".into()));
+    Request::new(Message::NewQueueDiscipline(qdisc), CREATE)
+}
+
 pub(crate) fn unmake_link(name: &IfName) -> Request {
     Request::new(Message::DelLink(link_by_name(name)), 0)
 }

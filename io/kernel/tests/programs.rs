@@ -96,7 +96,7 @@ fn a_link_is_up_only_with_its_program_and_gets_it_back() {
         let rules = on(scratch, &["nft", "list", "table", "inet", "tartan"]);
         assert!(!rules.contains("hook") && rules.contains("10.1.0.2"), "{rules}");
         for damage in [
-            ["tc", "qdisc", "del", "dev", LINK, "clsact"].as_slice(),
+            ["tc", "qdisc", "del", "dev", LINK, "ingress"].as_slice(),
             &["tc", "filter", "del", "dev", LINK, "ingress"],
         ] {
             on(scratch, damage);

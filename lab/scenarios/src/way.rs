@@ -14,8 +14,11 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
-/// How long each measurement of a rate takes.
+/// How long each measurement of streams takes.
 const TIME: Duration = Duration::from_millis(500);
+/// How long each measurement of datagrams takes, and how long the last of them are waited for.
+const BURST: Duration = Duration::from_millis(200);
+const LAST: Duration = Duration::from_millis(100);
 /// Bytes of a write, and of a read.
 const CHUNK: usize = 128 << 10;
 /// Bytes of a small datagram's payload.
@@ -89,6 +92,11 @@ impl Metric {
         }
     }
 
+    /// Whether it is measured in a moment.
+    pub fn is_short(self) -> bool {
+        matches!(self, Metric::Datagrams | Metric::RoundTrip | Metric::Connect)
+    }
+
     /// Whether more is better.
     pub fn is_rate(self) -> bool {
         matches!(self, Metric::OneStream | Metric::FourStreams | Metric::Datagrams)
@@ -96,11 +104,16 @@ impl Metric {
 }
 
 impl Way {
-    /// One value of each metric, in the order of [`Metric::ALL`].
-    pub fn measure(&self) -> [f64; 6] {
-        let (one, cpu) = self.stream(1);
-        let (four, _) = self.stream(4);
-        [one, four, cpu, self.datagrams(), self.round_trip(), self.connect()]
+    /// One value of a metric.
+    pub fn measure(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::OneStream => self.stream(1).0,
+            Metric::FourStreams => self.stream(4).0,
+            Metric::Cpu => self.stream(1).1,
+            Metric::Datagrams => self.datagrams(),
+            Metric::RoundTrip => self.round_trip(),
+            Metric::Connect => self.connect(),
+        }
     }
 
     /// Gigabits in a second through so many streams, and the seconds of CPU that a gigabyte took.
@@ -135,13 +148,13 @@ impl Way {
     fn datagrams(&self) -> f64 {
         let receiver = inside(&self.to, || UdpSocket::bind((self.address, 0))).expect("a socket");
         setsockopt(&receiver, sockopt::RcvBufForce, &BACKLOG).expect("room for datagrams");
-        receiver.set_read_timeout(Some(TIME / 4)).expect("a socket that does not wait long");
+        receiver.set_read_timeout(Some(LAST)).expect("a socket that does not wait long");
         let to = receiver.local_addr().expect("an address");
         let sender = inside(&self.from, || UdpSocket::bind((any(self.address), 0))).expect("a socket");
         sender.connect(to).expect("to connect");
         let start = Instant::now();
         let sending = thread::spawn(move || {
-            while start.elapsed() < TIME {
+            while start.elapsed() < BURST {
                 // What the queue has no room for is not sent.
                 let _ = sender.send(&[0; SMALL]);
             }
@@ -154,7 +167,7 @@ impl Way {
             last = Instant::now();
         }
         sending.join().expect("a sender");
-        f64::from(received) / 1e3 / (last - start).as_secs_f64().max(TIME.as_secs_f64())
+        f64::from(received) / 1e3 / (last - start).as_secs_f64().max(BURST.as_secs_f64())
     }
 
     /// Microseconds of a round trip of one byte.

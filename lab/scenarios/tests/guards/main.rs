@@ -364,7 +364,7 @@ impl Cast {
         let guarded = self.classified();
         assert!(guarded.values().all(|is| *is) && !guarded.is_empty(), "{guarded:?}");
         for link in guarded.keys() {
-            self.lab.on_node("n1", &["tc", "qdisc", "del", "dev", link, "clsact"]);
+            self.lab.on_node("n1", &["tc", "qdisc", "del", "dev", link, "ingress"]);
         }
         let pins = self.pins();
         assert_eq!(pins.len(), 2, "{pins:?}");

@@ -118,17 +118,18 @@ impl Hand {
     /// A routed pod: one address, the gateway is the link's other end.
     fn add_pod(&self, host: &Host) {
         let pod = host.nth(self.family, 2);
-        let (gateway, setting) = match self.family {
-            Family::Ipv4 => ("169.254.1.1", "net.ipv4.ip_forward=1"),
-            Family::Ipv6 => ("fe80::1", "net.ipv6.conf.all.forwarding=1"),
+        // Nobody waits until addresses are known to be nobody else's.
+        let (gateway, at_once, setting) = match self.family {
+            Family::Ipv4 => ("169.254.1.1", "", "net.ipv4.ip_forward=1"),
+            Family::Ipv6 => ("fe80::1", "nodad", "net.ipv6.conf.all.forwarding=1"),
         };
         let on_host = format!(
-            "link add pod type veth peer name eth0 netns {}\nlink set pod up\naddress add {gateway} dev pod\n",
+            "link add pod type veth peer name eth0 netns {}\nlink set pod up\naddress add {gateway} dev pod {at_once}\n",
             host.pod
         );
         ip(&host.netns, &on_host);
         let inside_pod = format!(
-            "link set eth0 up\naddress add {pod} dev eth0\nroute add {gateway} dev eth0\n\
+            "link set eth0 up\naddress add {pod} dev eth0 {at_once}\nroute add {gateway} dev eth0\n\
              route add default via {gateway} dev eth0\n"
         );
         ip(&host.pod, &inside_pod);

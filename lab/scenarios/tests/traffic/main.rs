@@ -16,9 +16,11 @@ use tartan_scenarios::{Lab, Place, lock};
 use hand::Hand;
 use tartan_scenarios::way::{Metric, Way};
 
-/// Rounds, each of which measures everything once; and those before them that do not count.
+/// Rounds, each of which measures every metric of every way; and those before them that do not count.
 const ROUNDS: usize = 9;
 const WARM_UP: usize = 1;
+/// How often a round measures what takes but a moment.
+const SHORT: usize = 3;
 /// By how much two medians may differ and still be called equal, unless the noise is larger.
 const EQUAL: f64 = 0.05;
 
@@ -28,7 +30,8 @@ struct Series {
     way: Way,
     /// Makes the way what it is before each measurement.
     prepare: fn(&Hand),
-    rounds: Vec<[f64; 6]>,
+    /// The values of each metric.
+    values: [Vec<f64>; 6],
 }
 
 #[test]
@@ -63,13 +66,19 @@ fn compare(family: Family, word: &str) {
         series("direct", pods(&direct), |_| ()),
     ];
     for round in 0..ROUNDS + WARM_UP {
-        // Each round begins with another, so that none is always first.
-        for at in 0..all.len() {
-            let series = &mut all[(at + round) % 7];
-            (series.prepare)(&hand);
-            let values = series.way.measure();
-            if round >= WARM_UP {
-                series.rounds.push(values);
+        for (number, metric) in Metric::ALL.into_iter().enumerate() {
+            let times = if metric.is_short() { SHORT } else { 1 };
+            for time in 0..times {
+                // One way right after the other, so that a machine that changes its pace does so for all; and each time begins
+                // with another.
+                for at in 0..all.len() {
+                    let series = &mut all[(at + round + time) % 7];
+                    (series.prepare)(&hand);
+                    let value = series.way.measure(metric);
+                    if round >= WARM_UP {
+                        series.values[number].push(value);
+                    }
+                }
             }
         }
     }
@@ -77,7 +86,7 @@ fn compare(family: Family, word: &str) {
 }
 
 fn series(name: &'static str, way: Way, prepare: fn(&Hand)) -> Series {
-    Series { name, way, prepare, rounds: Vec::new() }
+    Series { name, way, prepare, values: Default::default() }
 }
 
 /// From the pod of the first node to that of the second.
@@ -92,39 +101,49 @@ fn print(word: &str, all: &[Series; 7]) {
          |---|---|---|---|---|---|---|"
     );
     for (at, metric) in Metric::ALL.into_iter().enumerate() {
-        let median = |name: &str| {
+        let values = |name: &str| {
             let series = all.iter().find(|series| series.name == name).expect("a series");
-            let mut values: Vec<f64> = series.rounds.iter().map(|round| round[at]).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
+            series.values[at].clone()
         };
-        let line = median("line");
-        let apart = |a: f64, b: f64| (a - b).abs() / a.min(b);
-        let spread = apart(line, median("line again"))
-            .max(apart(median("VXLAN by hand"), median("VXLAN by hand again")));
-        let ratio = |name: &str| format!("{:.2}", median(name) / line);
-        let beside = |name: &str, by_hand: &str| {
-            format!("{}, {}", ratio(name), verdict(metric, median(name), median(by_hand), spread))
+        // What was measured at the same time is compared.
+        let beside = |name: &str, other: &str| {
+            median(values(name).iter().zip(values(other)).map(|(value, other)| value / other).collect())
+        };
+        let spread =
+            apart(beside("line again", "line")).max(apart(beside("VXLAN by hand again", "VXLAN by hand")));
+        let ratio = |name: &str| format!("{:.2}", beside(name, "line"));
+        let judged = |name: &str, by_hand: &str| {
+            format!("{}, {}", ratio(name), verdict(metric, beside(name, by_hand), spread))
         };
         println!(
             "| {} | {} | {} | {} | {} | {} | {:.1} % |",
             metric.name(),
-            metric.shown(line),
+            metric.shown(median(values("line"))),
             ratio("VXLAN by hand"),
-            beside("vxlan", "VXLAN by hand"),
+            judged("vxlan", "VXLAN by hand"),
             ratio("routes by hand"),
-            beside("direct", "routes by hand"),
+            judged("direct", "routes by hand"),
             spread * 100.0,
         );
     }
     println!();
 }
 
-/// How a figure stands beside that of the network made by hand.
-fn verdict(metric: Metric, ours: f64, by_hand: f64, spread: f64) -> String {
-    let apart = (ours - by_hand) / by_hand;
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// How far a ratio is from 1, whichever is put beside the other.
+fn apart(ratio: f64) -> f64 {
+    ratio.max(1.0 / ratio) - 1.0
+}
+
+/// How a figure stands beside that of the network made by hand, by its ratio to it.
+fn verdict(metric: Metric, ratio: f64, spread: f64) -> String {
+    let apart = ratio - 1.0;
     if apart.abs() <= EQUAL.max(2.0 * spread) {
-        return "equal".into();
+        return format!("equal ({:+.1} %)", apart * 100.0);
     }
     let better = (apart > 0.0) == metric.is_rate();
     format!("{} by {:.0} %", if better { "better" } else { "worse" }, apart.abs() * 100.0)

@@ -14,10 +14,12 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
-/// How long each measurement of streams takes.
-const TIME: Duration = Duration::from_millis(500);
-/// How long each measurement of datagrams takes, and how long the last of them are waited for.
-const BURST: Duration = Duration::from_millis(200);
+/// How long each measurement of a rate takes: many short ones tell more than few long ones, as each has its luck with
+/// what runs on which core.
+const TIME: Duration = Duration::from_millis(200);
+/// How long it takes to see what CPU is used: the kernel counts in steps of 10 ms.
+const CPU_TIME: Duration = Duration::from_millis(500);
+/// How long the last datagrams are waited for.
 const LAST: Duration = Duration::from_millis(100);
 /// Bytes of a write, and of a read.
 const CHUNK: usize = 128 << 10;
@@ -92,11 +94,6 @@ impl Metric {
         }
     }
 
-    /// Whether it is measured in a moment.
-    pub fn is_short(self) -> bool {
-        matches!(self, Metric::Datagrams | Metric::RoundTrip | Metric::Connect)
-    }
-
     /// Whether more is better.
     pub fn is_rate(self) -> bool {
         matches!(self, Metric::OneStream | Metric::FourStreams | Metric::Datagrams)
@@ -107,9 +104,9 @@ impl Way {
     /// One value of a metric.
     pub fn measure(&self, metric: Metric) -> f64 {
         match metric {
-            Metric::OneStream => self.stream(1).0,
-            Metric::FourStreams => self.stream(4).0,
-            Metric::Cpu => self.stream(1).1,
+            Metric::OneStream => self.stream(1, TIME).0,
+            Metric::FourStreams => self.stream(4, TIME).0,
+            Metric::Cpu => self.stream(1, CPU_TIME).1,
             Metric::Datagrams => self.datagrams(),
             Metric::RoundTrip => self.round_trip(),
             Metric::Connect => self.connect(),
@@ -117,11 +114,11 @@ impl Way {
     }
 
     /// Gigabits in a second through so many streams, and the seconds of CPU that a gigabyte took.
-    fn stream(&self, streams: usize) -> (f64, f64) {
+    fn stream(&self, streams: usize, time: Duration) -> (f64, f64) {
         let (listener, to) = self.listen();
         let busy = busy();
         let start = Instant::now();
-        let senders: Vec<JoinHandle<()>> = (0..streams).map(|_| self.sender(to)).collect();
+        let senders: Vec<JoinHandle<()>> = (0..streams).map(|_| self.sender(to, time)).collect();
         let readers: Vec<JoinHandle<usize>> =
             (0..streams).map(|_| drain(listener.accept().expect("a connection").0)).collect();
         for sender in senders {
@@ -132,12 +129,12 @@ impl Way {
         (bytes as f64 * 8e-9 / seconds, (self::busy() - busy) / (bytes as f64 * 1e-9))
     }
 
-    fn sender(&self, to: SocketAddr) -> JoinHandle<()> {
+    fn sender(&self, to: SocketAddr, time: Duration) -> JoinHandle<()> {
         let from = self.from.clone();
         thread::spawn(move || {
             let mut stream = inside(&from, || TcpStream::connect(to)).expect("to connect");
             let chunk = vec![0; CHUNK];
-            let end = Instant::now() + TIME;
+            let end = Instant::now() + time;
             while Instant::now() < end {
                 stream.write_all(&chunk).expect("to write");
             }
@@ -154,7 +151,7 @@ impl Way {
         sender.connect(to).expect("to connect");
         let start = Instant::now();
         let sending = thread::spawn(move || {
-            while start.elapsed() < BURST {
+            while start.elapsed() < TIME {
                 // What the queue has no room for is not sent.
                 let _ = sender.send(&[0; SMALL]);
             }
@@ -167,7 +164,7 @@ impl Way {
             last = Instant::now();
         }
         sending.join().expect("a sender");
-        f64::from(received) / 1e3 / (last - start).as_secs_f64().max(BURST.as_secs_f64())
+        f64::from(received) / 1e3 / (last - start).as_secs_f64().max(TIME.as_secs_f64())
     }
 
     /// Microseconds of a round trip of one byte.

@@ -17,10 +17,8 @@ use hand::Hand;
 use tartan_scenarios::way::{Metric, Way};
 
 /// Rounds, each of which measures every metric of every way; and those before them that do not count.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 35;
 const WARM_UP: usize = 1;
-/// How often a round measures what takes but a moment.
-const SHORT: usize = 3;
 /// By how much two medians may differ and still be called equal, unless the noise is larger.
 const EQUAL: f64 = 0.05;
 
@@ -67,17 +65,14 @@ fn compare(family: Family, word: &str) {
     ];
     for round in 0..ROUNDS + WARM_UP {
         for (number, metric) in Metric::ALL.into_iter().enumerate() {
-            let times = if metric.is_short() { SHORT } else { 1 };
-            for time in 0..times {
-                // One way right after the other, so that a machine that changes its pace does so for all; and each time begins
-                // with another.
-                for at in 0..all.len() {
-                    let series = &mut all[(at + round + time) % 7];
-                    (series.prepare)(&hand);
-                    let value = series.way.measure(metric);
-                    if round >= WARM_UP {
-                        series.values[number].push(value);
-                    }
+            // One way right after the other, so that a machine that changes its pace does so for all; and each round begins
+            // with another.
+            for at in 0..all.len() {
+                let series = &mut all[(at + round) % 7];
+                (series.prepare)(&hand);
+                let value = series.way.measure(metric);
+                if round >= WARM_UP {
+                    series.values[number].push(value);
                 }
             }
         }

@@ -59,6 +59,24 @@ set(sources, struct source, 262144);
 set(nodes, struct address, 262144);
 set(vnis, struct vni, 65536);
 
+// One source of each family that a link has, by the link's index: nearly all packets are from there, and no key is hashed
+// for them. The others, and those of links whose index is too large, are in `sources` alone.
+struct usual {
+	__u8 mac[6];
+	__u16 families; // which of the addresses are there
+	__u32 ipv4;
+	struct in6_addr ipv6;
+};
+
+enum { WITH_IPV4 = 1, WITH_IPV6 = 2 };
+
+struct {
+	number(type, BPF_MAP_TYPE_ARRAY);
+	number(max_entries, 65536);
+	typed(key, __u32);
+	typed(value, struct usual);
+} usuals SEC(".maps");
+
 struct {
 	number(type, BPF_MAP_TYPE_HASH);
 	number(map_flags, BPF_F_NO_PREALLOC);
@@ -269,6 +287,25 @@ apart int to_kept_port(struct __sk_buff *skb, __u64 reason)
 	return bpf_map_lookup_elem(&nodes, &to) ? refuse(skb, reason) : TC_ACT_UNSPEC;
 }
 
+inlined int is_same_mac(const __u8 *one, const __u8 *other)
+{
+	return *(const __u32 *)one == *(const __u32 *)other &&
+	       *(const __u16 *)(one + 4) == *(const __u16 *)(other + 4);
+}
+
+inlined int is_usual(const struct source *from)
+{
+	const struct usual *usual = bpf_map_lookup_elem(&usuals, &from->frame.link);
+	const __u32 *words = from->address.words;
+	if (!usual || !is_same_mac(usual->mac, from->frame.mac))
+		return 0;
+	if (from->address.family == be16(ETH_P_IP))
+		return usual->families & WITH_IPV4 && usual->ipv4 == words[0];
+	const __u32 *own = usual->ipv6.words;
+	return usual->families & WITH_IPV6 && own[0] == words[0] && own[1] == words[1] &&
+	       own[2] == words[2] && own[3] == words[3];
+}
+
 inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
 {
 	if ((void *)(ports + 2) > end)
@@ -323,7 +360,7 @@ SEC("tc") int pod(struct __sk_buff *skb)
 		if (!read_ports(&packet, &layer))
 			return refuse(skb, OTHER);
 	}
-	if (!likely(bpf_map_lookup_elem(&sources, &from)))
+	if (!likely(is_usual(&from)) && !bpf_map_lookup_elem(&sources, &from))
 		return stranger(skb, &from, &layer);
 	if (layer.fragment)
 		return TC_ACT_UNSPEC;

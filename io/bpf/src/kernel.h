@@ -27,7 +27,7 @@ typedef unsigned long long __u64;
 #define number(name, value) int(*name)[value]
 #define typed(name, of) typeof(of) *name
 
-enum { BPF_MAP_TYPE_HASH = 1, BPF_F_NO_PREALLOC = 1, BPF_NOEXIST = 1 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_F_NO_PREALLOC = 1, BPF_NOEXIST = 1 };
 
 // Helpers (linux/bpf.h, `___BPF_FUNC_MAPPER`).
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;

@@ -66,6 +66,34 @@ pub(crate) fn place(member: &Member, link: u32) -> Option<Place> {
     }
 }
 
+/// Notes a source of a link among its usual ones (`struct usual`), or takes it out; whether that changed anything. A link has one
+/// of each family there, from one MAC address; what it seldom sends from is not worth the place.
+pub(crate) fn put_usual(usual: &mut [u8], mac: Mac, of: IpAddr, there: bool) -> bool {
+    let (bit, at, address) = match of {
+        IpAddr::V4(v4) => (1, 8..12, v4.octets().to_vec()),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => return false,
+        IpAddr::V6(v6) => (2, 12..28, v6.octets().to_vec()),
+    };
+    let Some((head, _)) = usual.split_first_chunk::<8>() else { return false };
+    let [own @ .., low, high] = *head;
+    let families = u16::from_ne_bytes([low, high]);
+    let is_known = families & bit != 0;
+    let is_same = is_known && own == mac.bytes() && usual.get(at.clone()) == Some(&address);
+    let is_free = families == 0 || (own == mac.bytes() && !is_known);
+    if there && !is_free || !there && !is_same {
+        return false;
+    }
+    let families = families ^ bit;
+    let own = if families == 0 { [0; 6] } else { mac.bytes() };
+    let address = if there { address } else { vec![0; address.len()] };
+    for (at, bytes) in [(0..6, &own[..]), (6..8, &families.to_ne_bytes()), (at, &address)] {
+        if let Some(place) = usual.get_mut(at) {
+            place.copy_from_slice(bytes);
+        }
+    }
+    true
+}
+
 fn frame(link: u32, mac: Mac) -> Vec<u8> {
     [&link.to_ne_bytes()[..], &mac.bytes(), &[0; 2]].concat()
 }
@@ -119,6 +147,31 @@ mod tests {
             ["10.1.2.3", "::ffff:10.1.2.3", "a01:203::"].map(|text| text.parse().unwrap());
         assert_eq!(address(v4).len(), 20);
         assert!(address(v4) != address(mapped) && address(v4) != address(same));
+    }
+
+    #[test]
+    fn a_link_has_one_usual_source_of_each_family() {
+        let [mac, other] = [1, 2].map(|last| Mac::from_bytes([2, 0, 0, 0, 0, last]));
+        let [v4, more, v6, local]: [IpAddr; 4] =
+            ["10.1.0.2", "10.1.0.3", "fd00::2", "fe80::2"].map(|text| text.parse().unwrap());
+        let empty = vec![0; 28];
+        let mut usual = empty.clone();
+        assert!(!put_usual(&mut usual, mac, local, true));
+        assert!(put_usual(&mut usual, mac, v4, true));
+        let one = usual.clone();
+        assert_eq!(one, [&mac.bytes()[..], &1_u16.to_ne_bytes(), &[10, 1, 0, 2], &[0; 16]].concat());
+        for (mac, of) in [(mac, v4), (mac, more), (other, more), (other, v6)] {
+            assert!(!put_usual(&mut usual, mac, of, true), "{mac} {of}");
+        }
+        assert!(put_usual(&mut usual, mac, v6, true));
+        for (mac, of) in [(mac, more), (other, v4), (other, v6), (mac, local)] {
+            assert!(!put_usual(&mut usual, mac, of, false), "{mac} {of}");
+        }
+        assert!(put_usual(&mut usual, mac, v6, false));
+        assert_eq!(usual, one);
+        assert!(put_usual(&mut usual, mac, v4, false));
+        assert_eq!(usual, empty);
+        assert!(!put_usual(&mut usual, mac, v4, false) && !put_usual(&mut [], mac, v4, true));
     }
 
     #[test]

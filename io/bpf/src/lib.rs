@@ -8,6 +8,7 @@ mod keys;
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{FsType, statfs};
 use nix::time::{ClockId, clock_gettime};
 use tartan_host::{Member, Reason};
-use tartan_model::IfName;
+use tartan_model::{IfName, Mac};
 use thiserror::Error;
 
 use crate::keys::{Place, Set};
@@ -101,6 +102,7 @@ pub struct Guards {
     /// At the hook of the node. They end with this process unless they are pinned.
     at_input: Vec<(&'static str, Link)>,
     sets: Vec<MapHandle>,
+    usuals: MapHandle,
     ports: MapHandle,
     denied: MapHandle,
 }
@@ -143,6 +145,7 @@ impl Guards {
             classifier_id,
             at_input: Vec::new(),
             sets: Set::ALL.into_iter().map(|set| map(set.name())).collect::<Result<_, _>>()?,
+            usuals: map("usuals")?,
             ports: map(PORTS)?,
             denied: map(DENIED)?,
         };
@@ -160,6 +163,20 @@ impl Guards {
     /// # Errors
     /// When a map is full.
     pub fn put(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
+        // What is not a source any more is not a usual one before.
+        if let Member::Source(_, mac, of) = member
+            && !there
+        {
+            self.put_usual(link, *mac, *of, false)?;
+        }
+        self.put_key(member, link, there)?;
+        match member {
+            Member::Source(_, mac, of) if there => self.put_usual(link, *mac, *of, true),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_key(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
         match keys::place(member, link) {
             Some(Place::Key(set, key)) => {
                 let Some(map) = self.sets.get(set as usize) else { return Ok(()) };
@@ -174,6 +191,16 @@ impl Guards {
             Some(Place::Port(at, bit)) => self.put_port(at, bit, there),
             None => Ok(()),
         }
+    }
+
+    fn put_usual(&self, link: u32, mac: Mac, of: IpAddr, there: bool) -> Result<(), BpfError> {
+        let key = link.to_ne_bytes();
+        let found = to("read a link's usual sources", self.usuals.lookup(&key, MapFlags::ANY))?;
+        let Some(mut usual) = found else { return Ok(()) };
+        if !keys::put_usual(&mut usual, mac, of, there) {
+            return Ok(());
+        }
+        to("write a link's usual sources", self.usuals.update(&key, &usual, MapFlags::ANY))
     }
 
     fn put_port(&self, at: usize, bit: u8, there: bool) -> Result<(), BpfError> {

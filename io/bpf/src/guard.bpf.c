@@ -59,20 +59,24 @@ set(sources, struct source, 262144);
 set(nodes, struct address, 262144);
 set(vnis, struct vni, 65536);
 
-// One source of each family that a link has, by the link's index: nearly all packets are from there, and no key is hashed
-// for them. The others, and those of links whose index is too large, are in `sources` alone.
+// One source of each family that a link has, by the last bits of the link's index: nearly all packets are from there, and
+// no key is hashed for them. The others, and those of a link whose place another has, are in `sources` alone. The agent does
+// not write it in one step: for a moment part of an address is zero, which is nobody else's.
 struct usual {
+	__u32 link;
 	__u8 mac[6];
 	__u16 families; // which of the addresses are there
 	__u32 ipv4;
 	struct in6_addr ipv6;
 };
 
-enum { WITH_IPV4 = 1, WITH_IPV6 = 2 };
+_Static_assert(sizeof(struct usual) == 32, "as in keys.rs");
+
+enum { WITH_IPV4 = 1, WITH_IPV6 = 2, USUALS = 65536 };
 
 struct {
 	number(type, BPF_MAP_TYPE_ARRAY);
-	number(max_entries, 65536);
+	number(max_entries, USUALS);
 	typed(key, __u32);
 	typed(value, struct usual);
 } usuals SEC(".maps");
@@ -295,9 +299,10 @@ inlined int is_same_mac(const __u8 *one, const __u8 *other)
 
 inlined int is_usual(const struct source *from)
 {
-	const struct usual *usual = bpf_map_lookup_elem(&usuals, &from->frame.link);
+	__u32 place = from->frame.link % USUALS;
+	const struct usual *usual = bpf_map_lookup_elem(&usuals, &place);
 	const __u32 *words = from->address.words;
-	if (!usual || !is_same_mac(usual->mac, from->frame.mac))
+	if (!usual || usual->link != from->frame.link || !is_same_mac(usual->mac, from->frame.mac))
 		return 0;
 	if (from->address.family == be16(ETH_P_IP))
 		return usual->families & WITH_IPV4 && usual->ipv4 == words[0];

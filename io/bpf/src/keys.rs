@@ -1,6 +1,6 @@
 //! The maps of the programs: keys and values byte by byte, as guard.bpf.c has them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tartan_host::{Member, Protocol, Reason};
 use tartan_model::{IfName, Mac};
@@ -66,32 +66,70 @@ pub(crate) fn place(member: &Member, link: u32) -> Option<Place> {
     }
 }
 
-/// Notes a source of a link among its usual ones (`struct usual`), or takes it out; whether that changed anything. A link has one
-/// of each family there, from one MAC address; what it seldom sends from is not worth the place.
-pub(crate) fn put_usual(usual: &mut [u8], mac: Mac, of: IpAddr, there: bool) -> bool {
-    let (bit, at, address) = match of {
-        IpAddr::V4(v4) => (1, 8..12, v4.octets().to_vec()),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => return false,
-        IpAddr::V6(v6) => (2, 12..28, v6.octets().to_vec()),
-    };
-    let Some((head, _)) = usual.split_first_chunk::<8>() else { return false };
-    let [own @ .., low, high] = *head;
-    let families = u16::from_ne_bytes([low, high]);
-    let is_known = families & bit != 0;
-    let is_same = is_known && own == mac.bytes() && usual.get(at.clone()) == Some(&address);
-    let is_free = families == 0 || (own == mac.bytes() && !is_known);
-    if there && !is_free || !there && !is_same {
-        return false;
+/// Where a link's usual sources are kept.
+pub(crate) fn usual(link: u32) -> [u8; 4] {
+    const USUALS: u32 = 65536;
+    (link % USUALS).to_ne_bytes()
+}
+
+/// One source of each family that a link has, from one MAC address (`struct usual`).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usual {
+    /// The link and the MAC address, if anything is there.
+    of: Option<(u32, Mac)>,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+impl Usual {
+    const WITH_IPV4: u16 = 1;
+    const WITH_IPV6: u16 = 2;
+
+    pub(crate) fn read(bytes: &[u8]) -> Option<Usual> {
+        let (link, rest) = bytes.split_first_chunk()?;
+        let (mac, rest) = rest.split_first_chunk()?;
+        let (families, rest) = rest.split_first_chunk()?;
+        let (ipv4, rest) = rest.split_first_chunk::<4>()?;
+        let ipv6: [u8; 16] = *rest.first_chunk()?;
+        let families = u16::from_ne_bytes(*families);
+        Some(Usual {
+            of: (families != 0).then_some((u32::from_ne_bytes(*link), Mac::from_bytes(*mac))),
+            ipv4: (families & Usual::WITH_IPV4 != 0).then_some(Ipv4Addr::from(*ipv4)),
+            ipv6: (families & Usual::WITH_IPV6 != 0).then_some(Ipv6Addr::from(ipv6)),
+        })
     }
-    let families = families ^ bit;
-    let own = if families == 0 { [0; 6] } else { mac.bytes() };
-    let address = if there { address } else { vec![0; address.len()] };
-    for (at, bytes) in [(0..6, &own[..]), (6..8, &families.to_ne_bytes()), (at, &address)] {
-        if let Some(place) = usual.get_mut(at) {
-            place.copy_from_slice(bytes);
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let (link, mac) = self.of.unwrap_or((0, Mac::from_bytes([0; 6])));
+        let with_ipv4 = self.ipv4.map_or(0, |_| Usual::WITH_IPV4);
+        let families = with_ipv4 | self.ipv6.map_or(0, |_| Usual::WITH_IPV6);
+        let ipv4 = self.ipv4.map_or([0; 4], |ipv4| ipv4.octets());
+        let ipv6 = self.ipv6.map_or([0; 16], |ipv6| ipv6.octets());
+        [&link.to_ne_bytes()[..], &mac.bytes(), &families.to_ne_bytes(), &ipv4, &ipv6].concat()
+    }
+
+    /// Notes a source, or takes it out; whether that changed anything. What a link seldom sends from is not worth the place.
+    pub(crate) fn put(&mut self, link: u32, mac: Mac, address: IpAddr, there: bool) -> bool {
+        if self.of.is_some_and(|of| of != (link, mac)) {
+            return false;
         }
+        let changed = match address {
+            IpAddr::V4(v4) => exchange(&mut self.ipv4, v4, there),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && exchange(&mut self.ipv6, v6, there),
+        };
+        self.of = (self.ipv4.is_some() || self.ipv6.is_some()).then_some((link, mac));
+        changed
     }
-    true
+}
+
+/// Fills an empty place, or empties one with this in it.
+fn exchange<T: PartialEq>(place: &mut Option<T>, value: T, there: bool) -> bool {
+    let (from, to) = if there { (None, Some(value)) } else { (Some(value), None) };
+    let fits = *place == from;
+    if fits {
+        *place = to;
+    }
+    fits
 }
 
 fn frame(link: u32, mac: Mac) -> Vec<u8> {
@@ -154,24 +192,25 @@ mod tests {
         let [mac, other] = [1, 2].map(|last| Mac::from_bytes([2, 0, 0, 0, 0, last]));
         let [v4, more, v6, local]: [IpAddr; 4] =
             ["10.1.0.2", "10.1.0.3", "fd00::2", "fe80::2"].map(|text| text.parse().unwrap());
-        let empty = vec![0; 28];
-        let mut usual = empty.clone();
-        assert!(!put_usual(&mut usual, mac, local, true));
-        assert!(put_usual(&mut usual, mac, v4, true));
-        let one = usual.clone();
-        assert_eq!(one, [&mac.bytes()[..], &1_u16.to_ne_bytes(), &[10, 1, 0, 2], &[0; 16]].concat());
-        for (mac, of) in [(mac, v4), (mac, more), (other, more), (other, v6)] {
-            assert!(!put_usual(&mut usual, mac, of, true), "{mac} {of}");
+        let mut usual = Usual::read(&[0; 32]).unwrap();
+        assert!(!usual.put(7, mac, local, true));
+        assert!(usual.put(7, mac, v4, true));
+        let parts = [&7_u32.to_ne_bytes()[..], &mac.bytes(), &1_u16.to_ne_bytes(), &[10, 1, 0, 2], &[0; 16]];
+        assert_eq!(usual.bytes(), parts.concat());
+        for (link, mac, of) in [(7, mac, v4), (7, mac, more), (7, other, v6), (7 + 65536, mac, v6)] {
+            assert!(!usual.put(link, mac, of, true), "{link} {mac} {of}");
         }
-        assert!(put_usual(&mut usual, mac, v6, true));
-        for (mac, of) in [(mac, more), (other, v4), (other, v6), (mac, local)] {
-            assert!(!put_usual(&mut usual, mac, of, false), "{mac} {of}");
+        assert!(usual.put(7, mac, v6, true));
+        assert_eq!(Usual::read(&usual.bytes()).as_ref(), Some(&usual));
+        for (link, mac, of) in [(7, mac, more), (7, other, v4), (7, mac, local), (7 + 65536, mac, v4)] {
+            assert!(!usual.put(link, mac, of, false), "{link} {mac} {of}");
         }
-        assert!(put_usual(&mut usual, mac, v6, false));
-        assert_eq!(usual, one);
-        assert!(put_usual(&mut usual, mac, v4, false));
-        assert_eq!(usual, empty);
-        assert!(!put_usual(&mut usual, mac, v4, false) && !put_usual(&mut [], mac, v4, true));
+        assert!(usual.put(7, mac, v6, false));
+        assert_eq!(usual.bytes(), parts.concat());
+        assert!(usual.put(7, mac, v4, false) && !usual.put(7, mac, v4, false));
+        assert_eq!(usual.bytes(), [0; 32]);
+        assert!((0..32).all(|end| Usual::read(&[1; 32][..end]).is_none()));
+        assert_eq!(self::usual(7 + 65536), self::usual(7));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tartan_host::{Member, Reason};
 use tartan_model::{IfName, Mac};
 use thiserror::Error;
 
-use crate::keys::{Place, Set};
+use crate::keys::{Place, Set, Usual};
 
 /// The name of the folder, among what an agent has while the machine runs, that programs are kept by.
 pub const FOLDER: &str = "bpf";
@@ -163,17 +163,17 @@ impl Guards {
     /// # Errors
     /// When a map is full.
     pub fn put(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
-        // What is not a source any more is not a usual one before.
-        if let Member::Source(_, mac, of) = member
-            && !there
-        {
-            self.put_usual(link, *mac, *of, false)?;
+        let Member::Source(_, mac, of) = member else { return self.put_key(member, link, there) };
+        if there {
+            self.put_key(member, link, true)?;
+            // What is not noted there is looked up.
+            if let Err(error) = self.put_usual(link, *mac, *of, true) {
+                tracing::debug!("{of} is not among the usual sources: {error}");
+            }
+            return Ok(());
         }
-        self.put_key(member, link, there)?;
-        match member {
-            Member::Source(_, mac, of) if there => self.put_usual(link, *mac, *of, true),
-            _ => Ok(()),
-        }
+        self.put_usual(link, *mac, *of, false)?;
+        self.put_key(member, link, false)
     }
 
     fn put_key(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
@@ -194,13 +194,14 @@ impl Guards {
     }
 
     fn put_usual(&self, link: u32, mac: Mac, of: IpAddr, there: bool) -> Result<(), BpfError> {
-        let key = link.to_ne_bytes();
+        let key = keys::usual(link);
         let found = to("read a link's usual sources", self.usuals.lookup(&key, MapFlags::ANY))?;
-        let Some(mut usual) = found else { return Ok(()) };
-        if !keys::put_usual(&mut usual, mac, of, there) {
+        let mut usual =
+            found.as_deref().and_then(Usual::read).ok_or(BpfError::Missing("place for usual sources"))?;
+        if !usual.put(link, mac, of, there) {
             return Ok(());
         }
-        to("write a link's usual sources", self.usuals.update(&key, &usual, MapFlags::ANY))
+        to("write a link's usual sources", self.usuals.update(&key, &usual.bytes(), MapFlags::ANY))
     }
 
     fn put_port(&self, at: usize, bit: u8, there: bool) -> Result<(), BpfError> {
@@ -215,7 +216,8 @@ impl Guards {
         to("write the ports", self.ports.update(&key, &ports, MapFlags::ANY))
     }
 
-    /// Has the program judge what comes in by a pod's link, before other classifiers of the ingress qdisc that it must have.
+    /// Has the program judge what comes in by a pod's link, before other classifiers of the ingress qdisc that it must have
+    /// (libbpf would make one of `clsact`).
     ///
     /// # Errors
     /// When the kernel refuses, also because the link is gone.

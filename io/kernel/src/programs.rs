@@ -66,9 +66,11 @@ impl Programs {
             }
             self.guards.put(member, index, true)?;
         }
-        // Where it has one already, this is refused.
-        requests.request(vec![write::give_ingress(index)]);
-        self.guards.guard(index)
+        let given = requests.request(vec![write::give_ingress(index)]);
+        self.guards.guard(index).inspect_err(|_| {
+            // It may have one already.
+            tracing::warn!("an ingress qdisc for {link}: {given:?}");
+        })
     }
 
     /// Lets go of a link that is gone.

@@ -200,7 +200,6 @@ pub(crate) fn change_link(index: u32, from: &Link, to: &Link, master: Option<u32
     wishes
 }
 
-/// Takes back a link that was made and could not be finished.
 /// Gives a link an ingress qdisc, where classifiers have their place. One of `clsact` would have what leaves by the link pass its
 /// other half too.
 pub(crate) fn give_ingress(index: u32) -> Request {
@@ -215,6 +214,7 @@ pub(crate) fn give_ingress(index: u32) -> Request {
     Request::new(Message::NewQueueDiscipline(qdisc), CREATE)
 }
 
+/// Takes back a link that was made and could not be finished.
 pub(crate) fn unmake_link(name: &IfName) -> Request {
     Request::new(Message::DelLink(link_by_name(name)), 0)
 }

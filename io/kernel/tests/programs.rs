@@ -10,16 +10,20 @@
 mod common;
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
-use common::{Scratch, create, ifname, on, veth};
+use common::{Scratch, create, ifname, on, remove, veth};
 use tartan_host::nftables::TableFamily;
 use tartan_host::{Element, Link, Member, Parts, Row, Ruleset, Step};
-use tartan_kernel::{Kernel, PROGRAMS, netns};
+use tartan_kernel::{Kernel, PROGRAMS, PacketSocket, Rtnl, netns};
 use tartan_model::Mac;
 
 const LINK: &str = "tt0123456789ab";
+/// The MAC address of the pod's end.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 
 /// What keeps programs, gone with its guard.
 struct Folder(tempfile::TempDir);
@@ -63,9 +67,29 @@ fn ruleset() -> Row {
 }
 
 fn guard() -> [Row; 2] {
-    let mac = Mac::from_bytes([2, 0, 0, 0, 0, 0x99]);
-    [Member::Mac(ifname(LINK), mac), Member::Source(ifname(LINK), mac, "10.1.0.2".parse().unwrap())]
-        .map(|member| Row::Element(Element { table: TableFamily::Inet, member }))
+    let member = Member::Mac(ifname(LINK), Mac::from_bytes(MAC));
+    [Row::Element(Element { table: TableFamily::Inet, member }), source("10.1.0.2")]
+}
+
+/// An address that the pod may send from.
+fn source(address: &str) -> Row {
+    let member = Member::Source(ifname(LINK), Mac::from_bytes(MAC), address.parse().unwrap());
+    Row::Element(Element { table: TableFamily::Inet, member })
+}
+
+/// A frame with a datagram from an address (RFC 768).
+fn datagram(mac: [u8; 6], from: &str) -> Vec<u8> {
+    let (kind, packet) = match from.parse().unwrap() {
+        IpAddr::V4(from) => {
+            let head = [0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+            ([8, 0], [&head[..], &from.octets(), &[10, 1, 0, 9]].concat())
+        }
+        IpAddr::V6(from) => {
+            let (head, to) = ([0x60, 0, 0, 0, 0, 8, 17, 64], Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9));
+            ([0x86, 0xdd], [&head[..], &from.octets(), &to.octets()].concat())
+        }
+    };
+    [&[2, 0, 0x5e, 0x10, 0, 1][..], &mac, &kind, &packet, &[0x27, 0x0f, 0x27, 0x0f, 0, 8, 0, 0]].concat()
 }
 
 /// A pod, and what makes its link, up, with the guard before it.
@@ -104,6 +128,56 @@ fn a_link_is_up_only_with_its_program_and_gets_it_back() {
             kernel.notices();
             assert_eq!(classifier(scratch).as_ref(), Some(&first), "{damage:?}");
         }
+        // As links have it that an earlier release made.
+        on(scratch, &["tc", "qdisc", "del", "dev", LINK, "ingress"]);
+        on(scratch, &["tc", "qdisc", "add", "dev", LINK, "clsact"]);
+        assert_eq!(classifier(scratch), None);
+        kernel.notices();
+        assert_eq!(classifier(scratch), Some(first));
+    });
+}
+
+#[test]
+fn what_is_a_source_passes_as_long_as_it_is_one() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (inside, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        // What it sends by itself would be counted too.
+        let silent = || fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        netns::run_in(inside.as_fd(), silent).unwrap().unwrap();
+        let end = ifname("eth0");
+        Rtnl::open_in(inside.as_fd()).unwrap().set_up(&end).unwrap();
+        let socket = PacketSocket::open_in(inside.as_fd(), &end).unwrap();
+        let refused = |kernel: &mut Kernel, frames: &[([u8; 6], &str)]| {
+            let sum = |kernel: &mut Kernel| kernel.denied().unwrap().iter().map(|d| d.packets).sum::<u64>();
+            let before = sum(kernel);
+            frames.iter().for_each(|(mac, from)| socket.send(&datagram(*mac, from)).unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+            sum(kernel) - before
+        };
+        let nobody = [0; 6];
+        let foreign = [
+            (MAC, "10.1.0.3"),
+            (MAC, "0.0.0.0"),
+            (MAC, "::"),
+            (MAC, "fd00::2"),
+            (nobody, "10.1.0.2"),
+            (nobody, "0.0.0.0"),
+            (nobody, "::"),
+        ];
+        assert_eq!(refused(&mut kernel, &[(MAC, "10.1.0.2")]), 0);
+        assert_eq!(refused(&mut kernel, &foreign), foreign.len() as u64);
+        // Two of a family: one of them is not the usual one.
+        assert_eq!(kernel.apply(&[create(source("10.1.0.3")), create(source("fd00::2"))]), [Ok(()), Ok(())]);
+        let own = [(MAC, "10.1.0.2"), (MAC, "10.1.0.3"), (MAC, "fd00::2")];
+        assert_eq!(refused(&mut kernel, &own), 0);
+        assert_eq!(kernel.apply(&[remove(source("10.1.0.2"))]), [Ok(())]);
+        assert_eq!(refused(&mut kernel, &own), 1);
+        assert_eq!(refused(&mut kernel, &own[1..]), 0);
+        assert_eq!(kernel.apply(&[remove(source("fd00::2")), create(source("10.1.0.2"))]), [Ok(()), Ok(())]);
+        assert_eq!(refused(&mut kernel, &own), 1);
     });
 }
 

@@ -152,7 +152,7 @@ fn add_bridge(wire: BorrowedFd<'_>, number: u8, router: InterfaceAddress) -> Res
     let bridge = link(&bridge(number))?;
     let mut on_wire = Rtnl::open_in(wire)?;
     on_wire.add_bridge(&bridge, mtu()?)?;
-    // The router's for good: nodes keep it as their neighbor's while others join and go.
+    // The router's for good: nodes keep it as their neighbor's while others join and go. It ends like the router's address.
     on_wire.set_mac(&bridge, Mac::local([0, 0, 0, 0xff, 0xfe, number]))?;
     netns::run_in(wire, || skip_dad(&bridge))??;
     on_wire.set_up(&bridge)?;

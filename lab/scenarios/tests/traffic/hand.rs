@@ -33,8 +33,28 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
+    /// Two hosts whose pods reach each other through VXLAN.
+    pub(crate) fn overlay(lab: &Lab, family: Family) -> Hand {
+        let hand = Hand::plug(lab, family);
+        let mtu = MTU - family.vxlan_overhead();
+        for (host, peer) in hand.pairs() {
+            hand.add_overlay(host, peer, mtu);
+            hand.lead(host, &format!("via {} dev vx onlink", peer.next_hop(family)), peer, mtu);
+        }
+        hand
+    }
+
+    /// Two hosts whose pods reach each other over the wire as it is.
+    pub(crate) fn direct(lab: &Lab, family: Family) -> Hand {
+        let hand = Hand::plug(lab, family);
+        for (host, peer) in hand.pairs() {
+            hand.lead(host, &format!("via {} dev eth0", peer.address), peer, MTU);
+        }
+        hand
+    }
+
     /// Plugs two hosts with a pod each into the wire of a lab, which takes them down with itself.
-    pub(crate) fn plug(lab: &Lab, family: Family) -> Hand {
+    fn plug(lab: &Lab, family: Family) -> Hand {
         let name = lab.name().parse().expect("a lab's name");
         let hosts = [1, 2].map(|number| {
             let node = format!("h{number}");
@@ -47,10 +67,7 @@ impl Hand {
             Host { number, netns: name.netns(&node), pod, address: address.address() }
         });
         let hand = Hand { hosts, family };
-        for (host, peer) in hand.pairs() {
-            hand.add_pod(host);
-            hand.add_overlay(host, peer);
-        }
+        hand.hosts.iter().for_each(|host| hand.add_pod(host));
         hand
     }
 
@@ -66,29 +83,10 @@ impl Hand {
         Way { from: path(&near.pod), to: path(&far.pod), address: far.nth(self.family, 2) }
     }
 
-    /// Leads the pods' traffic through VXLAN.
-    pub(crate) fn overlay(&self) {
-        for (host, peer) in self.pairs() {
-            let hop = peer.next_hop(self.family);
-            self.lead(host, &format!("via {hop} dev vx onlink"), peer, self.overlay_mtu());
-        }
-    }
-
-    /// Leads the pods' traffic over the wire as it is.
-    pub(crate) fn direct(&self) {
-        for (host, peer) in self.pairs() {
-            self.lead(host, &format!("via {} dev eth0", peer.address), peer, MTU);
-        }
-    }
-
     fn lead(&self, host: &Host, way: &str, peer: &Host, mtu: u32) {
         let block = peer.block(self.family);
         ip(&host.netns, &format!("route replace {block} {way}\nlink set pod mtu {mtu}\n"));
         ip(&host.pod, &format!("link set eth0 mtu {mtu}\n"));
-    }
-
-    fn overlay_mtu(&self) -> u32 {
-        MTU - self.family.vxlan_overhead()
     }
 
     fn pairs(&self) -> [(&Host, &Host); 2] {
@@ -96,7 +94,7 @@ impl Hand {
         [(a, b), (b, a)]
     }
 
-    fn add_overlay(&self, host: &Host, peer: &Host) {
+    fn add_overlay(&self, host: &Host, peer: &Host, mtu: u32) {
         let (own, hop) = (host.nth(self.family, 0), peer.next_hop(self.family));
         ip(
             &host.netns,
@@ -106,7 +104,7 @@ impl Hand {
                  neighbor replace {hop} lladdr {} dev vx nud permanent\n",
                 host.address,
                 host.mac(),
-                self.overlay_mtu(),
+                mtu,
                 peer.mac(),
             ),
         );

@@ -19,17 +19,15 @@ use tartan_scenarios::way::{Metric, Way};
 /// Rounds, each of which measures every metric of every way; and those before them that do not count.
 const ROUNDS: usize = 35;
 const WARM_UP: usize = 1;
-/// By how much two medians may differ and still be called equal, unless the noise is larger.
+/// By how much a median ratio may differ from 1 and still be called equal, unless the noise is larger.
 const EQUAL: f64 = 0.05;
 
 /// A series of measurements of one way.
 struct Series {
     name: &'static str,
     way: Way,
-    /// Makes the way what it is before each measurement.
-    prepare: fn(&Hand),
     /// The values of each metric.
-    values: [Vec<f64>; 6],
+    values: [Vec<f64>; Metric::ALL.len()],
 }
 
 #[test]
@@ -53,23 +51,24 @@ fn compare(family: Family, word: &str) {
     };
     let vxlan = up("bench-vxlan", "paths=[vxlan]");
     let direct = up("bench-direct", "paths=[direct]");
-    let hand = Hand::plug(&vxlan, family);
+    let (overlay, routes) = (Hand::overlay(&vxlan, family), Hand::direct(&direct, family));
     let mut all = [
-        series("line", hand.line(), |_| ()),
-        series("line again", hand.line(), |_| ()),
-        series("VXLAN by hand", hand.pods(), Hand::overlay),
-        series("VXLAN by hand again", hand.pods(), Hand::overlay),
-        series("vxlan", pods(&vxlan), |_| ()),
-        series("routes by hand", hand.pods(), Hand::direct),
-        series("direct", pods(&direct), |_| ()),
+        series("line", overlay.line()),
+        series("line again", overlay.line()),
+        series("VXLAN by hand", overlay.pods()),
+        series("VXLAN by hand again", overlay.pods()),
+        series("vxlan", pods(&vxlan)),
+        series("routes by hand", routes.pods()),
+        series("direct", pods(&direct)),
     ];
     for round in 0..ROUNDS + WARM_UP {
+        // One way right after the other, so that a machine that changes its pace does so for all; each round begins with
+        // another, and every second goes the other way round.
+        all.rotate_left(1);
         for (number, metric) in Metric::ALL.into_iter().enumerate() {
-            // One way right after the other, so that a machine that changes its pace does so for all; and each round begins
-            // with another.
             for at in 0..all.len() {
-                let series = &mut all[(at + round) % 7];
-                (series.prepare)(&hand);
+                let last = all.len() - 1;
+                let series = &mut all[if round % 2 == 0 { at } else { last - at }];
                 let value = series.way.measure(metric);
                 if round >= WARM_UP {
                     series.values[number].push(value);
@@ -80,8 +79,8 @@ fn compare(family: Family, word: &str) {
     print(word, &all);
 }
 
-fn series(name: &'static str, way: Way, prepare: fn(&Hand)) -> Series {
-    Series { name, way, prepare, values: Default::default() }
+fn series(name: &'static str, way: Way) -> Series {
+    Series { name, way, values: Default::default() }
 }
 
 /// From the pod of the first node to that of the second.
@@ -100,7 +99,7 @@ fn print(word: &str, all: &[Series; 7]) {
             let series = all.iter().find(|series| series.name == name).expect("a series");
             series.values[at].clone()
         };
-        // What was measured at the same time is compared.
+        // What was measured in the same round is compared.
         let beside = |name: &str, other: &str| {
             median(values(name).iter().zip(values(other)).map(|(value, other)| value / other).collect())
         };
@@ -121,7 +120,7 @@ fn print(word: &str, all: &[Series; 7]) {
             spread * 100.0,
         );
     }
-    println!();
+    println!("\nPer cents are beside the same by hand: of rates more is better, of times less.\n");
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -141,5 +140,5 @@ fn verdict(metric: Metric, ratio: f64, spread: f64) -> String {
         return format!("equal ({:+.1} %)", apart * 100.0);
     }
     let better = (apart > 0.0) == metric.is_rate();
-    format!("{} by {:.0} %", if better { "better" } else { "worse" }, apart.abs() * 100.0)
+    format!("{} by {:.1} %", if better { "better" } else { "worse" }, apart.abs() * 100.0)
 }

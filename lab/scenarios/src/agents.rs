@@ -83,7 +83,14 @@ impl Lab {
             &["ip", "neigh", "show", "nud", "permanent"],
             &["bridge", "fdb", "show", "dev", "tartan.1"],
         ];
-        commands.map(|command| self.on_node(node, command)).join("\n")
+        // The kernel lists neighbors as its hash table has them, which grows with those of all namespaces.
+        let sorted = |command| {
+            let text = self.on_node(node, command);
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            lines.join("\n")
+        };
+        commands.map(sorted).join("\n\n")
     }
 
     /// Applies a ClusterNetwork by the first node's agent, and waits until every agent has it.

@@ -14,8 +14,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
-/// How long each measurement of a rate takes: many short ones tell more than few long ones, as each has its luck with
-/// what runs on which core.
+/// How long each measurement of a rate takes.
 const TIME: Duration = Duration::from_millis(200);
 /// How long it takes to see what CPU is used: the kernel counts in steps of 10 ms.
 const CPU_TIME: Duration = Duration::from_millis(500);
@@ -28,6 +27,9 @@ const SMALL: usize = 64;
 /// How many round trips, and how many connections.
 const ROUND_TRIPS: usize = 4000;
 const CONNECTIONS: usize = 400;
+/// The cores of those that send, and of those that receive.
+const SENDERS: usize = 0;
+const RECEIVERS: usize = 1;
 /// Bytes that wait at the receiver of datagrams.
 const BACKLOG: usize = 8 << 20;
 /// Ticks of the kernel's accounting in a second (`USER_HZ`, proc_stat(5)).
@@ -131,7 +133,7 @@ impl Way {
 
     fn sender(&self, to: SocketAddr, time: Duration) -> JoinHandle<()> {
         let from = self.from.clone();
-        thread::spawn(move || {
+        on_core(SENDERS, move || {
             let mut stream = inside(&from, || TcpStream::connect(to)).expect("to connect");
             let chunk = vec![0; CHUNK];
             let end = Instant::now() + time;
@@ -150,20 +152,23 @@ impl Way {
         let sender = inside(&self.from, || UdpSocket::bind((any(self.address), 0))).expect("a socket");
         sender.connect(to).expect("to connect");
         let start = Instant::now();
-        let sending = thread::spawn(move || {
+        let sending = on_core(SENDERS, move || {
             while start.elapsed() < TIME {
                 // What the queue has no room for is not sent.
                 let _ = sender.send(&[0; SMALL]);
             }
         });
-        let mut received = 0;
-        let mut last = start;
-        let mut buffer = [0; SMALL];
-        while receiver.recv(&mut buffer).is_ok() {
-            received += 1;
-            last = Instant::now();
-        }
+        let receiving = on_core(RECEIVERS, move || {
+            let (mut received, mut last) = (0, start);
+            let mut buffer = [0; SMALL];
+            while receiver.recv(&mut buffer).is_ok() {
+                received += 1;
+                last = Instant::now();
+            }
+            (received, last)
+        });
         sending.join().expect("a sender");
+        let (received, last) = receiving.join().expect("a receiver");
         f64::from(received) / 1e3 / (last - start).as_secs_f64().max(TIME.as_secs_f64())
     }
 
@@ -174,11 +179,11 @@ impl Way {
         let (mut far, _) = listener.accept().expect("a connection");
         near.set_nodelay(true).expect("no delay");
         far.set_nodelay(true).expect("no delay");
-        let echo = on_one_core(move || {
+        let echo = on_core(SENDERS, move || {
             let mut byte = [0];
             while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
         });
-        let times = on_one_core(move || {
+        let times = on_core(SENDERS, move || {
             let mut byte = [0];
             let timed = |_| {
                 let start = Instant::now();
@@ -196,14 +201,14 @@ impl Way {
     /// Microseconds until a connection is there.
     pub fn connect(&self) -> f64 {
         let (listener, to) = self.listen();
-        let accepting = on_one_core(move || {
+        let accepting = on_core(SENDERS, move || {
             for _ in 0..CONNECTIONS {
                 // The other side ends it, and by a reset.
                 let _ = listener.accept().expect("a connection").0.read(&mut [0]);
             }
         });
         let from = self.from.clone();
-        let times = on_one_core(move || {
+        let times = on_core(SENDERS, move || {
             let timed = |_| {
                 let start = Instant::now();
                 let stream = TcpStream::connect(to).expect("to connect");
@@ -225,19 +230,21 @@ impl Way {
     }
 }
 
-/// Both ends of what is timed run on the first core: then the time is what the way costs, not how soon another core wakes.
-fn on_one_core<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+/// Runs on one core, so that no measurement has its luck with what runs where. Of a rate all senders are on one and all
+/// receivers on another. Of a time both ends are on the same: then it is what the way costs, not how soon another core wakes.
+fn on_core<T: Send + 'static>(core: usize, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     thread::spawn(move || {
-        let mut first = CpuSet::new();
-        first.set(0).expect("a first core");
-        sched_setaffinity(Pid::from_raw(0), &first).expect("to stay on it");
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let mut only = CpuSet::new();
+        only.set(core % cores).expect("a core");
+        sched_setaffinity(Pid::from_raw(0), &only).expect("to stay on it");
         work()
     })
 }
 
 /// Reads to the end, and says how much that was.
 fn drain(mut stream: TcpStream) -> JoinHandle<usize> {
-    thread::spawn(move || {
+    on_core(RECEIVERS, move || {
         let mut buffer = vec![0; CHUNK];
         let mut bytes = 0;
         loop {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tartan_model::{Cidr, Family};
+use tartan_netlab::names::LabName;
 use tartan_netlab::wire::{self, Layout};
 use tartan_scenarios::Lab;
 
@@ -35,7 +36,7 @@ pub(crate) struct Hand {
 impl Hand {
     /// Two hosts whose pods reach each other through VXLAN.
     pub(crate) fn overlay(lab: &Lab, family: Family) -> Hand {
-        let hand = Hand::plug(lab, family);
+        let hand = Hand::plug(lab, family, ["v1", "v2"], FIRST);
         let mtu = MTU - family.vxlan_overhead();
         for (host, peer) in hand.pairs() {
             hand.add_overlay(host, peer, mtu);
@@ -46,7 +47,7 @@ impl Hand {
 
     /// Two hosts whose pods reach each other over the wire as it is.
     pub(crate) fn direct(lab: &Lab, family: Family) -> Hand {
-        let hand = Hand::plug(lab, family);
+        let hand = Hand::plug(lab, family, ["h1", "h2"], FIRST + 2);
         for (host, peer) in hand.pairs() {
             hand.lead(host, &format!("via {} dev eth0", peer.address), peer, MTU);
         }
@@ -54,17 +55,16 @@ impl Hand {
     }
 
     /// Plugs two hosts with a pod each into the wire of a lab, which takes them down with itself.
-    fn plug(lab: &Lab, family: Family) -> Hand {
-        let name = lab.name().parse().expect("a lab's name");
+    fn plug(lab: &Lab, family: Family, names: [&str; 2], first: u32) -> Hand {
+        let lab: LabName = lab.name().parse().expect("a lab's name");
+        let layout = Layout { underlay: family, links: 1 };
         let hosts = [1, 2].map(|number| {
-            let node = format!("h{number}");
-            let index = FIRST + number;
-            let layout = Layout { underlay: family, links: 1 };
+            let (node, index) = (names[number as usize - 1], first + number);
             let address = layout.node_address(index).expect("an address");
-            wire::plug(&name, &node, index, layout).expect("a host on the wire");
-            let pod = name.netns(&format!("hp{number}"));
+            wire::plug(&lab, node, index, layout).expect("a host on the wire");
+            let pod = lab.netns(&format!("{node}-pod"));
             wire::namespace(&pod).expect("a namespace");
-            Host { number, netns: name.netns(&node), pod, address: address.address() }
+            Host { number, netns: lab.netns(node), pod, address: address.address() }
         });
         let hand = Hand { hosts, family };
         hand.hosts.iter().for_each(|host| hand.add_pod(host));

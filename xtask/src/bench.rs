@@ -25,8 +25,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
     let mut tables = Tables::default();
     let outcome = run::streamed(&mut measuring(root), |line| tables.see(line));
-    // Where an aim is missed, the figures tell by how much.
-    write(root, &tables.text)?;
+    // Where an aim is missed, the figures tell by how much; where nothing ran, why tells more than that there is no table.
+    if outcome.is_ok() || !tables.text.is_empty() {
+        write(root, &tables.text)?;
+    }
     outcome
 }
 

@@ -27,9 +27,8 @@ const SMALL: usize = 64;
 /// How many round trips, and how many connections.
 const ROUND_TRIPS: usize = 4000;
 const CONNECTIONS: usize = 400;
-/// The cores of those that send, and of those that receive.
-const SENDERS: usize = 0;
-const RECEIVERS: usize = 1;
+/// The core of a flow that is alone.
+const CORE: usize = 0;
 /// Bytes that wait at the receiver of datagrams.
 const BACKLOG: usize = 8 << 20;
 /// Ticks of the kernel's accounting in a second (`USER_HZ`, proc_stat(5)).
@@ -49,13 +48,13 @@ pub struct Way {
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// Gigabits in a second by one TCP stream.
+    /// Gigabits in a second by one TCP stream on one core.
     OneStream,
-    /// The same by four.
+    /// The same by four, spread over all cores.
     FourStreams,
     /// Seconds of CPU for a gigabyte by one stream.
     Cpu,
-    /// Thousands of small datagrams received in a second.
+    /// Thousands of small datagrams received in a second on one core.
     Datagrams,
     /// Microseconds of a round trip of one byte on one core.
     RoundTrip,
@@ -77,10 +76,10 @@ impl Metric {
     /// What it is, for people.
     pub fn name(self) -> &'static str {
         match self {
-            Metric::OneStream => "TCP, one stream",
-            Metric::FourStreams => "TCP, four streams",
+            Metric::OneStream => "TCP, one stream on one core",
+            Metric::FourStreams => "TCP, four streams over all cores",
             Metric::Cpu => "CPU of the machine for a gigabyte by one stream",
-            Metric::Datagrams => "UDP, 64 bytes, received",
+            Metric::Datagrams => "UDP, 64 bytes, received on one core",
             Metric::RoundTrip => "TCP round trip on one core, median",
             Metric::Connect => "TCP connect on one core, median",
         }
@@ -120,9 +119,9 @@ impl Way {
         let (listener, to) = self.listen();
         let busy = busy();
         let start = Instant::now();
-        let senders: Vec<JoinHandle<()>> = (0..streams).map(|_| self.sender(to, time)).collect();
+        let senders: Vec<JoinHandle<()>> = (0..streams).map(|core| self.sender(core, to, time)).collect();
         let readers: Vec<JoinHandle<usize>> =
-            (0..streams).map(|_| drain(listener.accept().expect("a connection").0)).collect();
+            (0..streams).map(|core| drain(core, listener.accept().expect("a connection").0)).collect();
         for sender in senders {
             sender.join().expect("a sender");
         }
@@ -131,10 +130,10 @@ impl Way {
         (bytes as f64 * 8e-9 / seconds, (self::busy() - busy) / (bytes as f64 * 1e-9))
     }
 
-    fn sender(&self, to: SocketAddr, time: Duration) -> JoinHandle<()> {
-        let from = self.from.clone();
-        on_core(SENDERS, move || {
-            let mut stream = inside(&from, || TcpStream::connect(to)).expect("to connect");
+    /// Sends to the end of the time from this core.
+    fn sender(&self, core: usize, to: SocketAddr, time: Duration) -> JoinHandle<()> {
+        let mut stream = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
+        on_core(core, move || {
             let chunk = vec![0; CHUNK];
             let end = Instant::now() + time;
             while Instant::now() < end {
@@ -152,13 +151,13 @@ impl Way {
         let sender = inside(&self.from, || UdpSocket::bind((any(self.address), 0))).expect("a socket");
         sender.connect(to).expect("to connect");
         let start = Instant::now();
-        let sending = on_core(SENDERS, move || {
+        let sending = on_core(CORE, move || {
             while start.elapsed() < TIME {
                 // What the queue has no room for is not sent.
                 let _ = sender.send(&[0; SMALL]);
             }
         });
-        let receiving = on_core(RECEIVERS, move || {
+        let receiving = on_core(CORE, move || {
             let (mut received, mut last) = (0, start);
             let mut buffer = [0; SMALL];
             while receiver.recv(&mut buffer).is_ok() {
@@ -179,11 +178,11 @@ impl Way {
         let (mut far, _) = listener.accept().expect("a connection");
         near.set_nodelay(true).expect("no delay");
         far.set_nodelay(true).expect("no delay");
-        let echo = on_core(SENDERS, move || {
+        let echo = on_core(CORE, move || {
             let mut byte = [0];
             while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
         });
-        let times = on_core(SENDERS, move || {
+        let times = on_core(CORE, move || {
             let mut byte = [0];
             let timed = |_| {
                 let start = Instant::now();
@@ -201,14 +200,14 @@ impl Way {
     /// Microseconds until a connection is there.
     pub fn connect(&self) -> f64 {
         let (listener, to) = self.listen();
-        let accepting = on_core(SENDERS, move || {
+        let accepting = on_core(CORE, move || {
             for _ in 0..CONNECTIONS {
                 // The other side ends it, and by a reset.
                 let _ = listener.accept().expect("a connection").0.read(&mut [0]);
             }
         });
         let from = self.from.clone();
-        let times = on_core(SENDERS, move || {
+        let times = on_core(CORE, move || {
             let timed = |_| {
                 let start = Instant::now();
                 let stream = TcpStream::connect(to).expect("to connect");
@@ -230,8 +229,8 @@ impl Way {
     }
 }
 
-/// Runs on one core, so that no measurement has its luck with what runs where. Of a rate all senders are on one and all
-/// receivers on another. Of a time both ends are on the same: then it is what the way costs, not how soon another core wakes.
+/// Runs on one core. Both ends of a flow are on the same: then it is what the way costs, not how soon another core wakes, and
+/// nothing is overtaken on its way by what another core sends. Several flows are spread over all cores.
 fn on_core<T: Send + 'static>(core: usize, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     thread::spawn(move || {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -242,9 +241,9 @@ fn on_core<T: Send + 'static>(core: usize, work: impl FnOnce() -> T + Send + 'st
     })
 }
 
-/// Reads to the end, and says how much that was.
-fn drain(mut stream: TcpStream) -> JoinHandle<usize> {
-    on_core(RECEIVERS, move || {
+/// Reads to the end on this core, and says how much that was.
+fn drain(core: usize, mut stream: TcpStream) -> JoinHandle<usize> {
+    on_core(core, move || {
         let mut buffer = vec![0; CHUNK];
         let mut bytes = 0;
         loop {

@@ -14,6 +14,8 @@ const DRAWING: &str = "bench/traffic.svg";
 const TESTS: [&str; 5] = ["bench", "traffic", "drills", "scale", "policies"];
 const BEGIN: &str = "BENCH-BEGIN";
 const END: &str = "BENCH-END";
+/// What libtest says of a test that stopped, perhaps amid its tables.
+const FAILED: &str = "FAILED";
 
 /// Builds, runs the test and writes its tables.
 ///
@@ -25,9 +27,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     run::shown(&mut run::cargo(root, &["build", "--release", "--workspace", "--bins"]))?;
     let mut tables = Tables::default();
     let outcome = run::streamed(&mut measuring(root), |line| tables.see(line));
-    // Where an aim is missed, the figures tell by how much; where nothing ran, why tells more than that there is no table.
-    if outcome.is_ok() || !tables.text.is_empty() {
-        write(root, &tables.text)?;
+    // Where an aim is missed, the figures tell by how much; where nothing ran, the error says more than that.
+    if outcome.is_ok() || tables.is_there() {
+        write(root, &tables)?;
     }
     outcome
 }
@@ -39,12 +41,15 @@ fn measuring(root: &Path) -> std::process::Command {
     command
 }
 
-fn write(root: &Path, tables: &str) -> Result<()> {
-    if tables.trim().is_empty() {
+fn write(root: &Path, tables: &Tables) -> Result<()> {
+    if !tables.is_there() {
         bail!("the test printed no table between {BEGIN} and {END}");
     }
-    let text =
-        format!("# Measurements\n\nWritten by `cargo xtask bench`.\n\n{}{tables}", machine::described(root)?);
+    let text = format!(
+        "# Measurements\n\nWritten by `cargo xtask bench`.\n\n{}{}",
+        machine::described(root)?,
+        tables.text
+    );
     let path = root.join(OUTPUT);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -65,12 +70,16 @@ struct Tables {
 }
 
 impl Tables {
+    fn is_there(&self) -> bool {
+        !self.text.trim().is_empty()
+    }
+
     fn see(&mut self, line: &str) {
         // With --nocapture libtest leaves `test NAME ... ` before a test's first line.
         if line.ends_with(BEGIN) {
             self.inside = true;
             self.text.push('\n');
-        } else if line.ends_with(END) {
+        } else if line.ends_with(END) || line == FAILED {
             self.inside = false;
         } else if self.inside {
             self.text.push_str(line);
@@ -83,18 +92,29 @@ impl Tables {
 mod tests {
     use super::*;
 
+    fn seen(lines: &str) -> Tables {
+        let mut tables = Tables::default();
+        lines.lines().for_each(|line| tables.see(line));
+        tables
+    }
+
     #[test]
     fn only_tables_are_kept() {
-        let mut tables = Tables::default();
         let lines = "noise\ntest add ... BENCH-BEGIN\n| a |\n| 1 |\nBENCH-END\nok\nBENCH-BEGIN\n| b |\nBENCH-END\nnoise";
-        lines.lines().for_each(|line| tables.see(line));
-        assert_eq!(tables.text, "\n| a |\n| 1 |\n\n| b |\n");
+        assert_eq!(seen(lines).text, "\n| a |\n| 1 |\n\n| b |\n");
+    }
+
+    #[test]
+    fn a_test_that_stops_amid_its_tables_leaves_what_it_had() {
+        let lines = "test add ... BENCH-BEGIN\n| a |\nFAILED\n\nfailures:\n    add\ntest result: FAILED.";
+        assert_eq!(seen(lines).text, "\n| a |\n");
+        assert!(!seen("test add ... BENCH-BEGIN\nFAILED\nfailures:").is_there());
     }
 
     #[test]
     fn a_run_without_tables_writes_nothing() {
         let folder = std::env::temp_dir().join(format!("tartan-xtask-{}", std::process::id()));
-        let error = write(&folder, "\n").unwrap_err();
+        let error = write(&folder, &seen("BENCH-BEGIN")).unwrap_err();
         assert!(error.to_string().contains("no table"), "{error}");
         assert!(!folder.exists());
     }

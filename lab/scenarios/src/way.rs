@@ -50,9 +50,9 @@ pub struct Way {
 pub enum Metric {
     /// Gigabits in a second by one TCP stream on one core.
     OneStream,
-    /// The same by four, spread over all cores.
+    /// The same by four, each on one core.
     FourStreams,
-    /// Seconds of CPU for a gigabyte by one stream.
+    /// Seconds of CPU for a gigabyte by one stream: beside its rate it shows what is done on other cores.
     Cpu,
     /// Thousands of small datagrams received in a second on one core.
     Datagrams,
@@ -77,7 +77,7 @@ impl Metric {
     pub fn name(self) -> &'static str {
         match self {
             Metric::OneStream => "TCP, one stream on one core",
-            Metric::FourStreams => "TCP, four streams over all cores",
+            Metric::FourStreams => "TCP, four streams, each on one core",
             Metric::Cpu => "CPU of the machine for a gigabyte by one stream",
             Metric::Datagrams => "UDP, 64 bytes, received on one core",
             Metric::RoundTrip => "TCP round trip on one core, median",
@@ -117,11 +117,11 @@ impl Way {
     /// Gigabits in a second through so many streams, and the seconds of CPU that a gigabyte took.
     fn stream(&self, streams: usize, time: Duration) -> (f64, f64) {
         let (listener, to) = self.listen();
+        let ends: Vec<_> = (0..streams).map(|_| self.connected(&listener, to)).collect();
         let busy = busy();
         let start = Instant::now();
-        let senders: Vec<JoinHandle<()>> = (0..streams).map(|core| self.sender(core, to, time)).collect();
-        let readers: Vec<JoinHandle<usize>> =
-            (0..streams).map(|core| drain(core, listener.accept().expect("a connection").0)).collect();
+        let both = |(core, (near, far))| (send(core, near, start + time), drain(core, far));
+        let (senders, readers): (Vec<_>, Vec<_>) = ends.into_iter().enumerate().map(both).unzip();
         for sender in senders {
             sender.join().expect("a sender");
         }
@@ -130,19 +130,7 @@ impl Way {
         (bytes as f64 * 8e-9 / seconds, (self::busy() - busy) / (bytes as f64 * 1e-9))
     }
 
-    /// Sends to the end of the time from this core.
-    fn sender(&self, core: usize, to: SocketAddr, time: Duration) -> JoinHandle<()> {
-        let mut stream = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
-        on_core(core, move || {
-            let chunk = vec![0; CHUNK];
-            let end = Instant::now() + time;
-            while Instant::now() < end {
-                stream.write_all(&chunk).expect("to write");
-            }
-        })
-    }
-
-    /// Thousands of small datagrams that arrive in a second, as fast as one sender goes.
+    /// Thousands of small datagrams that one core sends and receives in a second.
     fn datagrams(&self) -> f64 {
         let receiver = inside(&self.to, || UdpSocket::bind((self.address, 0))).expect("a socket");
         setsockopt(&receiver, sockopt::RcvBufForce, &BACKLOG).expect("room for datagrams");
@@ -174,8 +162,7 @@ impl Way {
     /// Microseconds of a round trip of one byte.
     pub fn round_trip(&self) -> f64 {
         let (listener, to) = self.listen();
-        let mut near = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
-        let (mut far, _) = listener.accept().expect("a connection");
+        let (mut near, mut far) = self.connected(&listener, to);
         near.set_nodelay(true).expect("no delay");
         far.set_nodelay(true).expect("no delay");
         let echo = on_core(CORE, move || {
@@ -227,10 +214,17 @@ impl Way {
         let to = listener.local_addr().expect("an address");
         (listener, to)
     }
+
+    /// Both ends of a connection: the one that it begins at, and the listener's.
+    fn connected(&self, listener: &TcpListener, to: SocketAddr) -> (TcpStream, TcpStream) {
+        let near = inside(&self.from, || TcpStream::connect(to)).expect("to connect");
+        (near, listener.accept().expect("a connection").0)
+    }
 }
 
-/// Runs on one core. Both ends of a flow are on the same: then it is what the way costs, not how soon another core wakes, and
-/// nothing is overtaken on its way by what another core sends. Several flows are spread over all cores.
+/// Runs on one core; numbers past the last core begin anew. Both ends of a flow are on the same: then it is what the way
+/// costs, not how soon another core wakes, and no stream overtakes itself: what an acknowledgement lets go is sent by the core
+/// that sees it, past what another core has queued.
 fn on_core<T: Send + 'static>(core: usize, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     thread::spawn(move || {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -238,6 +232,16 @@ fn on_core<T: Send + 'static>(core: usize, work: impl FnOnce() -> T + Send + 'st
         only.set(core % cores).expect("a core");
         sched_setaffinity(Pid::from_raw(0), &only).expect("to stay on it");
         work()
+    })
+}
+
+/// Sends from this core until the time is over.
+fn send(core: usize, mut stream: TcpStream, end: Instant) -> JoinHandle<()> {
+    on_core(core, move || {
+        let chunk = vec![0; CHUNK];
+        while Instant::now() < end {
+            stream.write_all(&chunk).expect("to write");
+        }
     })
 }
 
@@ -265,10 +269,10 @@ fn any(like: IpAddr) -> IpAddr {
     if like.is_ipv4() { [0u8; 4].into() } else { [0u8; 16].into() }
 }
 
-/// Seconds that all processors were busy since boot (proc_stat(5)): all but idle and waiting for a disk.
+/// Seconds that all cores were busy since boot (proc_stat(5)): all but idle, waiting for a disk, and taken by other machines.
 fn busy() -> f64 {
     let text = fs::read_to_string("/proc/stat").expect("the kernel's accounting");
-    let line = text.lines().next().expect("a line for all processors");
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    let line = text.lines().next().expect("a line for all cores");
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).take(7).filter_map(|n| n.parse().ok()).collect();
     (ticks.iter().sum::<f64>() - ticks[3] - ticks[4]) / TICKS
 }

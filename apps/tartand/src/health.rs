@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tartan_api::verb::PeerHealth;
-use tartan_decide::{Probed, Scope};
+use tartan_decide::{Note, Probed, Scope};
 use tartan_model::{Family, Node, NodeId};
 use tartan_probe::{Health, LaneReport};
 use tartan_store::Lease;
@@ -70,16 +70,36 @@ impl Ring {
     /// What a person should know of peers that are not reached.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let ill = self.probing.engine.ill();
-        let mut texts: Vec<String> = Vec::new();
-        let all = ill.len();
-        for peer in ill.into_iter().take(NAMED) {
-            texts.extend(self.wrongs(&peer).map(|wrong| format!("peer {}: {wrong}", self.peer_name(&peer))));
-        }
-        if all > NAMED {
-            texts.push(format!("and {} more peers: tartan peers", all - NAMED));
-        }
+        let barred = self.notes.keys().filter_map(|scope| match scope {
+            Scope::Peer(peer) if self.bars(peer).is_some() => Some(*peer),
+            _ => None,
+        });
+        let barred: Vec<NodeId> = barred.collect();
+        let mut texts = self.told_of(&ill, |peer| self.wrongs(peer));
+        texts.extend(self.told_of(&barred, |peer| self.bars(peer)));
         texts.extend(self.unheard());
         texts
+    }
+
+    /// What is to be said of each of these peers, by its name as far as they are few.
+    fn told_of(&self, peers: &[NodeId], say: impl Fn(&NodeId) -> Option<String>) -> Vec<String> {
+        let told = peers.iter().take(NAMED).filter_map(|peer| Some((peer, say(peer)?)));
+        let mut texts: Vec<String> =
+            told.map(|(peer, text)| format!("peer {}: {text}", self.peer_name(peer))).collect();
+        if let Some(more @ 1..) = peers.len().checked_sub(NAMED) {
+            texts.push(format!("and {more} more peers: tartan peers"));
+        }
+        texts
+    }
+
+    /// What stands in the way to a peer where a family has none; the same is said once.
+    fn bars(&self, peer: &NodeId) -> Option<String> {
+        let bars = self.notes.get(&Scope::Peer(*peer))?.iter().filter_map(|note| match note {
+            Note::NoPath { path, reason, .. } => Some(format!("{path}: {reason}")),
+            _ => None,
+        });
+        let bars: BTreeSet<String> = bars.collect();
+        (!bars.is_empty()).then(|| format!("no path: {}", bars.into_iter().collect::<Vec<_>>().join("; ")))
     }
 
     /// Why this node cannot be said to be part of its cluster: nobody answers, although agents live that should. Of a

@@ -114,11 +114,12 @@ fn host_gateway_dual_over_ipv6_routed() {
     host_gateway("dual", "ipv6", "routed");
 }
 
+/// Three nodes on two links: n1 and n3, n2 alone.
 #[test]
 fn where_no_allowed_path_works_it_is_said() {
     let lab = Lab::up(
         "t-paths",
-        &[&["--nodes", "2", "--links", "2", "--pods", "0"][..], &set("paths=[direct, vxlan]")].concat(),
+        &[&["--nodes", "3", "--links", "2", "--pods", "0"][..], &set("paths=[direct, vxlan]")].concat(),
     );
     lab.apply("default", "{paths: [direct]}").ok();
     let row = peer(&lab, "n1", "n2");
@@ -127,11 +128,18 @@ fn where_no_allowed_path_works_it_is_said() {
     assert_eq!(row["blocked"], serde_json::json!([{"path": "direct", "reason": reason}]));
     let told = lab.verb("n1", &["status", "-o", "json"]);
     let status = told.json();
+    assert_eq!((told.code, &status["healthy"], &status["peers"]["up"]), (0, &true.into(), &1.into()));
+    assert_eq!(status["warnings"], serde_json::json!([format!("peer n2: no path: direct: {reason}")]));
+    let told = lab.verb("n2", &["status", "-o", "json"]);
+    let status = told.json();
     assert_eq!((told.code, &status["healthy"], &status["peers"]["up"]), (1, &false.into(), &0.into()));
     assert!(
-        status["reasons"].to_string().contains("there is no way to any other node (n2 among them)"),
+        status["reasons"].to_string().contains("there is no way to any other node (n1 among them)"),
         "{status}"
     );
+    lab.apply("default", "{paths: [direct, vxlan]}").ok();
+    lab.wait_until_healthy(&["n1", "n2", "n3"]);
+    assert_eq!(lab.ask("n1", &["status"])["warnings"], serde_json::json!([]));
 }
 
 /// Four nodes on two links: n1 and n3, n2 and n4.

@@ -81,6 +81,17 @@ struct {
 	typed(value, struct usual);
 } usuals SEC(".maps");
 
+// Nodes by the last bits of their addresses, for the same reason, and written as those are. One whose place another has is in
+// `nodes` alone.
+enum { USUAL_NODES = 4096 };
+
+struct {
+	number(type, BPF_MAP_TYPE_ARRAY);
+	number(max_entries, USUAL_NODES);
+	typed(key, __u32);
+	typed(value, struct address);
+} usual_nodes SEC(".maps");
+
 struct {
 	number(type, BPF_MAP_TYPE_HASH);
 	number(map_flags, BPF_F_NO_PREALLOC);
@@ -278,6 +289,21 @@ apart int discovery(struct __sk_buff *skb, const struct source *from, const stru
 	return TC_ACT_UNSPEC;
 }
 
+inlined int is_same(const struct address *one, const struct address *other)
+{
+	return one->family == other->family && one->words[0] == other->words[0] &&
+	       one->words[1] == other->words[1] && one->words[2] == other->words[2] &&
+	       one->words[3] == other->words[3];
+}
+
+inlined int is_node(const struct address *of)
+{
+	// An IPv4 address has one word, the others are zero.
+	__u32 place = be32(of->words[0] + of->words[1] + of->words[2] + of->words[3]) % USUAL_NODES;
+	const struct address *usual = bpf_map_lookup_elem(&usual_nodes, &place);
+	return (usual && likely(is_same(usual, of))) || bpf_map_lookup_elem(&nodes, of);
+}
+
 // Packets to a port that is something, which nodes keep from pods.
 apart int to_kept_port(struct __sk_buff *skb, __u64 reason)
 {
@@ -288,7 +314,7 @@ apart int to_kept_port(struct __sk_buff *skb, __u64 reason)
 	at += ipv4 ? offset(struct iphdr, daddr) : offset(struct ipv6hdr, daddr);
 	if (bpf_dynptr_from_skb(skb, 0, &packet) || bpf_dynptr_read(to.words, ipv4 ? 4 : 16, &packet, at, 0))
 		return refuse(skb, OTHER);
-	return bpf_map_lookup_elem(&nodes, &to) ? refuse(skb, reason) : TC_ACT_UNSPEC;
+	return is_node(&to) ? refuse(skb, reason) : TC_ACT_UNSPEC;
 }
 
 inlined int is_same_mac(const __u8 *one, const __u8 *other)
@@ -417,7 +443,7 @@ SEC("netfilter") int node_ipv4(struct bpf_nf_ctx *ctx)
 	const struct iphdr *ip =
 		bpf_rdonly_cast(skb->head + skb->network_header, kernel_type(struct iphdr));
 	struct address from = { .family = be16(ETH_P_IP), .words = { ip->saddr } };
-	if (likely(bpf_map_lookup_elem(&nodes, &from)))
+	if (likely(is_node(&from)))
 		return NF_ACCEPT;
 	struct bpf_dynptr packet;
 	struct layer layer = {};
@@ -437,7 +463,7 @@ SEC("netfilter") int node_ipv6(struct bpf_nf_ctx *ctx)
 	from.words[1] = ip->saddr.words[1];
 	from.words[2] = ip->saddr.words[2];
 	from.words[3] = ip->saddr.words[3];
-	if (likely(bpf_map_lookup_elem(&nodes, &from)))
+	if (likely(is_node(&from)))
 		return NF_ACCEPT;
 	struct bpf_dynptr packet;
 	struct layer layer = { .protocol = ip->nexthdr, .at = sizeof(*ip) };

@@ -19,7 +19,9 @@ typedef unsigned long long __u64;
 #define offset(type, field) ((__u32)__builtin_offsetof(type, field))
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define be16(x) ((__u16)__builtin_bswap16(x))
+#define be32(x) ((__u32)__builtin_bswap32(x))
 #else
+#define be32(x) ((__u32)(x))
 #define be16(x) ((__u16)(x))
 #endif
 

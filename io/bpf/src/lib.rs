@@ -103,6 +103,7 @@ pub struct Guards {
     at_input: Vec<(&'static str, Link)>,
     sets: Vec<MapHandle>,
     usuals: MapHandle,
+    usual_nodes: MapHandle,
     ports: MapHandle,
     denied: MapHandle,
 }
@@ -146,6 +147,7 @@ impl Guards {
             at_input: Vec::new(),
             sets: Set::ALL.into_iter().map(|set| map(set.name())).collect::<Result<_, _>>()?,
             usuals: map("usuals")?,
+            usual_nodes: map("usual_nodes")?,
             ports: map(PORTS)?,
             denied: map(DENIED)?,
         };
@@ -163,17 +165,16 @@ impl Guards {
     /// # Errors
     /// When a map is full.
     pub fn put(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
-        let Member::Source(_, mac, of) = member else { return self.put_key(member, link, there) };
-        if there {
-            self.put_key(member, link, true)?;
-            // What is not noted there is looked up.
-            if let Err(error) = self.put_usual(link, *mac, *of, true) {
-                tracing::debug!("{of} is not among the usual sources: {error}");
-            }
-            return Ok(());
+        if !there {
+            self.put_usual(member, link, false)?;
+            return self.put_key(member, link, false);
         }
-        self.put_usual(link, *mac, *of, false)?;
-        self.put_key(member, link, false)
+        self.put_key(member, link, true)?;
+        // What is not noted there is looked up.
+        if let Err(error) = self.put_usual(member, link, true) {
+            tracing::debug!("{member:?} is not among the usual ones: {error}");
+        }
+        Ok(())
     }
 
     fn put_key(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
@@ -193,7 +194,26 @@ impl Guards {
         }
     }
 
-    fn put_usual(&self, link: u32, mac: Mac, of: IpAddr, there: bool) -> Result<(), BpfError> {
+    fn put_usual(&self, member: &Member, link: u32, there: bool) -> Result<(), BpfError> {
+        match member {
+            Member::Source(_, mac, of) => self.put_usual_source(link, *mac, *of, there),
+            Member::Node(of) => self.put_usual_node(*of, there),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_usual_node(&self, of: IpAddr, there: bool) -> Result<(), BpfError> {
+        let (key, node) = keys::usual_node(of);
+        let nobody = vec![0; node.len()];
+        let (before, after) = if there { (nobody, node) } else { (node, nobody) };
+        let found = to("read a usual node", self.usual_nodes.lookup(&key, MapFlags::ANY))?;
+        if found.as_ref() != Some(&before) {
+            return Ok(());
+        }
+        to("write a usual node", self.usual_nodes.update(&key, &after, MapFlags::ANY))
+    }
+
+    fn put_usual_source(&self, link: u32, mac: Mac, of: IpAddr, there: bool) -> Result<(), BpfError> {
         let key = keys::usual(link);
         let found = to("read a link's usual sources", self.usuals.lookup(&key, MapFlags::ANY))?;
         let mut usual =

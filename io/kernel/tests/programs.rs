@@ -10,14 +10,14 @@
 mod common;
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use common::{Scratch, create, ifname, on, remove, veth};
 use tartan_host::nftables::TableFamily;
-use tartan_host::{Element, Link, Member, Parts, Row, Ruleset, Step};
+use tartan_host::{Element, Link, Member, Parts, Protocol, Row, Ruleset, Step};
 use tartan_kernel::{Kernel, PROGRAMS, PacketSocket, Rtnl, netns};
 use tartan_model::Mac;
 
@@ -178,6 +178,67 @@ fn what_is_a_source_passes_as_long_as_it_is_one() {
         assert_eq!(refused(&mut kernel, &own[1..]), 0);
         assert_eq!(kernel.apply(&[remove(source("fd00::2")), create(source("10.1.0.2"))]), [Ok(()), Ok(())]);
         assert_eq!(refused(&mut kernel, &own), 1);
+    });
+}
+
+#[test]
+fn what_is_a_node_reaches_a_tunnel_as_long_as_it_is_one() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let member = |member| Row::Element(Element { table: TableFamily::Inet, member });
+        let node = |address: &str| member(Member::Node(address.parse().unwrap()));
+        let tunnel = member(Member::Tunnel(Protocol::Udp, 9999));
+        assert_eq!(kernel.apply(&[create(ruleset()), create(tunnel)]), [Ok(()), Ok(())]);
+        let outside = Scratch::new();
+        let peer = ["peer", "name", "eth0", "netns", &outside.name];
+        on(scratch, &[&["ip", "link", "add", "out0", "type", "veth"], &peer[..]].concat());
+        // Of each family three of which two have the same place in the array, and one is nearly another.
+        let [one, same, near] = ["192.0.2.1", "192.0.18.1", "192.1.2.1"];
+        let [one6, same6, near6] = ["fd00::201", "fd00::1:201", "fd00::1:0:0:201"];
+        let all = [one, same, near, one6, same6, near6];
+        for (at, link, addresses) in
+            [(scratch, "out0", &["10.1.0.9", "fd00::9"][..]), (&outside, "eth0", &all)]
+        {
+            for address in addresses {
+                on(at, &["ip", "address", "add", address, "dev", link, "nodad"]);
+            }
+            on(at, &["ip", "link", "set", link, "up"]);
+        }
+        for (at, link) in [(scratch, "out0"), (&outside, "eth0")] {
+            on(at, &["ip", "route", "add", "default", "dev", link]);
+            on(at, &["ip", "-6", "route", "add", "default", "dev", link]);
+        }
+        let arrive = || {
+            let arrives = |from: &&str| {
+                let from: IpAddr = from.parse().unwrap();
+                let to: IpAddr = if from.is_ipv4() { "10.1.0.9" } else { "fd00::9" }.parse().unwrap();
+                let receiver = UdpSocket::bind((to, 9999)).unwrap();
+                receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                let sender = netns::run_in(outside.fd(), || UdpSocket::bind((from, 0))).unwrap().unwrap();
+                sender.send_to(&[1], (to, 9999)).unwrap();
+                receiver.recv(&mut [0]).is_ok()
+            };
+            all.into_iter().filter(|from| arrives(from)).collect::<Vec<_>>()
+        };
+        assert_eq!(arrive(), [""; 0]);
+        let [add, take]: [fn(Row) -> Step; 2] = [create, remove];
+        for (step, address, expected) in [
+            (add, one, &[one][..]),
+            (add, one6, &[one, one6]),
+            (add, same, &[one, same, one6]),
+            (add, same6, &[one, same, one6, same6]),
+            (take, one, &[same, one6, same6]),
+            (take, one6, &[same, same6]),
+            (add, near, &[same, near, same6]),
+            (add, near6, &[same, near, same6, near6]),
+            (take, same6, &[same, near, near6]),
+            (take, same, &[near, near6]),
+        ] {
+            assert_eq!(kernel.apply(&[step(node(address))]), [Ok(())]);
+            assert_eq!(arrive(), expected, "{address}");
+        }
+        assert_eq!(kernel.denied().unwrap().len(), 1);
     });
 }
 

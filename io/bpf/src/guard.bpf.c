@@ -81,8 +81,8 @@ struct {
 	typed(value, struct usual);
 } usuals SEC(".maps");
 
-// Nodes by the last bits of their addresses, for the same reason, and written as those are. One whose place another has is in
-// `nodes` alone.
+// Nodes by the last bits of their addresses, for the same reason. One whose place another has is in `nodes` alone. A place goes
+// from one to another by way of zero, so that for a moment all that may stand there wrongly is a node's address with zeros in it.
 enum { USUAL_NODES = 4096 };
 
 struct {
@@ -298,8 +298,9 @@ inlined int is_same(const struct address *one, const struct address *other)
 
 inlined int is_node(const struct address *of)
 {
-	// An IPv4 address has one word, the others are zero.
-	__u32 place = be32(of->words[0] + of->words[1] + of->words[2] + of->words[3]) % USUAL_NODES;
+	// An IPv4 address has one word, the others are zero. The families are apart: dual-stack nodes are often numbered alike.
+	__u32 words = of->words[0] + of->words[1] + of->words[2] + of->words[3];
+	__u32 place = (be32(words) + of->family) % USUAL_NODES;
 	const struct address *usual = bpf_map_lookup_elem(&usual_nodes, &place);
 	return (usual && likely(is_same(usual, of))) || bpf_map_lookup_elem(&nodes, of);
 }

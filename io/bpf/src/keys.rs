@@ -72,17 +72,14 @@ pub(crate) fn usual(link: u32) -> [u8; 4] {
     (link % USUALS).to_ne_bytes()
 }
 
-/// What is kept of a node among the usual ones, and where. What is all zero is nobody.
+/// Where a node is kept among the usual ones, and as what. What is all zero is nobody.
 pub(crate) fn usual_node(of: IpAddr) -> ([u8; 4], Vec<u8>) {
     const USUAL_NODES: u32 = 4096;
-    let octets = match of {
-        IpAddr::V4(v4) => [v4.octets(), [0; 4], [0; 4], [0; 4]].concat(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    // Words as the processor has them, which carry from other ends on other processors.
-    let words = octets.chunks_exact(4).filter_map(|word| word.try_into().ok()).map(u32::from_ne_bytes);
-    let sum = words.fold(0, u32::wrapping_add);
-    ((u32::from_be(sum) % USUAL_NODES).to_ne_bytes(), address(of))
+    let node = address(of);
+    let mut words = node.chunks_exact(4).filter_map(|word| word.try_into().ok()).map(u32::from_ne_bytes);
+    let family = words.next().unwrap_or_default();
+    let place = u32::from_be(words.fold(0, u32::wrapping_add)).wrapping_add(family) % USUAL_NODES;
+    (place.to_ne_bytes(), node)
 }
 
 /// One source of each family that a link has, from one MAC address (`struct usual`).
@@ -229,10 +226,17 @@ mod tests {
     #[test]
     fn a_node_has_its_place_by_its_last_bits() {
         let place = |of: &str| u32::from_ne_bytes(usual_node(of.parse().unwrap()).0);
-        assert_eq!((place("192.0.2.1"), place("fd00::2:201")), (0x201, 0x201));
-        assert_eq!(place("192.0.18.1"), place("192.0.2.1"));
-        assert!(place("192.0.2.1") != place("192.0.2.2") && place("fd00::1") != place("fd00::2"));
-        assert!(place("fd00:0:0:1::1") != place("fd00:0:0:2::1"));
+        for alike in [["192.0.2.1", "192.0.18.1"], ["fd00::201", "fd00::2:201"]] {
+            assert_eq!(place(alike[0]), place(alike[1]), "{alike:?}");
+        }
+        for apart in [
+            ["192.0.2.1", "192.0.2.2"],
+            ["fd00::1", "fd00::2"],
+            ["fd00:0:0:1::1", "fd00:0:0:2::1"],
+            ["10.1.0.2", "fd00::2"],
+        ] {
+            assert_ne!(place(apart[0]), place(apart[1]), "{apart:?}");
+        }
         assert!(place("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff") < 4096);
         assert_eq!(usual_node("10.1.0.2".parse().unwrap()).1, address("10.1.0.2".parse().unwrap()));
     }

@@ -152,13 +152,15 @@ impl Way {
         let receiving = on_core(RECEIVER, move || {
             let (mut received, mut last) = (0, start);
             let mut buffer = [0; SMALL];
-            while last.elapsed() < LAST {
+            loop {
+                let late = last.elapsed() > LAST;
                 if receiver.recv(&mut buffer).is_ok() {
                     received += 1;
                     last = Instant::now();
+                } else if late {
+                    return (received, last);
                 }
             }
-            (received, last)
         });
         sending.join().expect("a sender");
         let (received, last) = receiving.join().expect("a receiver");

@@ -21,8 +21,8 @@ typedef unsigned long long __u64;
 #define be16(x) ((__u16)__builtin_bswap16(x))
 #define be32(x) ((__u32)__builtin_bswap32(x))
 #else
-#define be32(x) ((__u32)(x))
 #define be16(x) ((__u16)(x))
+#define be32(x) ((__u32)(x))
 #endif
 
 // Maps, as libbpf reads them (Documentation/bpf/maps.rst).

@@ -121,15 +121,17 @@ impl Ring {
         ))
     }
 
-    /// The first of the nodes whose agents live, if something stands in the way to each of them.
+    /// The first by name of the nodes whose agents live, if something stands in the way to each of them.
     fn first_without_way(&self, leases: Option<&[Lease]>) -> Option<String> {
-        let mut living = self.world.peers().filter(|peer| is_alive(leases, &peer.id)).peekable();
-        let first = self.peer_name(&living.peek()?.id);
+        let living = || self.world.peers().filter(|peer| is_alive(leases, &peer.id));
         let is_barred = |peer: &Node| {
             let has_way = self.ways.get(&peer.id).is_some_and(|(way, _)| way.is_some());
             !has_way && self.notes.contains_key(&Scope::Peer(peer.id))
         };
-        living.all(is_barred).then_some(first)
+        if !living().all(is_barred) {
+            return None;
+        }
+        living().map(|peer| &peer.name).min().map(ToString::to_string)
     }
 }
 

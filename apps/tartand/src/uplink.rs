@@ -1,9 +1,7 @@
 //! The interface to the other nodes, as the configuration names it.
 
-use std::net::IpAddr;
-
 use tartan_decide::Fact;
-use tartan_model::{NoUplink, Uplink};
+use tartan_model::Uplink;
 
 use crate::ring::Ring;
 
@@ -11,9 +9,8 @@ impl Ring {
     /// Looks which interface it is now.
     pub(crate) fn look_at_uplink(&mut self) {
         let choice = self.interface.clone();
-        match self.loop_.kernel().uplink(&choice) {
+        match self.loop_.kernel().uplink(&choice, self.address) {
             Ok(uplink) => {
-                let uplink = uplink.and_then(|uplink| narrow(uplink, self.address));
                 let public_addresses = self.public_addresses.clone();
                 let uplink = uplink.map(|uplink| Uplink { public_addresses, ..uplink });
                 self.learn(Fact::Uplink(uplink));
@@ -24,15 +21,4 @@ impl Ring {
             }
         }
     }
-}
-
-/// The uplink with only the address that the configuration names.
-fn narrow(mut uplink: Uplink, address: Option<IpAddr>) -> Result<Uplink, NoUplink> {
-    if let Some(address) = address {
-        uplink.addresses.retain(|candidate| candidate.address() == address);
-        if uplink.addresses.is_empty() {
-            return Err(NoUplink::OtherAddress { link: uplink.name, address });
-        }
-    }
-    Ok(uplink)
 }

@@ -17,11 +17,15 @@ use crate::{KernelError, Request, Rtnl, message, sysctl, tables};
 
 impl Kernel {
     /// Looks for the uplink; or tells why no link is as chosen. From then on changes that the choice depends on are told
-    /// of ([`crate::Notices::underlay`]).
+    /// of ([`crate::Notices::underlay`]). With `only`, nothing but this address of the link is taken.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn uplink(&mut self, choice: &UplinkChoice) -> Result<Result<Uplink, NoUplink>, KernelError> {
+    pub fn uplink(
+        &mut self,
+        choice: &UplinkChoice,
+        only: Option<IpAddr>,
+    ) -> Result<Result<Uplink, NoUplink>, KernelError> {
         self.sought = match choice {
             UplinkChoice::Reaching(address) => Some(*address),
             _ => None,
@@ -41,7 +45,7 @@ impl Kernel {
                 self.lookup(*address).and_then(|route| view.reaching(*address, &route))
             }
         };
-        let found = found.and_then(|found| view.uplink(&found));
+        let found = found.and_then(|found| view.uplink(&found, only));
         Ok(found.map(|uplink| Uplink {
             accepts_routers: uplink.accepts_routers || self.accepts_routers(&uplink.name),
             is_strict: self.is_strict(&uplink.name),
@@ -204,19 +208,28 @@ impl View {
         self.addresses.iter().filter(move |one| one.link == link && range.contains(one.address.address()))
     }
 
-    fn uplink(&self, found: &Found) -> Result<Uplink, NoUplink> {
+    fn uplink(&self, found: &Found, only: Option<IpAddr>) -> Result<Uplink, NoUplink> {
         // The kernel has no smaller links that carry IP than RFC 791 says.
         let unseen = || NoUplink::Unseen;
         let link = self.link(found.link).ok_or_else(unseen)?;
         let advertised = |route: &DefaultRoute| {
             route.link == link.index && route.family == Family::Ipv6 && route.advertised
         };
-        let addresses: Vec<InterfaceAddress> = Family::ALL
-            .iter()
-            .filter_map(|family| self.best(link.index, *family, found.range.as_ref()))
-            .collect();
+        let addresses: Vec<InterfaceAddress> = match only {
+            Some(address) => {
+                self.in_range(link.index, &Cidr::host(address)).map(|one| one.address).take(1).collect()
+            }
+            None => Family::ALL
+                .iter()
+                .filter_map(|family| self.best(link.index, *family, found.range.as_ref()))
+                .collect(),
+        };
         if addresses.is_empty() {
-            return Err(NoUplink::NoAddress(link.name.clone()));
+            let link = link.name.clone();
+            return Err(match only {
+                Some(address) => NoUplink::OtherAddress { link, address },
+                None => NoUplink::NoAddress(link),
+            });
         }
         Ok(Uplink {
             name: link.name.clone(),

@@ -38,7 +38,7 @@ fn network() -> Network {
         ("up1", "2001:db8:1::9/64"),
         ("up1", "2001:db8:1::1/64"),
     ] {
-        rtnl.add_address(&ifname(name), address.parse().unwrap()).unwrap();
+        rtnl.add_address(&ifname(name), address.parse().unwrap(), None).unwrap();
     }
     Network { node, _wire: wire, rtnl }
 }
@@ -62,14 +62,14 @@ fn default_routes_of_another_namespace_are_seen_whoever_made_them() {
 }
 
 fn chosen(network: &Network, choice: &UplinkChoice) -> Option<(String, u32, Vec<String>, bool)> {
-    let uplink = network.node.kernel().uplink(choice).unwrap().ok()?;
+    let uplink = network.node.kernel().uplink(choice, None).unwrap().ok()?;
     let addresses = uplink.addresses.iter().map(ToString::to_string).collect();
     Some((uplink.name.to_string(), uplink.mtu.into(), addresses, uplink.accepts_routers))
 }
 
 /// Why none is as chosen.
 fn why(network: &Network, choice: &str) -> NoUplink {
-    network.node.kernel().uplink(&choice.parse().unwrap()).unwrap().unwrap_err()
+    network.node.kernel().uplink(&choice.parse().unwrap(), None).unwrap().unwrap_err()
 }
 
 fn some(
@@ -125,6 +125,28 @@ fn by_name_and_by_range() {
 }
 
 #[test]
+fn only_the_address_that_is_named() {
+    let network = network();
+    let mut kernel = network.node.kernel();
+    let mut chosen = |choice: &str, address: &str| {
+        kernel.uplink(&choice.parse().unwrap(), Some(address.parse().unwrap())).unwrap()
+    };
+    // Also where another of its family would be the best.
+    for (choice, address, expected) in [
+        ("up0", "192.0.2.7", "192.0.2.7/24"),
+        ("up*", "192.0.2.7", "192.0.2.7/24"),
+        ("192.0.2.0/24", "192.0.2.7", "192.0.2.7/24"),
+        ("can-reach=192.0.2.99", "192.0.2.7", "192.0.2.7/24"),
+        ("up0", "2001:db8::1", "2001:db8::1/64"),
+    ] {
+        let addresses = chosen(choice, address).unwrap().addresses;
+        assert_eq!(addresses, [expected.parse().unwrap()], "{choice} {address}");
+    }
+    let (link, address) = (ifname("up1"), "192.0.2.7".parse().unwrap());
+    assert_eq!(chosen("up1", "192.0.2.7"), Err(NoUplink::OtherAddress { link, address }));
+}
+
+#[test]
 fn never_a_link_of_ours() {
     let mut network = network();
     let mut kernel = network.node.kernel();
@@ -168,13 +190,13 @@ fn where_an_address_is_reached() {
     assert_eq!(why(&network, "can-reach=192.0.2.7"), NoUplink::Own("192.0.2.7".parse().unwrap()));
     // Whoever chose so is told when a route to there comes, and not of others.
     let mut kernel = network.node.kernel();
-    assert!(kernel.uplink(&far.parse().unwrap()).unwrap().is_err());
+    assert!(kernel.uplink(&far.parse().unwrap(), None).unwrap().is_err());
     kernel.read(&[]).unwrap();
-    network.rtnl.add_route(Some("203.0.114.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
+    network.rtnl.add_route(Some("203.0.114.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap(), None).unwrap();
     assert!(!kernel.notices().underlay);
-    network.rtnl.add_route(Some("203.0.113.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
+    network.rtnl.add_route(Some("203.0.113.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap(), None).unwrap();
     assert!(kernel.notices().underlay);
-    assert_eq!(kernel.uplink(&far.parse().unwrap()).unwrap().unwrap().name, ifname("up1"));
+    assert_eq!(kernel.uplink(&far.parse().unwrap(), None).unwrap().unwrap().name, ifname("up1"));
 }
 
 #[test]

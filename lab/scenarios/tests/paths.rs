@@ -399,6 +399,11 @@ fn the_uplink_is_chosen_by_every_way_to_name_it() {
     let after = (lab.ask("n1", &["status"])["id"].clone(), peer(&lab, "n2", "n1")["blocks"].clone());
     assert_eq!(after, before);
     lab.assert_full(2, &[]);
+    // Of two addresses in one network the second, which by itself is never the one.
+    lab.on_node("n1", &["ip", "address", "add", "172.30.0.99/16", "dev", "eth0"]);
+    lab.configure("n1", "address = \"172.30.0.99\"");
+    wait_until("the peer sends to it", SOON, || peer(&lab, "n2", "n1")["address"] == "172.30.0.99");
+    lab.assert_full(2, &[]);
 }
 
 #[test]

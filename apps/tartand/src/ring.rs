@@ -49,6 +49,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long no pod came or went before the guards of those that are there are made to cost less.
+const QUIET: Duration = Duration::from_secs(1);
+/// How far apart that is done for one and another: whoever changes a link meanwhile waits.
+const APART: Duration = Duration::from_millis(100);
 /// How often the kernel is read anew although it told nothing: the net below its notifications.
 const READ_ANEW: Duration = Duration::from_secs(600);
 
@@ -110,6 +114,7 @@ pub(crate) struct Ring {
     pub(crate) waits: BTreeMap<String, Instant>,
     pub(crate) sweep_at: Option<Instant>,
     pub(crate) retry_at: Option<Instant>,
+    pub(crate) lighten_at: Option<Instant>,
     pub(crate) read_at: Instant,
     /// Probes of the ways to peers.
     pub(crate) probing: Probing,
@@ -189,6 +194,7 @@ impl Ring {
             waits: BTreeMap::new(),
             sweep_at: None,
             retry_at: None,
+            lighten_at: None,
             read_at: Instant::now() + READ_ANEW,
             probing: Probing::new(config.probes),
             metrics,
@@ -244,10 +250,12 @@ impl Ring {
         self.swollen |= batch.asks.iter().any(Ask::is_for_a_plan);
         if batch.asks.iter().any(Ask::is_about_the_kernel) {
             self.loop_.look_at_settings();
+            self.loop_.kernel().look_at_guards();
             self.look_at_firewalls(batch.asks.iter().any(Ask::is_by_a_person));
             self.look_at_records();
         }
         let adding = self.begin_adds();
+        let is_quiet = adding.is_empty() && self.waiting.is_empty() && batch.deleting.is_empty();
         let sweep = self.due();
         self.keep_again();
         self.decide();
@@ -264,6 +272,7 @@ impl Ring {
         }
         self.answer_waits();
         self.go_on_leaving();
+        self.lighten_guards(is_quiet);
         self.set_timers();
         if std::mem::take(&mut self.swollen) {
             give_back_memory();
@@ -551,6 +560,19 @@ impl Ring {
         self.waits = waits;
         for wait in done.into_keys() {
             self.cluster.write(Write::Heard(wait, Heard { reasons: reasons.clone() }));
+        }
+    }
+
+    /// Once it is quiet, one after the other.
+    fn lighten_guards(&mut self, is_quiet: bool) {
+        let now = Instant::now();
+        let is_due = is_quiet && self.lighten_at.is_some_and(|at| now >= at);
+        if is_due {
+            self.loop_.kernel().lighten_guard();
+        }
+        if is_due || !is_quiet || self.lighten_at.is_none() {
+            let until = if is_due { APART } else { QUIET };
+            self.lighten_at = self.loop_.kernel_ref().has_heavy_guards().then(|| now + until);
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
 // The guards of routed pods as programs: the same checks as the rules of table inet in core/host/src/guards.rs, which
-// says why each is made. `pod` sees what comes in by a pod's link, the other two what is for this node.
+// says why each is made. `tartan_pod` sees what comes in by a pod's link, the other two what is for this node.
 
 #include "kernel.h"
 
@@ -347,7 +347,7 @@ inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
 	return 1;
 }
 
-SEC("tc") int pod(struct __sk_buff *skb)
+SEC("tc") int tartan_pod(struct __sk_buff *skb)
 {
 	struct source from = { .frame.link = skb->ifindex };
 	struct layer layer = {};

@@ -1,10 +1,15 @@
 //! The guards of routed pods as BPF programs: loaded, filled with what they go by, attached, and found again.
 //!
 //! They check what the rules of table inet check (`core/host/src/guards.rs`), at less cost for each packet. What pods send is
-//! seen by a classifier at each pod's link (tc-bpf(8)), what is for the node by programs at netfilter's hook `input`. Pins in
-//! a folder of a BPF file system keep the latter while there is no agent; classifiers live as long as their link.
+//! seen by a program at each pod's link, what is for the node by programs at netfilter's hook `input`. Pins in a folder of a
+//! BPF file system keep the latter while there is no agent; the former live as long as their link.
+//!
+//! At a pod's link there are two places for it. A classifier (tc-bpf(8)) is there at once. tcx (Linux 6.6) costs packets less,
+//! but whoever puts a program there waits for RCU, and with him everybody who changes a link.
 
 mod keys;
+#[allow(unsafe_code, reason = "system calls that no library wraps")]
+mod tcx;
 
 use std::fs;
 use std::io;
@@ -42,6 +47,8 @@ const PORTS: &str = ".data.ports";
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where a classifier is among those of a link: the first.
 const FIRST: u32 = 1;
+/// What the program at pods' links is called, also that of an agent before.
+const AT_LINKS: &str = "tartan_pod";
 
 /// Why the programs cannot guard.
 #[derive(Debug, Error)]
@@ -97,8 +104,8 @@ pub struct Denied {
 pub struct Guards {
     folder: PathBuf,
     /// At the links of pods.
-    classifier: OwnedFd,
-    classifier_id: u32,
+    at_links: OwnedFd,
+    at_links_id: u32,
     /// At the hook of the node. They end with this process unless they are pinned.
     at_input: Vec<(&'static str, Link)>,
     sets: Vec<MapHandle>,
@@ -135,15 +142,14 @@ impl Guards {
         let program = |name: &'static str| {
             object.progs().find(|program| program.name() == name).ok_or(BpfError::Missing(name))
         };
-        let classifier = program("pod")?;
+        let at_links = program(AT_LINKS)?;
         let keep = |program: &Program<'_>| program.as_fd().try_clone_to_owned();
-        let kept = keep(&classifier).map_err(libbpf_rs::Error::from);
-        let kept = to("keep a program", kept)?;
-        let classifier_id = to("tell a program", Program::id_from_fd(kept.as_fd()))?;
+        let at_links = to("keep a program", keep(&at_links).map_err(libbpf_rs::Error::from))?;
+        let at_links_id = to("tell a program", Program::id_from_fd(at_links.as_fd()))?;
         let mut guards = Guards {
             folder: folder.into(),
-            classifier: kept,
-            classifier_id,
+            at_links,
+            at_links_id,
             at_input: Vec::new(),
             sets: Set::ALL.into_iter().map(|set| map(set.name())).collect::<Result<_, _>>()?,
             usuals: map("usuals")?,
@@ -236,22 +242,57 @@ impl Guards {
         to("write the ports", self.ports.update(&key, &ports, MapFlags::ANY))
     }
 
-    /// Has the program judge what comes in by a pod's link, before other classifiers of the ingress qdisc that it must have
-    /// (libbpf would make one of `clsact`).
+    /// Has the program judge what comes in by a pod's link, at once: at tcx where it or that of an agent before is, else as the
+    /// first classifier of the ingress qdisc that the link must have (libbpf would make one of `clsact`).
     ///
     /// # Errors
     /// When the kernel refuses, also because the link is gone.
     pub fn guard(&self, link: u32) -> Result<(), BpfError> {
-        to("put a pod's guard in its place", self.hook(link).attach()).map(|_| ())
+        if self.is_light(link) || former(link).any(|program| self.replace(link, &program)) {
+            self.end_classifier(link);
+            return Ok(());
+        }
+        to("put a pod's guard in its place", self.hook(link).attach()).map(drop)
     }
 
-    /// Whether the program is where [`Guards::guard`] put it.
+    fn replace(&self, link: u32, before: &OwnedFd) -> bool {
+        let replaced = tcx::replace(self.at_links.as_fd(), link, before.as_fd());
+        replaced.inspect_err(|error| tracing::debug!("link {link}: {error}")).is_ok()
+    }
+
+    /// Moves the program of a pod's link from the classifier to tcx. Whoever changes a link waits meanwhile, some 10 ms.
+    ///
+    /// # Errors
+    /// When the kernel refuses, also because the link is gone, or because there is no tcx. Then the classifier stays.
+    pub fn lighten(&self, link: u32) -> Result<(), BpfError> {
+        let put = tcx::put_first(self.at_links.as_fd(), link).map_err(libbpf_rs::Error::from);
+        to("put a pod's guard at tcx", put)?;
+        self.end_classifier(link);
+        Ok(())
+    }
+
+    /// Ends that of whatever agent. An ingress qdisc without filters costs packets nothing; were it to go, packets to the pod
+    /// would be lost for a moment (net/sched/sch_api.c, `qdisc_graft`).
+    fn end_classifier(&self, link: u32) {
+        let mut hook = self.hook(link);
+        let program = hook.query().and_then(Program::fd_from_id);
+        if program.is_ok_and(|program| tcx::is_called(program.as_fd(), AT_LINKS)) {
+            let _ = hook.detach();
+        }
+    }
+
+    /// Whether the program is where [`Guards::guard`] or [`Guards::lighten`] put it.
     pub fn is_guarded(&self, link: u32) -> bool {
-        self.hook(link).query().is_ok_and(|found| found == self.classifier_id)
+        self.is_light(link) || self.hook(link).query().is_ok_and(|found| found == self.at_links_id)
+    }
+
+    /// Whether the program is where [`Guards::lighten`] put it.
+    pub fn is_light(&self, link: u32) -> bool {
+        tcx::at(link).is_ok_and(|found| found.contains(&self.at_links_id))
     }
 
     fn hook(&self, link: u32) -> TcHook {
-        let mut builder = TcHookBuilder::new(self.classifier.as_fd());
+        let mut builder = TcHookBuilder::new(self.at_links.as_fd());
         builder.ifindex(link.cast_signed()).replace(true).handle(FIRST).priority(FIRST);
         builder.hook(TC_INGRESS)
     }
@@ -370,7 +411,7 @@ pub fn is_kept(folder: &Path) -> bool {
     folder.is_dir()
 }
 
-/// Ends the programs at the node's hook that are kept in a folder, and the folder. Classifiers stay as long as their links.
+/// Ends the programs at the node's hook that are kept in a folder, and the folder. Those at pods' links stay as long as these.
 ///
 /// # Errors
 /// When the folder cannot be unmounted.
@@ -387,8 +428,11 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes the classifier of whatever agent from a pod's link, where rules guard it.
+/// Takes the program of whatever agent from a pod's link, where rules guard it.
 pub fn unguard(link: u32) {
+    for program in former(link) {
+        let _ = tcx::take(program.as_fd(), link);
+    }
     let Ok(nothing) = fs::File::open("/dev/null") else { return };
     let mut builder = TcHookBuilder::new(nothing.as_fd());
     builder.ifindex(link.cast_signed()).handle(FIRST).priority(FIRST);
@@ -396,4 +440,11 @@ pub fn unguard(link: u32) {
     if hook.query().is_ok() {
         let _ = hook.detach();
     }
+}
+
+/// The programs of ours, of whatever agent, that are at tcx of a link.
+fn former(link: u32) -> impl Iterator<Item = OwnedFd> {
+    let found = tcx::at(link).unwrap_or_default().into_iter();
+    let programs = found.filter_map(|id| Program::fd_from_id(id).ok());
+    programs.filter(|program| tcx::is_called(program.as_fd(), AT_LINKS))
 }

@@ -26,6 +26,8 @@ pub(crate) struct Programs {
     known: BTreeMap<Option<IfName>, BTreeSet<Member>>,
     /// Links that are guarded, and their indexes.
     links: BTreeMap<IfName, u32>,
+    /// Those of them, by index, whose guard could cost packets less; None where the kernel has no place for that.
+    heavy: Option<BTreeSet<u32>>,
     /// Whether those of the agent before are gone.
     alone: bool,
 }
@@ -70,11 +72,23 @@ impl Programs {
         self.guards.guard(index).inspect_err(|_| {
             // It may have one already.
             tracing::warn!("an ingress qdisc for {link}: {given:?}");
-        })
+        })?;
+        if let Some(heavy) = self.heavy.as_mut().filter(|_| !self.guards.is_light(index)) {
+            heavy.insert(index);
+        }
+        Ok(())
+    }
+
+    /// Whether a link is guarded, and was not another before: its program comes along.
+    fn is_guarded(&self, link: &IfName, index: u32) -> bool {
+        self.links.get(link) == Some(&index) && self.guards.is_guarded(index)
     }
 
     /// Lets go of a link that is gone.
     fn forget(&mut self, index: u32) {
+        if let Some(heavy) = &mut self.heavy {
+            heavy.remove(&index);
+        }
         let gone = self.links.extract_if(.., |_, known| *known == index);
         for (link, _) in gone.collect::<Vec<_>>() {
             for member in self.known.get(&Some(link)).into_iter().flatten() {
@@ -105,7 +119,7 @@ impl Programs {
             self.put(member, true)?;
         }
         for (link, index) in links {
-            if self.links.get(link) == Some(index) && self.guards.is_guarded(*index) {
+            if self.is_guarded(link, *index) {
                 continue;
             }
             match self.guard(requests, link, *index) {
@@ -131,8 +145,8 @@ impl Kernel {
         let Some(filter) = &mut self.filter else { return Err(BpfError::Missing("rules beside them")) };
         let guards = Guards::load(&folder)?;
         filter.ruleset.leave_to_programs(true);
-        let (known, links) = (BTreeMap::new(), BTreeMap::new());
-        self.programs = Some(Programs { guards, folder, known, links, alone: false });
+        let (known, links, heavy) = (BTreeMap::new(), BTreeMap::new(), Some(BTreeSet::new()));
+        self.programs = Some(Programs { guards, folder, known, links, heavy, alone: false });
         Ok(())
     }
 
@@ -151,6 +165,31 @@ impl Kernel {
         self.programs.is_some()
     }
 
+    /// Whether guards could cost packets less: [`Kernel::lighten_guard`].
+    pub fn has_heavy_guards(&self) -> bool {
+        let heavy = self.programs.as_ref().and_then(|programs| programs.heavy.as_ref());
+        heavy.is_some_and(|heavy| !heavy.is_empty())
+    }
+
+    /// Has the guard of one link cost packets less. Whoever changes links meanwhile waits some 10 ms.
+    pub fn lighten_guard(&mut self) {
+        let Some(programs) = &mut self.programs else { return };
+        let Some(index) = programs.heavy.as_mut().and_then(BTreeSet::pop_first) else { return };
+        if let Err(error) = programs.guards.lighten(index)
+            && self.links.name(index).is_some_and(|link| !is_gone(link, index))
+        {
+            tracing::info!("guards stay where they are: {}", explain(error));
+            programs.heavy = None;
+        }
+    }
+
+    /// Guards links of ours again where somebody may have taken the program away and the kernel tells nobody.
+    pub fn look_at_guards(&mut self) {
+        let Some(programs) = &self.programs else { return };
+        let guarded = programs.links.values().copied().collect();
+        self.guard_again(&guarded);
+    }
+
     /// Guards links of ours where somebody took the program away, or that somebody brought.
     pub(crate) fn guard_again(&mut self, indexes: &BTreeSet<u32>) {
         let Some(programs) = &mut self.programs else { return };
@@ -161,7 +200,7 @@ impl Kernel {
             let Some(link) = self.links.ours(*index).filter(|link| is_of_pod(link.as_str())) else {
                 continue;
             };
-            if programs.guards.is_guarded(*index) {
+            if programs.is_guarded(link, *index) {
                 continue;
             }
             match programs.guard(&mut self.requests, link, *index) {

@@ -47,10 +47,16 @@ impl Folder {
     fn map(&self, name: &str) -> MapHandle {
         let pin = self.0.path().join(PROGRAMS).join(&self.pins()[0]);
         let program = libbpf_rs::Link::open(pin).unwrap().info().unwrap().prog_id;
-        let with_maps = ProgInfoQueryOptions::default().include_map_ids(true);
-        let found = ProgInfoIter::with_query_opts(with_maps).find(|info| info.id == program).unwrap();
+        let found = loaded().find(|info| info.id == program).unwrap();
         let mut maps = found.map_ids.into_iter().map(|id| MapHandle::from_map_id(id).unwrap());
         maps.find(|map| map.name() == name).unwrap()
+    }
+
+    /// The number of the program at pods' links that goes by the same map.
+    fn at_links(&self) -> u32 {
+        let nodes = self.map("nodes").info().unwrap().info.id;
+        let mut all = loaded().filter(|info| info.map_ids.contains(&nodes));
+        all.find(|info| info.name.to_str() == Some("tartan_pod")).unwrap().id
     }
 
     /// An agent's hand, in the namespace of the calling thread.
@@ -67,7 +73,12 @@ impl Drop for Folder {
     }
 }
 
-/// The number of the program that guards the pod's link.
+/// All programs that are loaded, with their maps.
+fn loaded() -> ProgInfoIter {
+    ProgInfoIter::with_query_opts(ProgInfoQueryOptions::default().include_map_ids(true))
+}
+
+/// The number of the program that guards the pod's link as a classifier.
 fn classifier(scratch: &Scratch) -> Option<String> {
     let filters = on(scratch, &["tc", "filter", "show", "dev", LINK, "ingress"]);
     let id = filters.split(" id ").nth(1)?;
@@ -149,6 +160,84 @@ fn a_link_is_up_only_with_its_program_and_gets_it_back() {
     });
 }
 
+/// The number of the link.
+fn index(scratch: &Scratch) -> u32 {
+    on(scratch, &["cat", &format!("/sys/class/net/{LINK}/ifindex")]).trim().parse().unwrap()
+}
+
+/// What the pod sends: from an address of its own, and from another's.
+struct Sender(PacketSocket);
+
+impl Sender {
+    fn new(pod: &OwnedFd) -> Sender {
+        // What it sends by itself would be counted too.
+        let silent = || fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        netns::run_in(pod.as_fd(), silent).unwrap().unwrap();
+        let end = ifname("eth0");
+        Rtnl::open_in(pod.as_fd()).unwrap().set_up(&end).unwrap();
+        Sender(PacketSocket::open_in(pod.as_fd(), &end).unwrap())
+    }
+
+    /// How many of these are refused.
+    fn refused(&self, kernel: &mut Kernel, frames: &[([u8; 6], &str)]) -> u64 {
+        let sum = |kernel: &mut Kernel| kernel.denied().unwrap().iter().map(|d| d.packets).sum::<u64>();
+        let before = sum(kernel);
+        frames.iter().for_each(|(mac, from)| self.0.send(&datagram(*mac, from)).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        sum(kernel) - before
+    }
+
+    /// Whether exactly what is not its own is refused, and counted once.
+    fn is_guarded(&self, kernel: &mut Kernel) -> bool {
+        self.refused(kernel, &[(MAC, "10.1.0.2")]) == 0 && self.refused(kernel, &[(MAC, "10.1.0.9")]) == 1
+    }
+}
+
+#[test]
+fn a_guard_is_moved_to_where_it_costs_less_and_stays_one() {
+    within(|scratch, folder| {
+        let mut kernel = folder.hand(scratch);
+        kernel.read(&[]).unwrap();
+        let (inside, steps) = pod(&mut kernel, scratch);
+        kernel.apply(&steps);
+        let pod = Sender::new(&inside);
+        assert!(kernel.has_heavy_guards() && classifier(scratch).is_some());
+        kernel.lighten_guard();
+        assert!(!kernel.has_heavy_guards() && classifier(scratch).is_none());
+        assert!(pod.is_guarded(&mut kernel));
+        // Nobody is told that it is taken away.
+        tartan_bpf::unguard(index(scratch));
+        assert!(!pod.is_guarded(&mut kernel), "it would be refused by something else");
+        kernel.notices();
+        kernel.look_at_guards();
+        assert!(kernel.has_heavy_guards() && classifier(scratch).is_some());
+        assert!(pod.is_guarded(&mut kernel));
+        kernel.lighten_guard();
+        // The next agent has it at the same place at once, and what it knows counts.
+        drop(kernel);
+        let mut next = folder.hand(scratch);
+        next.read(&[]).unwrap();
+        assert!(!next.has_heavy_guards() && classifier(scratch).is_none());
+        assert!(pod.is_guarded(&mut next));
+        assert_eq!(next.apply(&[create(source("10.1.0.9"))]), [Ok(())]);
+        assert_eq!(pod.refused(&mut next, &[(MAC, "10.1.0.2"), (MAC, "10.1.0.9")]), 0);
+        // With rules it goes, and nothing else holds the program.
+        let program = folder.at_links();
+        drop(next);
+        let mut rules = scratch.kernel();
+        rules.use_rules(folder.0.path().join(PROGRAMS));
+        let host = rules.read(&[]).unwrap();
+        let found = host.rows.iter().find(|row| matches!(row, Row::Ruleset(_))).unwrap().clone();
+        assert!(loaded().any(|info| info.id == program), "the rules are not there yet");
+        assert_eq!(rules.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())]);
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !loaded().any(|info| info.id == program)
+        });
+        assert!(gone);
+    });
+}
+
 #[test]
 fn what_is_a_source_passes_as_long_as_it_is_one() {
     within(|scratch, folder| {
@@ -156,19 +245,8 @@ fn what_is_a_source_passes_as_long_as_it_is_one() {
         kernel.read(&[]).unwrap();
         let (inside, steps) = pod(&mut kernel, scratch);
         kernel.apply(&steps);
-        // What it sends by itself would be counted too.
-        let silent = || fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
-        netns::run_in(inside.as_fd(), silent).unwrap().unwrap();
-        let end = ifname("eth0");
-        Rtnl::open_in(inside.as_fd()).unwrap().set_up(&end).unwrap();
-        let socket = PacketSocket::open_in(inside.as_fd(), &end).unwrap();
-        let refused = |kernel: &mut Kernel, frames: &[([u8; 6], &str)]| {
-            let sum = |kernel: &mut Kernel| kernel.denied().unwrap().iter().map(|d| d.packets).sum::<u64>();
-            let before = sum(kernel);
-            frames.iter().for_each(|(mac, from)| socket.send(&datagram(*mac, from)).unwrap());
-            std::thread::sleep(Duration::from_millis(100));
-            sum(kernel) - before
-        };
+        let sender = Sender::new(&inside);
+        let refused = |kernel: &mut Kernel, frames: &[_]| sender.refused(kernel, frames);
         let nobody = [0; 6];
         let foreign = [
             (MAC, "10.1.0.3"),
@@ -309,13 +387,12 @@ fn a_link_that_comes_from_elsewhere_is_guarded() {
         kernel.read(&[]).unwrap();
         let (pod, steps) = pod(&mut kernel, scratch);
         kernel.apply(&steps);
-        let index = |scratch: &Scratch| on(scratch, &["cat", &format!("/sys/class/net/{LINK}/ifindex")]);
         let elsewhere = Scratch::new();
         on(scratch, &["ip", "link", "set", LINK, "netns", &elsewhere.name]);
         kernel.notices();
         // Its number is taken, so that it gets another.
         let number = index(&elsewhere);
-        on(scratch, &["ip", "link", "add", "taker", "index", number.trim(), "type", "bridge"]);
+        on(scratch, &["ip", "link", "add", "taker", "index", &number.to_string(), "type", "bridge"]);
         on(&elsewhere, &["ip", "link", "set", LINK, "netns", &scratch.name]);
         assert_eq!(classifier(scratch), None);
         assert_ne!(index(scratch), number);

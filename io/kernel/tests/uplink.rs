@@ -38,7 +38,7 @@ fn network() -> Network {
         ("up1", "2001:db8:1::9/64"),
         ("up1", "2001:db8:1::1/64"),
     ] {
-        rtnl.add_address(&ifname(name), address.parse().unwrap(), None).unwrap();
+        rtnl.add_address(&ifname(name), address.parse().unwrap()).unwrap();
     }
     Network { node, _wire: wire, rtnl }
 }
@@ -192,9 +192,9 @@ fn where_an_address_is_reached() {
     let mut kernel = network.node.kernel();
     assert!(kernel.uplink(&far.parse().unwrap(), None).unwrap().is_err());
     kernel.read(&[]).unwrap();
-    network.rtnl.add_route(Some("203.0.114.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap(), None).unwrap();
+    network.rtnl.add_route(Some("203.0.114.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
     assert!(!kernel.notices().underlay);
-    network.rtnl.add_route(Some("203.0.113.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap(), None).unwrap();
+    network.rtnl.add_route(Some("203.0.113.0/24".parse().unwrap()), "198.51.100.7".parse().unwrap()).unwrap();
     assert!(kernel.notices().underlay);
     assert_eq!(kernel.uplink(&far.parse().unwrap(), None).unwrap().unwrap().name, ifname("up1"));
 }

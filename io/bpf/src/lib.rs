@@ -433,13 +433,22 @@ pub fn unguard(link: u32) {
     for program in former(link) {
         let _ = tcx::take(program.as_fd(), link);
     }
-    let Ok(nothing) = fs::File::open("/dev/null") else { return };
+    if let Some(mut hook) = first_classifier(link) {
+        let _ = hook.detach();
+    }
+}
+
+/// Whether a program of whatever agent is at a pod's link.
+pub fn has_program(link: u32) -> bool {
+    former(link).next().is_some() || first_classifier(link).is_some()
+}
+
+fn first_classifier(link: u32) -> Option<TcHook> {
+    let nothing = fs::File::open("/dev/null").ok()?;
     let mut builder = TcHookBuilder::new(nothing.as_fd());
     builder.ifindex(link.cast_signed()).handle(FIRST).priority(FIRST);
     let mut hook = builder.hook(TC_INGRESS);
-    if hook.query().is_ok() {
-        let _ = hook.detach();
-    }
+    hook.query().is_ok().then_some(hook)
 }
 
 /// The programs of ours, of whatever agent, that are at tcx of a link.

@@ -15,6 +15,7 @@ mod health;
 mod identity;
 mod input;
 mod keep;
+mod lighten;
 mod listen;
 mod memory;
 mod metrics;

@@ -49,10 +49,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long no pod came or went before the guards of those that are there are made to cost less.
-const QUIET: Duration = Duration::from_secs(1);
-/// How far apart that is done for one and another: whoever changes a link meanwhile waits.
-const APART: Duration = Duration::from_millis(100);
 /// How often the kernel is read anew although it told nothing: the net below its notifications.
 const READ_ANEW: Duration = Duration::from_secs(600);
 
@@ -255,7 +251,7 @@ impl Ring {
             self.look_at_records();
         }
         let adding = self.begin_adds();
-        let is_quiet = adding.is_empty() && self.waiting.is_empty() && batch.deleting.is_empty();
+        let is_quiet = adding.is_empty() && batch.deleting.iter().all(|deleting| deleting.keys.is_empty());
         let sweep = self.due();
         self.keep_again();
         self.decide();
@@ -560,19 +556,6 @@ impl Ring {
         self.waits = waits;
         for wait in done.into_keys() {
             self.cluster.write(Write::Heard(wait, Heard { reasons: reasons.clone() }));
-        }
-    }
-
-    /// Once it is quiet, one after the other.
-    fn lighten_guards(&mut self, is_quiet: bool) {
-        let now = Instant::now();
-        let is_due = is_quiet && self.lighten_at.is_some_and(|at| now >= at);
-        if is_due {
-            self.loop_.kernel().lighten_guard();
-        }
-        if is_due || !is_quiet || self.lighten_at.is_none() {
-            let until = if is_due { APART } else { QUIET };
-            self.lighten_at = self.loop_.kernel_ref().has_heavy_guards().then(|| now + until);
         }
     }
 

@@ -21,8 +21,9 @@ impl Ring {
     pub(crate) fn sleep(&mut self, signals: &SignalFd) -> anyhow::Result<Woken> {
         let wait_at = self.waits.values().min().copied();
         let add_at = self.waiting.iter().map(|waiting| waiting.until).min();
-        let own = [self.sweep_at, self.retry_at, self.lighten_at];
-        let due = own.into_iter().chain([wait_at, add_at, self.loop_.due(), self.departs_by()]);
+        let (rows_at, departs_at) = (self.loop_.due(), self.departs_by());
+        let due =
+            [self.sweep_at, self.retry_at, self.lighten_at, wait_at, add_at, rows_at, departs_at].into_iter();
         let turn_at = due.flatten().fold(self.read_at, Instant::min);
         let wake_at = self.probing.due().map_or(turn_at, |at| at.min(turn_at));
         let left = wake_at.saturating_duration_since(Instant::now());

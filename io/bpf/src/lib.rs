@@ -9,7 +9,7 @@
 
 mod keys;
 #[allow(unsafe_code, reason = "system calls that no library wraps")]
-mod tcx;
+mod sys;
 
 use std::fs;
 use std::io;
@@ -47,8 +47,10 @@ const PORTS: &str = ".data.ports";
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where a classifier is among those of a link: the first.
 const FIRST: u32 = 1;
-/// What the program at pods' links is called, also that of an agent before.
+/// What the program at pods' links is called, also that of an agent before; and what it was called as long as there were
+/// classifiers only.
 const AT_LINKS: &str = "tartan_pod";
+const AT_LINKS_ONCE: &str = "pod";
 
 /// Why the programs cannot guard.
 #[derive(Debug, Error)]
@@ -76,6 +78,9 @@ pub enum BpfError {
         #[source]
         source: libbpf_rs::Error,
     },
+    /// The kernel has no tcx.
+    #[error("the kernel has no tcx, which came with Linux 6.6")]
+    NoTcx,
     /// Something is missing in what was compiled.
     #[error("the programs have no {0}")]
     Missing(&'static str),
@@ -242,22 +247,26 @@ impl Guards {
         to("write the ports", self.ports.update(&key, &ports, MapFlags::ANY))
     }
 
-    /// Has the program judge what comes in by a pod's link, at once: at tcx where it or that of an agent before is, else as the
-    /// first classifier of the ingress qdisc that the link must have (libbpf would make one of `clsact`).
+    /// Has the program judge what comes in by a pod's link at once, as the first classifier of the ingress qdisc that the link
+    /// must have (libbpf would make one of `clsact`).
     ///
     /// # Errors
     /// When the kernel refuses, also because the link is gone.
     pub fn guard(&self, link: u32) -> Result<(), BpfError> {
-        if self.is_light(link) || former(link).any(|program| self.replace(link, &program)) {
-            self.end_classifier(link);
-            return Ok(());
-        }
         to("put a pod's guard in its place", self.hook(link).attach()).map(drop)
     }
 
-    fn replace(&self, link: u32, before: &OwnedFd) -> bool {
-        let replaced = tcx::replace(self.at_links.as_fd(), link, before.as_fd());
-        replaced.inspect_err(|error| tracing::debug!("link {link}: {error}")).is_ok()
+    /// The same at once at tcx, if it or that of an agent before is there; else it does nothing and says false.
+    pub fn guard_at_tcx(&self, link: u32) -> bool {
+        let is_there = self.is_light(link)
+            || former(link).any(|program| {
+                let replaced = sys::replace(self.at_links.as_fd(), link, program.as_fd());
+                replaced.inspect_err(|error| tracing::warn!("a guard before stays: {error}")).is_ok()
+            });
+        if is_there {
+            self.end_others(link);
+        }
+        is_there
     }
 
     /// Moves the program of a pod's link from the classifier to tcx. Whoever changes a link waits meanwhile, some 10 ms.
@@ -265,30 +274,49 @@ impl Guards {
     /// # Errors
     /// When the kernel refuses, also because the link is gone, or because there is no tcx. Then the classifier stays.
     pub fn lighten(&self, link: u32) -> Result<(), BpfError> {
-        let put = tcx::put_first(self.at_links.as_fd(), link).map_err(libbpf_rs::Error::from);
-        to("put a pod's guard at tcx", put)?;
-        self.end_classifier(link);
+        match sys::put_first(self.at_links.as_fd(), link) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => return Err(BpfError::NoTcx),
+            other => to("put a pod's guard at tcx", other.map_err(libbpf_rs::Error::from))?,
+        }
+        self.end_others(link);
         Ok(())
     }
 
-    /// Ends that of whatever agent. An ingress qdisc without filters costs packets nothing; were it to go, packets to the pod
-    /// would be lost for a moment (net/sched/sch_api.c, `qdisc_graft`).
-    fn end_classifier(&self, link: u32) {
+    /// Ends all other programs of ours at a link, of whatever agent: no agent fills what they go by. An ingress qdisc without
+    /// filters costs packets nothing; were it to go, packets to the pod would be lost for a moment (net/sched/sch_api.c,
+    /// `qdisc_graft`).
+    fn end_others(&self, link: u32) {
+        for program in self.others(link) {
+            if let Err(error) = sys::take(program.as_fd(), link) {
+                tracing::warn!("a guard before stays: {error}");
+            }
+        }
         let mut hook = self.hook(link);
         let program = hook.query().and_then(Program::fd_from_id);
-        if program.is_ok_and(|program| tcx::is_called(program.as_fd(), AT_LINKS)) {
+        let is_ours = |program: OwnedFd| {
+            [AT_LINKS, AT_LINKS_ONCE].iter().any(|name| sys::is_called(program.as_fd(), name))
+        };
+        if program.is_ok_and(is_ours) {
             let _ = hook.detach();
         }
     }
 
-    /// Whether the program is where [`Guards::guard`] or [`Guards::lighten`] put it.
+    /// Those of agents before that are at tcx.
+    fn others(&self, link: u32) -> impl Iterator<Item = OwnedFd> {
+        former(link).filter(|program| Program::id_from_fd(program.as_fd()).ok() != Some(self.at_links_id))
+    }
+
+    /// Whether the program is where [`Guards::guard`] or [`Guards::lighten`] put it, and none of an agent before at tcx.
     pub fn is_guarded(&self, link: u32) -> bool {
+        if self.others(link).next().is_some() {
+            return false;
+        }
         self.is_light(link) || self.hook(link).query().is_ok_and(|found| found == self.at_links_id)
     }
 
     /// Whether the program is where [`Guards::lighten`] put it.
     pub fn is_light(&self, link: u32) -> bool {
-        tcx::at(link).is_ok_and(|found| found.contains(&self.at_links_id))
+        sys::at(link).is_ok_and(|found| found.contains(&self.at_links_id))
     }
 
     fn hook(&self, link: u32) -> TcHook {
@@ -431,7 +459,9 @@ pub fn remove(folder: &Path) -> io::Result<()> {
 /// Takes the program of whatever agent from a pod's link, where rules guard it.
 pub fn unguard(link: u32) {
     for program in former(link) {
-        let _ = tcx::take(program.as_fd(), link);
+        if let Err(error) = sys::take(program.as_fd(), link) {
+            tracing::warn!("a program stays at a link that rules guard: {error}");
+        }
     }
     if let Some(mut hook) = first_classifier(link) {
         let _ = hook.detach();
@@ -453,7 +483,7 @@ fn first_classifier(link: u32) -> Option<TcHook> {
 
 /// The programs of ours, of whatever agent, that are at tcx of a link.
 fn former(link: u32) -> impl Iterator<Item = OwnedFd> {
-    let found = tcx::at(link).unwrap_or_default().into_iter();
+    let found = sys::at(link).unwrap_or_default().into_iter();
     let programs = found.filter_map(|id| Program::fd_from_id(id).ok());
-    programs.filter(|program| tcx::is_called(program.as_fd(), AT_LINKS))
+    programs.filter(|program| sys::is_called(program.as_fd(), AT_LINKS))
 }

@@ -68,12 +68,15 @@ impl Programs {
             }
             self.guards.put(member, index, true)?;
         }
+        if self.guards.guard_at_tcx(index) {
+            return Ok(());
+        }
         let given = requests.request(vec![write::give_ingress(index)]);
         self.guards.guard(index).inspect_err(|_| {
             // It may have one already.
             tracing::warn!("an ingress qdisc for {link}: {given:?}");
         })?;
-        if let Some(heavy) = self.heavy.as_mut().filter(|_| !self.guards.is_light(index)) {
+        if let Some(heavy) = &mut self.heavy {
             heavy.insert(index);
         }
         Ok(())
@@ -121,6 +124,9 @@ impl Programs {
         for (link, index) in links {
             if self.is_guarded(link, *index) {
                 continue;
+            }
+            if self.links.get(link) == Some(index) {
+                tracing::warn!("{link} was without its guard");
             }
             match self.guard(requests, link, *index) {
                 Err(_) if is_gone(link, *index) => {}
@@ -175,19 +181,26 @@ impl Kernel {
     pub fn lighten_guard(&mut self) {
         let Some(programs) = &mut self.programs else { return };
         let Some(index) = programs.heavy.as_mut().and_then(BTreeSet::pop_first) else { return };
-        if let Err(error) = programs.guards.lighten(index)
-            && self.links.name(index).is_some_and(|link| !is_gone(link, index))
-        {
-            tracing::info!("guards stay where they are: {}", explain(error));
-            programs.heavy = None;
+        // It may be another's by now.
+        let Some(link) = self.links.ours(index).filter(|link| programs.is_guarded(link, index)) else {
+            return;
+        };
+        match programs.guards.lighten(index) {
+            Err(error @ BpfError::NoTcx) => {
+                tracing::info!("guards stay classifiers: {error}");
+                programs.heavy = None;
+            }
+            Err(error) if !is_gone(link, index) => {
+                tracing::info!("the guard of {link} stays a classifier: {}", explain(error));
+            }
+            _ => {}
         }
     }
 
     /// Guards links of ours again where somebody may have taken the program away and the kernel tells nobody.
     pub fn look_at_guards(&mut self) {
-        let Some(programs) = &self.programs else { return };
-        let guarded = programs.links.values().copied().collect();
-        self.guard_again(&guarded);
+        let pods = self.links.ours_where(|link| is_of_pod(link.as_str())).collect();
+        self.guard_again(&pods);
     }
 
     /// Guards links of ours where somebody took the program away, or that somebody brought.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use common::{Scratch, create, ifname, on, remove, veth};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapHandle};
+use tartan_bpf::Guards;
 use tartan_host::nftables::TableFamily;
 use tartan_host::{Element, Link, Member, Parts, Protocol, Row, Ruleset, Step};
 use tartan_kernel::{Kernel, PROGRAMS, PacketSocket, Rtnl, netns};
@@ -202,6 +203,7 @@ fn a_guard_is_moved_to_where_it_costs_less_and_stays_one() {
         kernel.apply(&steps);
         let pod = Sender::new(&inside);
         assert!(kernel.has_heavy_guards() && classifier(scratch).is_some());
+        kernel.notices();
         kernel.lighten_guard();
         assert!(!kernel.has_heavy_guards() && classifier(scratch).is_none());
         assert!(pod.is_guarded(&mut kernel));
@@ -379,26 +381,57 @@ fn rules_take_over_and_nothing_is_left() {
     });
 }
 
-/// As somebody may do who moves a link to another namespace and back.
+/// As somebody may do who moves a link to another namespace and back. A classifier falls off there, a program at tcx comes
+/// along.
 #[test]
 fn a_link_that_comes_from_elsewhere_is_guarded() {
+    for at_tcx in [false, true] {
+        within(|scratch, folder| {
+            let mut kernel = folder.hand(scratch);
+            kernel.read(&[]).unwrap();
+            let (inside, steps) = pod(&mut kernel, scratch);
+            kernel.apply(&steps);
+            kernel.notices();
+            if at_tcx {
+                kernel.lighten_guard();
+            }
+            let pod = Sender::new(&inside);
+            let elsewhere = Scratch::new();
+            on(scratch, &["ip", "link", "set", LINK, "netns", &elsewhere.name]);
+            kernel.notices();
+            // Its number is taken, so that it gets another.
+            let number = index(&elsewhere);
+            on(scratch, &["ip", "link", "add", "taker", "index", &number.to_string(), "type", "bridge"]);
+            on(&elsewhere, &["ip", "link", "set", LINK, "netns", &scratch.name]);
+            assert_ne!(index(scratch), number);
+            assert_eq!(tartan_bpf::has_program(index(scratch)), at_tcx);
+            kernel.notices();
+            on(scratch, &["ip", "link", "set", LINK, "up"]);
+            assert!(pod.is_guarded(&mut kernel));
+            // One that has the number of a pod's link is left alone.
+            kernel.lighten_guard();
+            assert!(!tartan_bpf::has_program(number) && pod.is_guarded(&mut kernel));
+        });
+    }
+}
+
+#[test]
+fn nothing_is_left_of_an_agent_that_died_while_it_moved_a_guard() {
     within(|scratch, folder| {
         let mut kernel = folder.hand(scratch);
         kernel.read(&[]).unwrap();
-        let (pod, steps) = pod(&mut kernel, scratch);
+        let (inside, steps) = pod(&mut kernel, scratch);
         kernel.apply(&steps);
-        let elsewhere = Scratch::new();
-        on(scratch, &["ip", "link", "set", LINK, "netns", &elsewhere.name]);
-        kernel.notices();
-        // Its number is taken, so that it gets another.
-        let number = index(&elsewhere);
-        on(scratch, &["ip", "link", "add", "taker", "index", &number.to_string(), "type", "bridge"]);
-        on(&elsewhere, &["ip", "link", "set", LINK, "netns", &scratch.name]);
-        assert_eq!(classifier(scratch), None);
-        assert_ne!(index(scratch), number);
-        kernel.notices();
-        assert!(classifier(scratch).is_some());
-        drop(pod);
+        let pod = Sender::new(&inside);
+        // It knows no sources: whatever it judges is refused.
+        let (link, dead) = (index(scratch), Guards::load(&folder.0.path().join(PROGRAMS)).unwrap());
+        dead.lighten(link).unwrap();
+        dead.guard(link).unwrap();
+        assert!(!pod.is_guarded(&mut kernel));
+        drop((dead, kernel));
+        let mut next = folder.hand(scratch);
+        next.read(&[]).unwrap();
+        assert!(classifier(scratch).is_none() && pod.is_guarded(&mut next));
     });
 }
 

@@ -1,4 +1,4 @@
-//! Programs at tcx (Linux 6.6, kernel/bpf/tcx.c), by calls of libbpf's that libbpf-rs does not wrap.
+//! System calls that no library wraps: programs at tcx (Linux 6.6, kernel/bpf/tcx.c), by libbpf.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -72,7 +72,7 @@ pub(crate) fn is_called(program: BorrowedFd<'_>, name: &str) -> bool {
     let mut length = size_of::<bpf_prog_info>() as u32;
     // SAFETY: the kernel writes at most so many bytes as we say, and nothing where the struct points nowhere.
     let asked = unsafe { bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut length) };
-    let found = info.name.iter().take_while(|letter| **letter != 0).map(|letter| letter.cast_unsigned());
+    let found = info.name.iter().flat_map(|letter| letter.to_ne_bytes()).take_while(|letter| *letter != 0);
     asked == 0 && found.eq(name.bytes())
 }
 

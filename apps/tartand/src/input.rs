@@ -48,7 +48,9 @@ impl Ask {
     /// Whether its answer tells what the kernel has.
     pub(crate) fn is_about_the_kernel(&self) -> bool {
         match &self.question {
-            Question::Request { request, .. } => matches!(request, Request::Status | Request::Plan { .. }),
+            Question::Request { request, .. } => {
+                matches!(request, Request::Status | Request::Denied | Request::Plan { .. })
+            }
             Question::Readiness(_) | Question::Gauges(_) => true,
             _ => false,
         }

@@ -127,9 +127,7 @@ impl Guards {
     /// # Errors
     /// When the kernel has no BPF, or not all that is needed (programs at netfilter's hooks are there since Linux 6.4).
     pub fn load(folder: &Path) -> Result<Guards, BpfError> {
-        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, text| {
-            tracing::debug!("{}", text.trim_end());
-        })));
+        quieten();
         hold_folder(folder)?;
         let denied = folder.join(DENIED);
         let object = match open(&denied) {
@@ -369,6 +367,13 @@ impl Guards {
     }
 }
 
+/// Has libbpf tell the log what it would tell standard error: that nothing is found where one asks whether there is anything.
+fn quieten() {
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, text| {
+        tracing::debug!("{}", text.trim_end());
+    })));
+}
+
 /// Opens and loads what was compiled.
 fn open(denied: &Path) -> Result<libbpf_rs::Object, BpfError> {
     let mut builder = ObjectBuilder::default();
@@ -474,6 +479,7 @@ pub fn has_program(link: u32) -> bool {
 }
 
 fn first_classifier(link: u32) -> Option<TcHook> {
+    quieten();
     let nothing = fs::File::open("/dev/null").ok()?;
     let mut builder = TcHookBuilder::new(nothing.as_fd());
     builder.ifindex(link.cast_signed()).handle(FIRST).priority(FIRST);

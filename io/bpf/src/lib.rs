@@ -14,7 +14,7 @@ mod sys;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -318,9 +318,7 @@ impl Guards {
     }
 
     fn hook(&self, link: u32) -> TcHook {
-        let mut builder = TcHookBuilder::new(self.at_links.as_fd());
-        builder.ifindex(link.cast_signed()).replace(true).handle(FIRST).priority(FIRST);
-        builder.hook(TC_INGRESS)
+        first_place(self.at_links.as_fd(), link)
     }
 
     /// Keeps the programs at the node's hook beyond the end of this process, and ends those of an agent before.
@@ -478,13 +476,20 @@ pub fn has_program(link: u32) -> bool {
     former(link).next().is_some() || first_classifier(link).is_some()
 }
 
+/// The first classifier of a link, if it has one there.
 fn first_classifier(link: u32) -> Option<TcHook> {
     quieten();
+    // To ask and to take away, no program is needed.
     let nothing = fs::File::open("/dev/null").ok()?;
-    let mut builder = TcHookBuilder::new(nothing.as_fd());
-    builder.ifindex(link.cast_signed()).handle(FIRST).priority(FIRST);
-    let mut hook = builder.hook(TC_INGRESS);
+    let mut hook = first_place(nothing.as_fd(), link);
     hook.query().is_ok().then_some(hook)
+}
+
+/// Where a program is as the first classifier of a link, or is to be, in the place of any other there.
+fn first_place(program: BorrowedFd<'_>, link: u32) -> TcHook {
+    let mut builder = TcHookBuilder::new(program);
+    builder.ifindex(link.cast_signed()).replace(true).handle(FIRST).priority(FIRST);
+    builder.hook(TC_INGRESS)
 }
 
 /// The programs of ours, of whatever agent, that are at tcx of a link.

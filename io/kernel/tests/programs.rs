@@ -125,6 +125,25 @@ fn pod(kernel: &mut Kernel, scratch: &Scratch) -> (OwnedFd, Vec<Step>) {
     (inside, [ruleset()].into_iter().chain(guard()).chain([Row::Link(link)]).map(create).collect())
 }
 
+/// An agent's hand that has guarded a pod, and the pod.
+fn guarding(scratch: &Scratch, folder: &Folder) -> (Kernel, OwnedFd) {
+    let mut kernel = folder.hand(scratch);
+    kernel.read(&[]).unwrap();
+    let (inside, steps) = pod(&mut kernel, scratch);
+    assert_eq!(kernel.apply(&steps), vec![Ok(()); steps.len()]);
+    (kernel, inside)
+}
+
+/// Has rules guard from now on, and does something just before they are written.
+fn turn_to_rules(scratch: &Scratch, folder: &Folder, before: impl FnOnce()) {
+    let mut next = scratch.kernel();
+    next.use_rules(folder.0.path().join(PROGRAMS));
+    let host = next.read(&[]).unwrap();
+    before();
+    let found = host.rows.iter().find(|row| matches!(row, Row::Ruleset(_))).unwrap().clone();
+    assert_eq!(next.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())]);
+}
+
 /// Runs in the namespace of a scratch, as an agent does in its node's.
 fn within(run: impl FnOnce(&Scratch, &Folder) + Send) {
     let (scratch, folder) = (Scratch::new(), Folder::new());
@@ -134,10 +153,7 @@ fn within(run: impl FnOnce(&Scratch, &Folder) + Send) {
 #[test]
 fn a_link_is_up_only_with_its_program_and_gets_it_back() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (_pod, steps) = pod(&mut kernel, scratch);
-        assert_eq!(kernel.apply(&steps), vec![Ok(()); steps.len()]);
+        let (mut kernel, _pod) = guarding(scratch, folder);
         let first = classifier(scratch).expect("a program at the link");
         assert!(on(scratch, &["ip", "link", "show", LINK]).contains(",UP"));
         // No chain is where a packet passes.
@@ -197,10 +213,7 @@ impl Sender {
 #[test]
 fn a_guard_is_moved_to_where_it_costs_less_and_stays_one() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (inside, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (mut kernel, inside) = guarding(scratch, folder);
         let pod = Sender::new(&inside);
         assert!(kernel.has_heavy_guards() && classifier(scratch).is_some());
         kernel.notices();
@@ -226,12 +239,9 @@ fn a_guard_is_moved_to_where_it_costs_less_and_stays_one() {
         // With rules it goes, and nothing else holds the program.
         let program = folder.at_links();
         drop(next);
-        let mut rules = scratch.kernel();
-        rules.use_rules(folder.0.path().join(PROGRAMS));
-        let host = rules.read(&[]).unwrap();
-        let found = host.rows.iter().find(|row| matches!(row, Row::Ruleset(_))).unwrap().clone();
-        assert!(loaded().any(|info| info.id == program), "the rules are not there yet");
-        assert_eq!(rules.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())]);
+        turn_to_rules(scratch, folder, || {
+            assert!(loaded().any(|info| info.id == program), "the rules are not there yet");
+        });
         let gone = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
             !loaded().any(|info| info.id == program)
@@ -243,10 +253,7 @@ fn a_guard_is_moved_to_where_it_costs_less_and_stays_one() {
 #[test]
 fn what_is_a_source_passes_as_long_as_it_is_one() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (inside, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (mut kernel, inside) = guarding(scratch, folder);
         let sender = Sender::new(&inside);
         let refused = |kernel: &mut Kernel, frames: &[_]| sender.refused(kernel, frames);
         let nobody = [0; 6];
@@ -339,10 +346,7 @@ fn what_is_a_node_reaches_a_tunnel_as_long_as_it_is_one() {
 #[test]
 fn the_next_agent_takes_over() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (_pod, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (kernel, _pod) = guarding(scratch, folder);
         let before = (folder.pins(), classifier(scratch));
         assert_eq!(before.0.len(), 2);
         drop(kernel);
@@ -363,17 +367,11 @@ fn the_next_agent_takes_over() {
 #[test]
 fn rules_take_over_and_nothing_is_left() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (_pod, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (kernel, _pod) = guarding(scratch, folder);
         drop(kernel);
-        let mut next = scratch.kernel();
-        next.use_rules(folder.0.path().join(PROGRAMS));
-        let host = next.read(&[]).unwrap();
-        assert!(classifier(scratch).is_some(), "the rules are not there yet");
-        let found = host.rows.iter().find(|row| matches!(row, Row::Ruleset(_))).unwrap().clone();
-        assert_eq!(next.apply(&[Step::Change { from: found, to: ruleset() }]), [Ok(())]);
+        turn_to_rules(scratch, folder, || {
+            assert!(classifier(scratch).is_some(), "the rules are not there yet");
+        });
         assert_eq!((folder.pins(), classifier(scratch)), (Vec::new(), None));
         assert!(!Path::new(&folder.0.path().join(PROGRAMS)).exists());
         let rules = on(scratch, &["nft", "list", "table", "inet", "tartan"]);
@@ -387,10 +385,7 @@ fn rules_take_over_and_nothing_is_left() {
 fn a_link_that_comes_from_elsewhere_is_guarded() {
     for at_tcx in [false, true] {
         within(|scratch, folder| {
-            let mut kernel = folder.hand(scratch);
-            kernel.read(&[]).unwrap();
-            let (inside, steps) = pod(&mut kernel, scratch);
-            kernel.apply(&steps);
+            let (mut kernel, inside) = guarding(scratch, folder);
             kernel.notices();
             if at_tcx {
                 kernel.lighten_guard();
@@ -418,10 +413,7 @@ fn a_link_that_comes_from_elsewhere_is_guarded() {
 #[test]
 fn nothing_is_left_of_an_agent_that_died_while_it_moved_a_guard() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (inside, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (mut kernel, inside) = guarding(scratch, folder);
         let pod = Sender::new(&inside);
         // It knows no sources: whatever it judges is refused.
         let (link, dead) = (index(scratch), Guards::load(&folder.0.path().join(PROGRAMS)).unwrap());
@@ -454,10 +446,7 @@ fn where_programs_cannot_be_kept_rules_guard() {
 #[test]
 fn a_ruleset_that_goes_takes_its_programs_along() {
     within(|scratch, folder| {
-        let mut kernel = folder.hand(scratch);
-        kernel.read(&[]).unwrap();
-        let (_pod, steps) = pod(&mut kernel, scratch);
-        kernel.apply(&steps);
+        let (mut kernel, _pod) = guarding(scratch, folder);
         assert_eq!(kernel.apply(&[Step::Remove { row: ruleset() }]), [Ok(())]);
         assert_eq!((folder.pins(), classifier(scratch)), (Vec::new(), None));
     });

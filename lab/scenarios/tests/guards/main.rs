@@ -342,20 +342,24 @@ impl Cast {
         paths.filter(|path| path.to_string_lossy().contains("node_ipv")).collect()
     }
 
-    /// The links of n1's pods, by index, and whether a program guards them.
-    fn guarded(&self) -> BTreeMap<u32, bool> {
+    /// The links of n1's pods by index.
+    fn pod_links(&self) -> BTreeMap<u32, String> {
         let links = self.lab.on_node("n1", &["ip", "-o", "link", "show", "type", "veth"]);
         let numbered = links.lines().filter_map(|line| line.split_once(": "));
         let pods = numbered.filter(|(_, rest)| rest.starts_with("tt"));
-        let indexes: Vec<u32> = pods.map(|(index, _)| index.parse().expect("a number")).collect();
-        let has_program = |index: u32| (index, tartan_bpf::has_program(index));
-        inside(&self.node_path(), || indexes.into_iter().map(has_program).collect())
+        let name = |rest: &str| rest.split(['@', ':']).next().expect("a name").to_owned();
+        pods.map(|(index, rest)| (index.parse().expect("a number"), name(rest))).collect()
     }
 
+    /// Whether a program guards them.
+    fn guarded(&self) -> BTreeMap<u32, bool> {
+        let has_program = |index: u32| (index, tartan_bpf::has_program(index));
+        inside(&self.node_path(), || self.pod_links().into_keys().map(has_program).collect())
+    }
+
+    /// Whether it is a classifier at any of them.
     fn has_classifiers(&self) -> bool {
-        let links = self.lab.on_node("n1", &["ip", "-br", "link", "show", "type", "veth"]);
-        let pods = links.lines().filter(|line| line.starts_with("tt")).map(|line| line.split(['@', ' ']));
-        pods.filter_map(|mut words| words.next()).any(|link| {
+        self.pod_links().values().any(|link| {
             let filters = self.lab.on_node("n1", &["tc", "filter", "show", "dev", link, "ingress"]);
             filters.contains("direct-action")
         })

@@ -289,20 +289,33 @@ apart int discovery(struct __sk_buff *skb, const struct source *from, const stru
 	return TC_ACT_UNSPEC;
 }
 
-inlined int is_same(const struct address *one, const struct address *other)
+// Where a node has its place among the usual ones. The families are apart: dual-stack nodes are often numbered alike.
+inlined const struct address *usual_node(__u32 words, __u32 family)
 {
-	return one->family == other->family && one->words[0] == other->words[0] &&
-	       one->words[1] == other->words[1] && one->words[2] == other->words[2] &&
-	       one->words[3] == other->words[3];
+	__u32 place = (be32(words) + family) % USUAL_NODES;
+	return bpf_map_lookup_elem(&usual_nodes, &place);
+}
+
+inlined int is_usual_ipv4(__u32 of)
+{
+	const struct address *node = usual_node(of, be16(ETH_P_IP));
+	return node && node->family == be16(ETH_P_IP) && node->words[0] == of;
+}
+
+inlined int is_same(const __u32 *one, const __u32 *other)
+{
+	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
+}
+
+inlined int is_usual_ipv6(const __u32 *of)
+{
+	const struct address *node = usual_node(of[0] + of[1] + of[2] + of[3], be16(ETH_P_IPV6));
+	return node && node->family == be16(ETH_P_IPV6) && is_same(node->words, of);
 }
 
 inlined int is_node(const struct address *of)
 {
-	// An IPv4 address has one word, the others are zero. The families are apart: dual-stack nodes are often numbered alike.
-	__u32 words = of->words[0] + of->words[1] + of->words[2] + of->words[3];
-	__u32 place = (be32(words) + of->family) % USUAL_NODES;
-	const struct address *usual = bpf_map_lookup_elem(&usual_nodes, &place);
-	return (usual && likely(is_same(usual, of))) || bpf_map_lookup_elem(&nodes, of);
+	return bpf_map_lookup_elem(&nodes, of) != NULL;
 }
 
 // Packets to a port that is something, which nodes keep from pods.
@@ -318,42 +331,13 @@ apart int to_kept_port(struct __sk_buff *skb, __u64 reason)
 	return is_node(&to) ? refuse(skb, reason) : TC_ACT_UNSPEC;
 }
 
-inlined int is_same_mac(const __u8 *one, const __u8 *other)
-{
-	return *(const __u32 *)one == *(const __u32 *)other &&
-	       *(const __u16 *)(one + 4) == *(const __u16 *)(other + 4);
-}
-
-inlined int is_usual(const struct source *from)
-{
-	__u32 place = from->frame.link % USUALS;
-	const struct usual *usual = bpf_map_lookup_elem(&usuals, &place);
-	const __u32 *words = from->address.words;
-	if (!usual || usual->link != from->frame.link || !is_same_mac(usual->mac, from->frame.mac))
-		return 0;
-	if (from->address.family == be16(ETH_P_IP))
-		return usual->families & WITH_IPV4 && usual->ipv4 == words[0];
-	const __u32 *own = usual->ipv6.words;
-	return usual->families & WITH_IPV6 && own[0] == words[0] && own[1] == words[1] &&
-	       own[2] == words[2] && own[3] == words[3];
-}
-
-inlined int read_directly(struct layer *layer, const __u16 *ports, void *end)
-{
-	if ((void *)(ports + 2) > end)
-		return 0;
-	layer->source = ports[0];
-	layer->destination = ports[1];
-	return 1;
-}
-
-SEC("tc") int tartan_pod(struct __sk_buff *skb)
+// What comes by a pod's link, whatever it is.
+apart int judge(struct __sk_buff *skb)
 {
 	struct source from = { .frame.link = skb->ifindex };
 	struct layer layer = {};
 	struct bpf_dynptr packet;
 	void *end;
-	int direct;
 	__u16 family = skb->protocol;
 	from.address.family = family;
 	if (skb->vlan_present && skb->vlan_tci & 0xfff)
@@ -366,33 +350,26 @@ SEC("tc") int tartan_pod(struct __sk_buff *skb)
 		__builtin_memcpy(from.frame.mac, eth->h_source, 6);
 		from.address.words[0] = ip->saddr;
 		over_ipv4(ip, sizeof(*eth), &layer);
-		direct = layer.at == sizeof(*eth) + sizeof(*ip) && read_directly(&layer, (void *)(ip + 1), end);
 	} else if (family == be16(ETH_P_IPV6)) {
 		struct ethhdr *eth = head(skb, sizeof(*eth) + sizeof(struct ipv6hdr), &end);
 		if (!eth)
 			return refuse(skb, OTHER);
 		struct ipv6hdr *ip = (void *)(eth + 1);
 		__builtin_memcpy(from.frame.mac, eth->h_source, 6);
-		from.address.words[0] = ip->saddr.words[0];
-		from.address.words[1] = ip->saddr.words[1];
-		from.address.words[2] = ip->saddr.words[2];
-		from.address.words[3] = ip->saddr.words[3];
+		__builtin_memcpy(from.address.words, ip->saddr.words, 16);
 		layer.protocol = ip->nexthdr;
 		layer.at = sizeof(*eth) + sizeof(*ip);
-		direct = has_ports(&layer) && read_directly(&layer, (void *)(ip + 1), end);
 	} else {
 		// ARP is judged by the rules of table arp, by what it says.
 		return family == be16(ETH_P_ARP) ? TC_ACT_UNSPEC : refuse(skb, OTHER);
 	}
-	if (!direct) {
-		if (bpf_dynptr_from_skb(skb, 0, &packet))
-			return refuse(skb, OTHER);
-		if (family == be16(ETH_P_IPV6) && !skip_extensions(&packet, &layer))
-			return refuse(skb, OTHER);
-		if (!read_ports(&packet, &layer))
-			return refuse(skb, OTHER);
-	}
-	if (!likely(is_usual(&from)) && !bpf_map_lookup_elem(&sources, &from))
+	if (bpf_dynptr_from_skb(skb, 0, &packet))
+		return refuse(skb, OTHER);
+	if (family == be16(ETH_P_IPV6) && !skip_extensions(&packet, &layer))
+		return refuse(skb, OTHER);
+	if (!read_ports(&packet, &layer))
+		return refuse(skb, OTHER);
+	if (!bpf_map_lookup_elem(&sources, &from))
 		return stranger(skb, &from, &layer);
 	if (layer.fragment)
 		return TC_ACT_UNSPEC;
@@ -407,7 +384,55 @@ SEC("tc") int tartan_pod(struct __sk_buff *skb)
 		return discovery(skb, &from, &layer);
 	}
 	__u8 port = port_is(&layer);
-	return likely(!port) ? TC_ACT_UNSPEC : to_kept_port(skb, port & A_TUNNEL ? TUNNEL : CONTROL);
+	return port ? to_kept_port(skb, port & A_TUNNEL ? TUNNEL : CONTROL) : TC_ACT_UNSPEC;
+}
+
+// Whether these ports are nothing that anybody keeps from pods, of a protocol that has ports.
+inlined int is_common(__u8 protocol, const __u16 *port, __u16 server, __u16 client)
+{
+	if (protocol == TCP)
+		return !ports[0][be16(port[1])];
+	return protocol == UDP && port[0] != server && port[1] != client && !ports[1][be16(port[1])];
+}
+
+inlined int is_usual_mac(const struct usual *usual, const __u8 *mac)
+{
+	return *(const __u32 *)usual->mac == *(const __u32 *)mac &&
+	       *(const __u16 *)(usual->mac + 4) == *(const __u16 *)(mac + 4);
+}
+
+inlined int is_common_ipv4(const struct usual *usual, const struct ethhdr *eth, const void *end)
+{
+	const struct iphdr *ip = (const void *)(eth + 1);
+	const __u16 *port = (const void *)(ip + 1);
+	return (const void *)(port + 2) <= end && usual->families & WITH_IPV4 && usual->ipv4 == ip->saddr &&
+	       is_usual_mac(usual, eth->h_source) && ip->version_ihl == 0x45 &&
+	       !(ip->frag_off & be16(0x1fff)) && is_common(ip->protocol, port, be16(67), be16(68));
+}
+
+inlined int is_common_ipv6(const struct usual *usual, const struct ethhdr *eth, const void *end)
+{
+	const struct ipv6hdr *ip = (const void *)(eth + 1);
+	const __u16 *port = (const void *)(ip + 1);
+	return (const void *)(port + 2) <= end && usual->families & WITH_IPV6 &&
+	       is_same(usual->ipv6.words, ip->saddr.words) && is_usual_mac(usual, eth->h_source) &&
+	       is_common(ip->nexthdr, port, be16(547), be16(546));
+}
+
+// Nearly all packets are TCP or UDP from the usual source: these are let through without a look at anything else.
+SEC("tc") int tartan_pod(struct __sk_buff *skb)
+{
+	__u32 place = skb->ifindex % USUALS;
+	const struct usual *usual = bpf_map_lookup_elem(&usuals, &place);
+	const struct ethhdr *eth = (const void *)(long)skb->data;
+	const void *end = (const void *)(long)skb->data_end;
+	if (!usual || usual->link != skb->ifindex || skb->vlan_present)
+		return judge(skb);
+	if (skb->protocol == be16(ETH_P_IP) && likely(is_common_ipv4(usual, eth, end)))
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == be16(ETH_P_IPV6) && likely(is_common_ipv6(usual, eth, end)))
+		return TC_ACT_UNSPEC;
+	return judge(skb);
 }
 
 inlined int refuse_to_node(struct bpf_nf_ctx *ctx, __u64 reason)
@@ -438,18 +463,38 @@ inlined int from_no_node(struct bpf_nf_ctx *ctx, const struct bpf_dynptr *packet
 	return port & A_TUNNEL ? refuse_to_node(ctx, TUNNEL) : NF_ACCEPT;
 }
 
+apart int judge_ipv4(struct bpf_nf_ctx *ctx, const struct iphdr *ip)
+{
+	struct address from = { .family = be16(ETH_P_IP), .words = { ip->saddr } };
+	if (is_node(&from))
+		return NF_ACCEPT;
+	struct bpf_dynptr packet;
+	struct layer layer = {};
+	over_ipv4(ip, 0, &layer);
+	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &packet) || !read_ports(&packet, &layer))
+		return NF_ACCEPT;
+	return from_no_node(ctx, &packet, &layer);
+}
+
 SEC("netfilter") int node_ipv4(struct bpf_nf_ctx *ctx)
 {
 	struct sk_buff *skb = ctx->skb;
 	const struct iphdr *ip =
 		bpf_rdonly_cast(skb->head + skb->network_header, kernel_type(struct iphdr));
-	struct address from = { .family = be16(ETH_P_IP), .words = { ip->saddr } };
-	if (likely(is_node(&from)))
+	return likely(is_usual_ipv4(ip->saddr)) ? NF_ACCEPT : judge_ipv4(ctx, ip);
+}
+
+apart int judge_ipv6(struct bpf_nf_ctx *ctx, const struct ipv6hdr *ip, const __u32 *source)
+{
+	struct address from = { .family = be16(ETH_P_IPV6) };
+	__builtin_memcpy(from.words, source, 16);
+	if (is_node(&from))
 		return NF_ACCEPT;
 	struct bpf_dynptr packet;
-	struct layer layer = {};
-	over_ipv4(ip, 0, &layer);
-	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &packet) || !read_ports(&packet, &layer))
+	struct layer layer = { .protocol = ip->nexthdr, .at = sizeof(*ip) };
+	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &packet) || !skip_extensions(&packet, &layer))
+		return refuse_to_node(ctx, OTHER);
+	if (!read_ports(&packet, &layer))
 		return NF_ACCEPT;
 	return from_no_node(ctx, &packet, &layer);
 }
@@ -459,18 +504,7 @@ SEC("netfilter") int node_ipv6(struct bpf_nf_ctx *ctx)
 	struct sk_buff *skb = ctx->skb;
 	const struct ipv6hdr *ip =
 		bpf_rdonly_cast(skb->head + skb->network_header, kernel_type(struct ipv6hdr));
-	struct address from = { .family = be16(ETH_P_IPV6) };
-	from.words[0] = ip->saddr.words[0];
-	from.words[1] = ip->saddr.words[1];
-	from.words[2] = ip->saddr.words[2];
-	from.words[3] = ip->saddr.words[3];
-	if (likely(is_node(&from)))
-		return NF_ACCEPT;
-	struct bpf_dynptr packet;
-	struct layer layer = { .protocol = ip->nexthdr, .at = sizeof(*ip) };
-	if (bpf_dynptr_from_skb((struct __sk_buff *)skb, 0, &packet) || !skip_extensions(&packet, &layer))
-		return refuse_to_node(ctx, OTHER);
-	if (!read_ports(&packet, &layer))
-		return NF_ACCEPT;
-	return from_no_node(ctx, &packet, &layer);
+	// The verifier follows no pointer to a part of what was cast.
+	__u32 source[4] = { ip->saddr.words[0], ip->saddr.words[1], ip->saddr.words[2], ip->saddr.words[3] };
+	return likely(is_usual_ipv6(source)) ? NF_ACCEPT : judge_ipv6(ctx, ip, source);
 }

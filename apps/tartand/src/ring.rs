@@ -204,6 +204,9 @@ impl Ring {
         }
         let leaving = ring.world.endpoints().filter(|attached| attached.phase == Phase::Leaving);
         ring.leaving = leaving.map(|attached| attached.endpoint.key.clone()).collect();
+        if ring.loop_.kernel().marks_addresses().context("cannot read addresses")? {
+            ring.learn(Fact::MarksAddresses);
+        }
         ring.look_at_uplink();
         Ok(ring)
     }

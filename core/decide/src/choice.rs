@@ -104,7 +104,7 @@ pub struct NetworkChoice {
     pub locals: Vec<IpAddr>,
     /// This node's blocks.
     pub blocks: Vec<Cidr>,
-    /// The bridge, where pods are attached to one, and where there is no other link for the node's own addresses.
+    /// The bridge, where pods are attached to one, and where no other link can hold the node's own addresses.
     pub bridge: Option<Bridge>,
     /// Whether packets may come in by a tunnel whose answers go another way.
     pub loose: bool,

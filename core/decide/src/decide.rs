@@ -119,6 +119,9 @@ impl World {
                     && attached.endpoint.attachment == Attachment::Bridge
             });
         let tunnelled = network.paths.contains(&Path::Vxlan);
+        // Once a bridge is there, every packet that the namespace forwards pays for it (net/bridge/br_netfilter_hooks.c,
+        // `ip_sabotage_in`).
+        let needed = bridged || !tunnelled && !self.marks_addresses;
         NetworkChoice {
             network: network.name.clone(),
             vni: network.vxlan.vni,
@@ -127,7 +130,7 @@ impl World {
             mac: Mac::of_node(&self.this),
             locals: own.addresses.iter().map(|address| address.address()).filter(|_| tunnelled).collect(),
             blocks: self.served_blocks(&network.name, &self.this).collect(),
-            bridge: if bridged || !tunnelled { self.bridge(&network.name, bridged) } else { None },
+            bridge: if needed { self.bridge(&network.name, bridged) } else { None },
             loose: network.paths.contains(&Path::Direct) && network.has_family(Family::Ipv4),
             closed: self.in_sync,
         }

@@ -21,6 +21,8 @@ use crate::Scope;
 /// Something about the world; never about our own kernel rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
+    /// The kernel keeps who made an address, so that one on a link of others can be told to be ours.
+    MarksAddresses,
     /// The interface to the other nodes, or why there is none.
     Uplink(Result<Uplink, NoUplink>),
     /// A node in the store, or that it is gone.

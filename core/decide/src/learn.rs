@@ -17,6 +17,10 @@ impl World {
     pub fn learn(&mut self, fact: Fact) -> Result<Learned, Refused> {
         Ok(match fact {
             Fact::Attach(attach) => return self.attach(attach),
+            Fact::MarksAddresses => {
+                let changed = !std::mem::replace(&mut self.marks_addresses, true);
+                self.everything_if(changed)
+            }
             Fact::Uplink(uplink) => self.learn_uplink(uplink),
             Fact::Node(id, node) => self.learn_node(id, node),
             Fact::Network(name, network) => self.learn_network(name, network),

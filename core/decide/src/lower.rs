@@ -162,14 +162,14 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
         rows.extend(loose.map(|key| Row::Sysctl(Sysctl { key, value: LOOSE })));
         rows.extend(carries(device, &families));
     }
-    // One device holds the node's addresses; routes by others name them as their source.
-    let first = network.locals.first().map(|local| vxlan_device(network.vni, Family::of(*local)));
-    if let Some(device) = first.or_else(|| network.bridge.as_ref().map(|bridge| bridge.name.clone())) {
-        rows.extend(network.blocks.iter().map(|block| {
-            let own = InterfaceAddress::host(tartan_ipam::own_address(block));
-            Row::Address(Address { link: device.clone(), address: own, scope: AddressScope::Global })
-        }));
-    }
+    // One link holds the node's addresses; routes by others name them as their source.
+    let tunnel = network.locals.first().map(|local| vxlan_device(network.vni, Family::of(*local)));
+    let bridge = network.bridge.as_ref().map(|bridge| bridge.name.clone());
+    let holder = tunnel.or(bridge).unwrap_or(IfName::LOOPBACK);
+    rows.extend(network.blocks.iter().map(|block| {
+        let own = InterfaceAddress::host(tartan_ipam::own_address(block));
+        Row::Address(Address { link: holder.clone(), address: own, scope: AddressScope::Global })
+    }));
     if network.closed && !network.locals.is_empty() {
         rows.push(element(TableFamily::Inet, Member::Vxlan(network.port, network.vni)));
     }

@@ -84,6 +84,8 @@ pub enum Phase {
 pub struct World {
     pub(crate) this: NodeId,
     pub(crate) name: NodeName,
+    /// Whether addresses can be told to be ours by themselves.
+    pub(crate) marks_addresses: bool,
     /// The uplink as it was last seen with an address.
     pub(crate) uplink: Option<Uplink>,
     /// Why it is not there now, if it is not.
@@ -127,6 +129,7 @@ impl World {
         World {
             this,
             name,
+            marks_addresses: false,
             uplink: None,
             no_uplink: Some(NoUplink::Unseen),
             nodes: BTreeMap::new(),

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use tartan_decide::{Announcement, Attached, Choice, Decision, Fact, Phase, Record, Scope, World, lower};
 use tartan_host::{Element, Key, Member, Route, RouteKind, Row};
-use tartan_model::{AttachmentKey, Endpoint, NetworkName};
+use tartan_model::{AttachmentKey, Endpoint, IfName, NetworkName};
 
 use facts::*;
 
@@ -352,14 +352,16 @@ proptest! {
     #[test]
     fn rows_stand_only_on_links_that_are_wanted(facts in facts(60)) {
         let mut world = world();
+        let marked = facts.contains(&Fact::MarksAddresses);
         facts.into_iter().for_each(|fact| { let _ = world.learn(fact); });
         let (rows, _) = world.wanted();
         for row in rows.iter() {
-            // All that stands on a link of others is a route by a peer.
+            // All that stands on links of others are routes by peers, and own addresses where they can be told.
             let by_peer = matches!(row, Row::Route(Route { kind: RouteKind::Via { .. }, .. }));
+            let is_own = marked && matches!(row, Row::Address(_));
             if let Some(link) = row.on() {
-                let uplink = by_peer && link.as_str() == "eth0";
-                prop_assert!(rows.link(link).is_some() || uplink, "{row} stands on nothing");
+                let of_others = by_peer && link.as_str() == "eth0" || is_own && *link == IfName::LOOPBACK;
+                prop_assert!(rows.link(link).is_some() || of_others, "{row} stands on nothing");
             }
             if let Row::Link(link) = row {
                 prop_assert!(link.master.as_ref().is_none_or(|master| rows.link(master).is_some()), "{row}");

@@ -100,13 +100,28 @@ fn host_gateway_has_no_tunnel_at_all() {
         ]
     );
     assert_eq!(rows(&world, &["fdb", "neighbor", "element inet vnis", "element inet tunnels"]), [""; 0]);
-    // The node's own addresses need a link; no pod is on it.
-    let links = rows(&world, &["link", "address"]);
-    assert_eq!(links.len(), 3, "{links:?}");
-    assert!(links[0].starts_with("link tartan0 bridge") && links[0].contains("mtu 1500"), "{links:?}");
-    assert_eq!(&links[1..], ["address 10.244.1.0/32 dev tartan0", "address fd00:10:244:1::/128 dev tartan0"]);
     assert_eq!(rows(&world, &["sysctl net.ipv4.conf.eth0"]), ["sysctl net.ipv4.conf.eth0.forwarding = 1"]);
     assert_eq!(peer(&world, "n2"), (Some("direct".into()), vec![]));
+}
+
+#[test]
+fn where_there_is_no_tunnel_the_loopback_interface_has_the_own_addresses() {
+    let own = |world: &World| rows(world, &["link", "address"]);
+    let spec = format!("{DUAL}, paths: [direct], attachment");
+    let addresses = |link: &str| {
+        ["10.244.1.0/32", "fd00:10:244:1::/128"].map(|address| format!("address {address} dev {link}"))
+    };
+    let mut routed = world(&["172.30.0.1/16"], &format!("{spec}: routed"), &[]);
+    let links = own(&routed);
+    assert_eq!(links.len(), 3, "a kernel without marks needs a link: {links:?}");
+    assert!(links[0].starts_with("link tartan0 bridge") && links[0].contains("mtu 1500"), "{links:?}");
+    assert_eq!(&links[1..], addresses("tartan0"));
+    routed.learn(Fact::MarksAddresses).unwrap();
+    assert_eq!(own(&routed), addresses("lo"));
+    // Pods on the bridge find the node's addresses there.
+    let mut bridged = world(&["172.30.0.1/16"], &format!("{spec}: bridge"), &[]);
+    bridged.learn(Fact::MarksAddresses).unwrap();
+    assert_eq!(own(&bridged).iter().filter(|row| row.contains("dev lo")).count(), 0, "{:?}", own(&bridged));
 }
 
 #[test]

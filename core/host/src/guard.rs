@@ -38,7 +38,8 @@ pub enum RefusalReason {
         /// The name.
         name: IfName,
     },
-    /// A row other than a route by a next hop would stand on a link, or a link become a port of one, that is not ours.
+    /// A row other than a route by a next hop, or an address on the loopback interface, would stand on a link that is not
+    /// ours, or a link become a port of one.
     #[error("interface {link} is not tartan's, nor made earlier in this plan")]
     ForeignLink {
         /// The link.
@@ -151,6 +152,7 @@ impl Watch<'_> {
             {
                 check_by_foreign(*dst, *gateway)
             }
+            Row::Address(address) if self.realm == Realm::Node && address.link == IfName::LOOPBACK => Ok(()),
             _ => row.on().into_iter().try_for_each(|link| self.check_link(link)),
         }
     }

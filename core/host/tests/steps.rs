@@ -415,6 +415,17 @@ fn names_of_ours_pass_and_others_do_not() {
 }
 
 #[test]
+fn of_the_loopback_interface_only_addresses_pass() {
+    let up = Host { foreign: [(name("lo"), ForeignLink { up: true })].into(), ..bare() };
+    let own = create(global("lo", OWN));
+    assert_eq!(refusal(&up, std::slice::from_ref(&own)), "");
+    let others = create(Row::Route(route("10.9.0.0/24", over("lo"), None)));
+    assert_eq!(refusal(&up, &[others]), "interface lo is not tartan's, nor made earlier in this plan");
+    let (passed, _) = guard(vec![own], &up, &Realm::Pod);
+    assert_eq!(passed, []);
+}
+
+#[test]
 fn a_pod_has_its_own_names_and_its_default_route() {
     let end = Link { alias: Box::default(), ..link("net1", LinkKind::Veth) };
     let steps = vec![create(Row::Link(end)), create(Row::Route(route("0.0.0.0/0", over("net1"), None)))];

@@ -145,6 +145,8 @@ pub struct IfName([u8; IfName::MAX]);
 impl IfName {
     /// The longest name in bytes (IFNAMSIZ without the zero that ends it).
     pub const MAX: usize = 15;
+    /// The link that every network namespace is made with (drivers/net/loopback.c).
+    pub const LOOPBACK: IfName = IfName(*b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0");
 
     /// The name as text.
     pub fn as_str(&self) -> &str {

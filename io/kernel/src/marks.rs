@@ -2,7 +2,7 @@
 
 use tartan_model::IfName;
 
-/// The routing protocol number of our routes and neighbours (`rtm_protocol`, `NDA_PROTOCOL`).
+/// The protocol number of our routes, neighbours and addresses (`rtm_protocol`, `NDA_PROTOCOL`; `IFA_PROTO`, Linux 5.18).
 pub const PROTOCOL: u8 = 116;
 
 /// What the alias of a link of ours begins with.
@@ -10,8 +10,8 @@ const ALIAS: &str = "tartan";
 /// The whole of it, before the name of the pod or network: such a link is ours even when somebody gave it another name.
 const WHOLE: [&str; 2] = ["tartan pod ", "tartan network "];
 
-/// Which links are ours. Routes and neighbours bear [`PROTOCOL`]; addresses and forwarding entries are ours when their
-/// link is.
+/// Which links are ours. Routes, neighbours and addresses on a node's loopback interface bear [`PROTOCOL`]; other addresses
+/// and forwarding entries are ours when their link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Marks {
     /// On a node: links that have one of our names *and* an alias that begins with `tartan`; under any other name those

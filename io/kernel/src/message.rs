@@ -1,10 +1,14 @@
 //! The beginnings of netlink messages that several writers share.
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress};
+
+use crate::marks::PROTOCOL;
 
 pub(crate) fn family(family: Family) -> AddressFamily {
     match family {
@@ -38,6 +42,9 @@ pub(crate) fn lookup(name: &IfName) -> LinkMessage {
 pub(crate) fn skip_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
+
+/// The mark of our addresses. Kernels that do not know it take no note of it.
+pub(crate) const OURS: AddressAttribute = AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL));
 
 /// An address on a link; `narrow` makes an IPv4 address one of scope link.
 pub(crate) fn address(link: u32, address: InterfaceAddress, narrow: bool) -> AddressMessage {

@@ -279,24 +279,31 @@ impl Hearing<'_> {
     }
 
     fn address(&mut self, message: Message<'_>) -> Option<()> {
-        let ours = self.links.ours(message.word(4)).is_some();
-        self.notices.underlay |= self.links.is_underlay(message.word(4));
-        if !ours && message.kind == libc::RTM_NEWADDR {
+        let index = message.word(4);
+        let may_be_ours = self.links.ours(index).is_some() || self.links.is_loopback(index);
+        if !may_be_ours && message.kind == libc::RTM_NEWADDR {
+            self.notices.underlay |= self.links.is_underlay(index);
             return Some(());
         }
-        match message.parse().ok()? {
-            RouteNetlinkMessage::NewAddress(address) => {
-                if let Some(row) = self.links.address(&address) {
-                    self.is(Row::Address(row));
-                }
+        let (RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address)) =
+            message.parse().ok()?
+        else {
+            return None;
+        };
+        let row = self.links.address(&address);
+        self.notices.underlay |= row.is_none() && self.links.is_underlay(index);
+        let there = message.kind == libc::RTM_NEWADDR;
+        if !there {
+            self.address_lost(index, interface_address(&address)?.address());
+        }
+        match row {
+            Some(row) if there => self.is(Row::Address(row)),
+            Some(row) => self.gone(Key::Address(row.link, row.address)),
+            // Somebody may have put another mark in the place of ours.
+            None if self.links.is_loopback(index) => {
+                self.gone(Key::Address(IfName::LOOPBACK, interface_address(&address)?));
             }
-            RouteNetlinkMessage::DelAddress(address) => {
-                self.address_lost(address.header.index, interface_address(&address)?.address());
-                if let Some(row) = self.links.address(&address) {
-                    self.gone(Key::Address(row.link, row.address));
-                }
-            }
-            _ => {}
+            None => {}
         }
         Some(())
     }

@@ -19,6 +19,7 @@ use tartan_host::{Address, Fdb, ForeignLink, Key, Link, LinkKind, Neighbor, Rout
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu};
 
 use crate::marks::{Marks, PROTOCOL};
+use crate::message;
 use crate::rtnl::Message;
 
 /// A link as the kernel tells of it.
@@ -127,9 +128,16 @@ impl Links {
         })
     }
 
-    /// The row of an address; None if its link is not ours, or the kernel made it.
+    /// Whether the link is a node's loopback interface.
+    pub(crate) fn is_loopback(&self, index: u32) -> bool {
+        self.marks == Marks::Node && self.name(index) == Some(&IfName::LOOPBACK)
+    }
+
+    /// The row of an address; None if neither its link nor itself bears our mark, or the kernel made it.
     pub(crate) fn address(&self, message: &AddressMessage) -> Option<Address> {
-        let link = self.ours(message.header.index)?;
+        let index = message.header.index;
+        let is_marked = || self.is_loopback(index) && message.attributes.contains(&message::OURS);
+        let link = self.ours(index).or_else(|| self.name(index).filter(|_| is_marked()))?;
         let address = interface_address(message)?;
         if matches!(self.marks, Marks::Pod(_)) && is_automatic(message, address.address()) {
             return None;

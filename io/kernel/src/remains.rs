@@ -15,12 +15,12 @@ use tartan_model::{Family, IfName};
 
 use crate::apply::free_group;
 use crate::marks::{Marks, PROTOCOL};
-use crate::message::family as wire_family;
-use crate::read::Seen;
+use crate::message::{self, OURS, family as wire_family};
+use crate::read::{Seen, interface_address};
 use crate::{Batch, KernelError, Nftables, Refused, Request, Rtnl, tables, write};
 
 /// The priorities of our rules, and the tables of our routes beside the main one.
-const OURS: std::ops::RangeInclusive<u32> = 8400..=8499;
+const NUMBERS: std::ops::RangeInclusive<u32> = 8400..=8499;
 /// What the names of our nftables begin with.
 const TABLES: &str = "tartan";
 
@@ -80,6 +80,7 @@ impl Remains {
             found.extend(self.rules(family)?);
             found.extend(self.routes(family, &all)?);
             found.extend(self.neighbors(family, &ours)?);
+            found.extend(self.addresses(family, &all, &ours)?);
         }
         found.extend(
             ours.iter()
@@ -178,7 +179,9 @@ impl Remains {
                     _ => None,
                 })?;
                 let taking = Taking::Request(Box::new(RouteNetlinkMessage::DelRule(rule)));
-                OURS.contains(&priority).then(|| Remain { what: format!("{family} rule {priority}"), taking })
+                NUMBERS
+                    .contains(&priority)
+                    .then(|| Remain { what: format!("{family} rule {priority}"), taking })
             }
             _ => None,
         };
@@ -218,6 +221,23 @@ impl Remains {
             _ => None,
         };
         Ok(dump.messages().filter_map(|message| message.parse().ok()).filter_map(neighbor).collect())
+    }
+
+    /// On links that are not ours.
+    fn addresses(&mut self, family: Family, links: &Named, ours: &Named) -> Result<Vec<Remain>, KernelError> {
+        let dump = self.rtnl.dump(&tables::addresses(family))?;
+        let address = |message| match message {
+            RouteNetlinkMessage::NewAddress(found) if found.attributes.contains(&OURS) => {
+                let is_on = |(index, _): &&(u32, IfName)| *index == found.header.index;
+                let (index, link) = links.iter().find(is_on).filter(|link| !ours.contains(link))?;
+                let address = interface_address(&found)?;
+                let message = RouteNetlinkMessage::DelAddress(message::address(*index, address, false));
+                let what = format!("address {address} dev {link}");
+                Some(Remain { what, taking: Taking::Request(Box::new(message)) })
+            }
+            _ => None,
+        };
+        Ok(dump.messages().filter_map(|message| message.parse().ok()).filter_map(address).collect())
     }
 
     fn tables(&mut self) -> Result<Vec<Remain>, KernelError> {

@@ -263,7 +263,7 @@ impl Found {
     }
 }
 
-/// An address that others may be told to send to: valid everywhere, in use, and not about to be given up.
+/// An address that others may be told to send to: valid everywhere, in use, not about to be given up, and none of ours.
 fn candidate(message: &AddressMessage) -> Option<Candidate> {
     let flags = address_flags(message);
     let address = interface_address(message)?;
@@ -271,7 +271,8 @@ fn candidate(message: &AddressMessage) -> Option<Candidate> {
     let secondary = flags.contains(AddressFlags::Secondary);
     let unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
     let temporary = secondary && address.family() == Family::Ipv6;
-    if message.header.scope != AddressScope::Universe || flags.intersects(unfit) || temporary {
+    let is_ours = message.attributes.contains(&message::OURS);
+    if message.header.scope != AddressScope::Universe || flags.intersects(unfit) || temporary || is_ours {
         return None;
     }
     let permanent = flags.contains(AddressFlags::Permanent);

@@ -238,7 +238,9 @@ pub(crate) fn remove_group(group: u32) -> Wish {
 }
 
 pub(crate) fn put_address(index: u32, row: &Address) -> Vec<Wish> {
-    vec![want(Message::NewAddress(message::address(index, row.address, row.scope == Scope::Link)), REPLACE)]
+    let mut address = message::address(index, row.address, row.scope == Scope::Link);
+    address.attributes.push(message::OURS);
+    vec![want(Message::NewAddress(address), REPLACE)]
 }
 
 pub(crate) fn remove_address(index: u32, row: &Address) -> Vec<Wish> {

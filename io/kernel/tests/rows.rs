@@ -83,6 +83,39 @@ fn what_stands_on_links() {
     there_and_back(&mut kernel, &made);
 }
 
+/// Told by its mark: others have theirs there.
+#[test]
+fn an_address_on_the_loopback_interface() {
+    let node = Scratch::new();
+    let mut kernel = node.kernel();
+    assert!(kernel.marks_addresses().unwrap());
+    on(&node, &["ip", "address", "add", "10.9.9.9/32", "dev", "lo"]);
+    on(&node, &["ip", "-6", "address", "add", "fd09::9/128", "dev", "lo"]);
+    let made = ["10.244.0.0/32", "fd00:10:244::/128"].map(|own| address("lo", own, Scope::Global));
+    there_and_back(&mut kernel, &made);
+
+    let mut heard = kernel.read(&[]).unwrap();
+    done(&mut kernel, &made.clone().map(create));
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard.rows.len(), 2);
+    // In somebody else's hands it is none of ours any more, until it is taken back.
+    for own in ["10.244.0.0/32", "fd00:10:244::/128"] {
+        node.rtnl().add_address(&ifname("lo"), own.parse().unwrap()).unwrap();
+    }
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+    assert!(heard.rows.is_empty(), "{:?}", heard.rows);
+    done(&mut kernel, &made.clone().map(create));
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+    assert_eq!(heard.rows.len(), 2);
+    // With the link down IPv6 addresses go.
+    on(&node, &["ip", "link", "set", "lo", "down"]);
+    follow(&mut kernel, &mut heard);
+    assert_eq!(heard, kernel.read(&[]).unwrap());
+    assert_eq!(heard.rows.len(), 1);
+}
+
 #[test]
 fn a_link_changes_in_place() {
     let node = Scratch::new();

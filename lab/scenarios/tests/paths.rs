@@ -79,6 +79,8 @@ fn host_gateway(family: &str, underlay: &str, attachment: &str) {
     }
     assert_at_rest(&lab, 3);
     assert_eq!(lab.on_node("n1", &["ip", "-o", "link", "show", "type", "vxlan"]), "", "there is no tunnel");
+    let bridges = lab.on_node("n1", &["ip", "-o", "link", "show", "type", "bridge"]);
+    assert_eq!(bridges.is_empty(), attachment.ends_with("routed"), "{bridges}");
     let routes = routes(&lab, "n1");
     assert!(
         routes.len() == 2 * families.len() && routes.iter().all(|route| route.contains("dev eth0")),
@@ -295,7 +297,8 @@ fn packets_on_their_way_outlive_their_path() {
 #[test]
 fn direct_routes_come_back() {
     let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--underlay", "ipv6"];
-    let lab = Lab::up("t-paths", &[&args[..], &set("paths=[direct]")].concat());
+    let sets = [set("paths=[direct]"), set("attachment=routed")].concat();
+    let lab = Lab::up("t-paths", &[&args[..], &sets].concat());
     let before = routes(&lab, "n1");
     assert_eq!(before.len(), 2);
     let back = |lab: &Lab| routes(lab, "n1") == before;
@@ -304,6 +307,15 @@ fn direct_routes_come_back() {
     wait_until("deleted routes come back", SOON, || back(&lab));
     eprintln!("deleted routes are back after {:?}", start.elapsed());
     lab.assert_full(2, &["--family", "ipv6"]);
+    let own = |lab: &Lab| lab.on_node("n1", &["ip", "-o", "address", "show", "dev", "lo", "scope", "global"]);
+    let own_before = own(&lab);
+    assert_eq!(own_before.lines().count(), 2, "{own_before}");
+    let start = Instant::now();
+    let delete = "ip -o address show dev lo scope global | while read -r _ _ _ own _; do ip address del $own dev lo; done";
+    lab.on_node("n1", &["sh", "-c", delete]);
+    wait_until("deleted addresses come back", SOON, || own(&lab) == own_before && back(&lab));
+    eprintln!("deleted addresses are back after {:?}", start.elapsed());
+    lab.assert_full(2, &["--family", "ipv4"]);
     // The uplink goes down; with it go its IPv6 addresses.
     lab.on_node("n1", &["ip", "link", "set", "eth0", "down"]);
     wait_until("the routes go", SOON, || routes(&lab, "n1").is_empty());

@@ -233,6 +233,7 @@ pub(crate) fn fact() -> impl Strategy<Value = Fact> {
         2 => objects(),
         3 => published(),
         1 => Just(Fact::InSync),
+        1 => Just(Fact::MarksAddresses),
         6 => (0u8..6, 0usize..2, any::<u32>()).prop_map(|(n, at, link)| attach(n, at, link)),
         2 => (0u8..6).prop_map(|n| Fact::Added(key(n))),
         2 => (0u8..6).prop_map(|n| Fact::Detach(key(n))),

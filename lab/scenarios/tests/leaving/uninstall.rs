@@ -124,11 +124,17 @@ fn with_the_agent_dead_and_pods_there() {
     let before = host.seen();
     host.install();
     let pods = [Pod::add(&host, 1), Pod::add(&host, 2)];
+    // Without a tunnel the node's own addresses are on a link that is not ours.
+    let pools = "pools: [{cidr: 10.244.0.0/16}, {cidr: \"fd00:10:244::/56\"}]";
+    lab.apply("default", &format!("{{{pools}, paths: [direct], attachment: routed}}")).ok();
+    let own = ["ip", "-o", "address", "show", "dev", "lo", "scope", "global"];
+    assert!(holds_within(AT_ONCE, || lab.on_node("outside", &own).lines().count() == 2));
     host.kill();
     assert!(host.path("etc/metrics.sock").exists() && host.socket().exists(), "it was killed");
     fs::create_dir(host.path("run/.tartand.sock")).unwrap();
     let plan = host.uninstall(&["--dry-run", "-o", "json"]).ok().json();
     assert_eq!(plan["agent"], "stopped");
+    assert!(plan["kernel"].to_string().contains("/128 dev lo"), "{plan}");
     let done = host.uninstall(&["--yes", "-o", "json"]).ok().json();
     assert_eq!(done["failed"], json!([]), "{done}");
     assert_eq!(done["blocks"].as_array().map(Vec::len), Some(2), "{done}");

@@ -21,6 +21,7 @@ pub(crate) const TO_TEST: &[&str] = &[
     "tcpdump",
     "strace",
     "iputils-ping",
+    "ethtool",
     "containernetworking-plugins",
     "podman",
     "busybox-static",

@@ -19,7 +19,7 @@ use tartan_decide::{Choice, Conflict, Decision, Fact, Note, Phase, Record, Scope
 use tartan_fault::{Point, reach};
 use tartan_host::{NetnsToken, Realm};
 use tartan_kernel::netns::{self, NetnsId};
-use tartan_kernel::{Kernel, give_back_memory};
+use tartan_kernel::{Kernel, give_back_memory, keeps_marks_of_addresses};
 use tartan_model::{AttachmentKey, Cidr, Family, NetworkName, Node, NodeId, Path, UplinkChoice};
 use tartan_reconcile::{Reconciler, Sweep};
 use tracing::{error, info};
@@ -204,7 +204,7 @@ impl Ring {
         }
         let leaving = ring.world.endpoints().filter(|attached| attached.phase == Phase::Leaving);
         ring.leaving = leaving.map(|attached| attached.endpoint.key.clone()).collect();
-        if ring.loop_.kernel().marks_addresses().context("cannot read addresses")? {
+        if keeps_marks_of_addresses() {
             ring.learn(Fact::MarksAddresses);
         }
         ring.look_at_uplink();

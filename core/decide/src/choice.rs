@@ -77,6 +77,8 @@ pub struct NodeChoice {
     pub forward_from: Option<IfName>,
     /// The link that takes packets in whose answers would go another way: a peer may change its path before this node does.
     pub loosen: Option<IfName>,
+    /// Whether the loopback interface has to have IPv6, as it may hold addresses of this node's own.
+    pub opens_loopback: bool,
     /// This node's addresses on the underlay.
     pub addresses: Vec<IpAddr>,
     /// The UDP ports of its tunnels.
@@ -106,6 +108,8 @@ pub struct NetworkChoice {
     pub blocks: Vec<Cidr>,
     /// The bridge, where pods are attached to one, and where no other link can hold the node's own addresses.
     pub bridge: Option<Bridge>,
+    /// The link with the node's own addresses: a tunnel's device, else the bridge, else the loopback interface.
+    pub holder: Option<IfName>,
     /// Whether packets may come in by a tunnel whose answers go another way.
     pub loose: bool,
     /// Whether all nodes are known, so that tunnel packets of others can be refused.

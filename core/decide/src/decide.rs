@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tartan_api::network::Network;
-use tartan_fabric::{Blocked, Reached, Reason, Way};
+use tartan_fabric::{Blocked, Reached, Reason, Way, vxlan_device};
 use tartan_model::{
     Attachment, AttachmentKey, Cidr, Endpoint, Family, IfName, Mac, Mtu, NetworkName, Node, NodeId, Path,
     Pool,
@@ -53,7 +53,9 @@ impl World {
         let is_direct = |network: &&&Network| network.paths.contains(&Path::Direct);
         let direct = served.iter().filter(is_direct).any(|network| network.has_family(Family::Ipv4));
         let tunnelled = served.iter().filter(|network| network.paths.contains(&Path::Vxlan));
+        let bare = served.iter().any(|it| !it.paths.contains(&Path::Vxlan) && it.has_family(Family::Ipv6));
         let choice = NodeChoice {
+            opens_loopback: bare && self.marks_addresses,
             forward,
             accept_ra,
             forward_from: self.uplink.as_ref().filter(|_| direct).map(|uplink| uplink.name.clone()),
@@ -122,15 +124,21 @@ impl World {
         // Once a bridge is there, every packet that the namespace forwards pays for it (net/bridge/br_netfilter_hooks.c,
         // `ip_sabotage_in`).
         let needed = bridged || !tunnelled && !self.marks_addresses;
+        let bridge = if needed { self.bridge(&network.name, bridged) } else { None };
+        let locals: Vec<IpAddr> =
+            own.addresses.iter().map(|address| address.address()).filter(|_| tunnelled).collect();
+        let tunnel = locals.first().map(|local| vxlan_device(network.vxlan.vni, Family::of(*local)));
+        let holder = tunnel.or_else(|| bridge.as_ref().map(|bridge| bridge.name.clone()));
         NetworkChoice {
             network: network.name.clone(),
             vni: network.vxlan.vni,
             port: network.vxlan.port.get(),
             mtu: self.pod_mtu(network).unwrap_or(own.mtu),
             mac: Mac::of_node(&self.this),
-            locals: own.addresses.iter().map(|address| address.address()).filter(|_| tunnelled).collect(),
+            holder: holder.or(self.marks_addresses.then_some(IfName::LOOPBACK)),
+            locals,
             blocks: self.served_blocks(&network.name, &self.this).collect(),
-            bridge: if needed { self.bridge(&network.name, bridged) } else { None },
+            bridge,
             loose: network.paths.contains(&Path::Direct) && network.has_family(Family::Ipv4),
             closed: self.in_sync,
         }

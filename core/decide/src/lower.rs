@@ -116,7 +116,9 @@ fn lower_node(node: &NodeChoice) -> Vec<Row> {
         node.accept_ra.iter().map(|link| Sysctl { key: SysctlKey::AcceptRa(link.clone()), value: 2 });
     let from = node.forward_from.iter().cloned().map(SysctlKey::UplinkForward);
     let loose = node.loosen.iter().cloned().map(SysctlKey::UplinkReverse);
-    let by_link = accept.chain(loose.map(|key| Sysctl { key, value: LOOSE }));
+    let loopback =
+        node.opens_loopback.then_some(Sysctl { key: SysctlKey::NoIpv6(IfName::LOOPBACK), value: 0 });
+    let by_link = accept.chain(loose.map(|key| Sysctl { key, value: LOOSE })).chain(loopback);
     let sysctls = by_link.chain(forward.chain(from).map(|key| Sysctl { key, value: 1 })).map(Row::Sysctl);
     let mut rows = lower_way_out(node.way_out.as_ref(), node.judges_frames);
     for table in POD_TABLES {
@@ -163,13 +165,8 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
         rows.extend(carries(device, &families));
     }
     // One link holds the node's addresses; routes by others name them as their source.
-    let tunnel = network.locals.first().map(|local| vxlan_device(network.vni, Family::of(*local)));
-    let bridge = network.bridge.as_ref().map(|bridge| bridge.name.clone());
-    let holder = tunnel.or(bridge).unwrap_or(IfName::LOOPBACK);
-    rows.extend(network.blocks.iter().map(|block| {
-        let own = InterfaceAddress::host(tartan_ipam::own_address(block));
-        Row::Address(Address { link: holder.clone(), address: own, scope: AddressScope::Global })
-    }));
+    let own = |holder| network.blocks.iter().map(move |block| own_address(holder, block));
+    rows.extend(network.holder.iter().flat_map(own));
     if network.closed && !network.locals.is_empty() {
         rows.push(element(TableFamily::Inet, Member::Vxlan(network.port, network.vni)));
     }
@@ -188,6 +185,17 @@ fn lower_network(network: &NetworkChoice) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// What the node sends by an interface without an address of its own would come from an IPv4 address of the loopback interface
+/// that is valid everywhere (net/ipv4/devinet.c, `inet_select_addr`).
+fn own_address(holder: &IfName, block: &Cidr) -> Row {
+    let address = InterfaceAddress::host(tartan_ipam::own_address(block));
+    let scope = match block.family() {
+        Family::Ipv4 if *holder == IfName::LOOPBACK => AddressScope::Link,
+        _ => AddressScope::Global,
+    };
+    Row::Address(Address { link: holder.clone(), address, scope })
 }
 
 /// A link and the settings without which it forwards nothing of these families: it has them from the defaults of its

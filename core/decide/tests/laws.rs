@@ -356,9 +356,9 @@ proptest! {
         facts.into_iter().for_each(|fact| { let _ = world.learn(fact); });
         let (rows, _) = world.wanted();
         for row in rows.iter() {
-            // All that stands on links of others are routes by peers, and own addresses where they can be told.
+            // All that stands on links of others are routes by peers, and own addresses and what they need, where they can be told.
             let by_peer = matches!(row, Row::Route(Route { kind: RouteKind::Via { .. }, .. }));
-            let is_own = marked && matches!(row, Row::Address(_));
+            let is_own = marked && matches!(row, Row::Address(_) | Row::Sysctl(_));
             if let Some(link) = row.on() {
                 let of_others = by_peer && link.as_str() == "eth0" || is_own && *link == IfName::LOOPBACK;
                 prop_assert!(rows.link(link).is_some() || of_others, "{row} stands on nothing");

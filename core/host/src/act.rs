@@ -185,7 +185,12 @@ impl Host {
                 && found.address.address() == address.address.address()
                 && (family == Family::Ipv6 || found.address == address.address)
         };
-        if !self.addresses().any(same) {
+        let there = self.addresses().any(same);
+        // Where others have theirs none is replaced.
+        if there && address.link == IfName::LOOPBACK {
+            return Err(StepError::Exists);
+        }
+        if !there {
             self.rows.insert(Row::Address(address.clone()));
         }
         Ok(())

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use tartan_model::{Cidr, IfName};
+use tartan_model::{Cidr, IfName, InterfaceAddress};
 use thiserror::Error;
 
-use crate::{Host, Link, Route, RouteKind, Row, Step};
+use crate::{Address, Host, Link, Route, RouteKind, Row, Step, Sysctl, SysctlKey};
 
 /// Where a plan is to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub enum RefusalReason {
         /// The name.
         name: IfName,
     },
-    /// A row other than a route by a next hop, or an address on the loopback interface, would stand on a link that is not
-    /// ours, or a link become a port of one.
+    /// A row would stand on a link that is not ours, other than a route by a next hop and what the loopback interface needs
+    /// to hold addresses, or a link become a port of one.
     #[error("interface {link} is not tartan's, nor made earlier in this plan")]
     ForeignLink {
         /// The link.
@@ -152,7 +152,16 @@ impl Watch<'_> {
             {
                 check_by_foreign(*dst, *gateway)
             }
-            Row::Address(address) if self.realm == Realm::Node && address.link == IfName::LOOPBACK => Ok(()),
+            Row::Address(Address { link, address, .. })
+                if self.realm == Realm::Node && *link == IfName::LOOPBACK && is_host(*address) =>
+            {
+                Ok(())
+            }
+            Row::Sysctl(Sysctl { key: SysctlKey::NoIpv6(link), value: 0 })
+                if self.realm == Realm::Node && *link == IfName::LOOPBACK =>
+            {
+                Ok(())
+            }
             _ => row.on().into_iter().try_for_each(|link| self.check_link(link)),
         }
     }
@@ -188,9 +197,13 @@ impl Watch<'_> {
     }
 }
 
-/// All that may stand on a link of others is a route by a next hop there: the way to a peer's pods by the uplink.
+/// A route by a next hop may stand on a link of others: the way to a peer's pods by the uplink.
 fn check_by_foreign(dst: Cidr, gateway: IpAddr) -> Result<(), RefusalReason> {
     if dst.contains(gateway) { Err(RefusalReason::OverNextHop { dst, gateway }) } else { Ok(()) }
+}
+
+fn is_host(address: InterfaceAddress) -> bool {
+    address == InterfaceAddress::host(address.address())
 }
 
 /// Whether a link of the node bears a name of ours.

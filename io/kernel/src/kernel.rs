@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::route::{RouteProtocol, RouteType};
 use tartan_host::policy::Direction;
 use tartan_host::{ForeignChain, Host, LinkKind, NetnsToken, Notice, Row, SysctlKey};
@@ -360,25 +359,6 @@ impl Kernel {
             self.links.learn(link);
         }
         Ok(seen)
-    }
-
-    /// Whether the kernel keeps who made an address (Linux 5.18): it marks those that it makes itself, such as `::1`.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    pub fn marks_addresses(&mut self) -> Result<bool, KernelError> {
-        let is_mark = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Protocol(_));
-        for family in Family::ALL {
-            let dump = self.requests.dump(&tables::addresses(family))?;
-            let is_marked = |message| match message {
-                RouteNetlinkMessage::NewAddress(address) => address.attributes.iter().any(is_mark),
-                _ => false,
-            };
-            if parsed(&dump).any(is_marked) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn read_addresses(&mut self) -> Result<Vec<Row>, KernelError> {

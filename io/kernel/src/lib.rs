@@ -35,7 +35,7 @@ use thiserror::Error;
 pub use denials::DenialLog;
 pub use echo::{EchoSockets, Heard};
 pub use kernel::Kernel;
-pub use marks::{Marks, PROTOCOL};
+pub use marks::{Marks, PROTOCOL, keeps_marks_of_addresses};
 pub use netns::NetnsError;
 pub use nft::{Batch, Nftables};
 pub use notices::Notices;

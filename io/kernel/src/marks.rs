@@ -1,9 +1,14 @@
 //! How our links are told from others.
 
+use std::fs;
+
 use tartan_model::IfName;
 
-/// The protocol number of our routes, neighbours and addresses (`rtm_protocol`, `NDA_PROTOCOL`; `IFA_PROTO`, Linux 5.18).
+/// The protocol number of our routes, neighbours and addresses on a node's loopback interface (`rtm_protocol`, `NDA_PROTOCOL`,
+/// `IFA_PROTO`).
 pub const PROTOCOL: u8 = 116;
+/// The index of the loopback interface of each namespace (include/net/flow.h, `LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// What the alias of a link of ours begins with.
 const ALIAS: &str = "tartan";
@@ -53,9 +58,36 @@ pub(crate) fn is_of_pod(name: &str) -> bool {
         .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
+/// Whether this kernel keeps who made an address (`IFA_PROTO`): since Linux 5.18.
+pub fn keeps_marks_of_addresses() -> bool {
+    fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| is_since(&release, (5, 18)))
+}
+
+/// Whether a release such as `6.1.0-18-amd64` is this one or a later one.
+fn is_since(release: &str, first: (u32, u32)) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_are_told_by_their_numbers() {
+        for (release, is) in [
+            ("5.18.0\n", true),
+            ("5.18", true),
+            ("6.1.0-18-amd64", true),
+            ("5.15.0-91-generic", false),
+            ("5.4.0", false),
+            ("4.19.0", false),
+            ("6", false),
+            ("", false),
+        ] {
+            assert_eq!(is_since(release, (5, 18)), is, "{release}");
+        }
+    }
 
     fn is_ours(name: &str, alias: &str) -> bool {
         Marks::Node.is_ours(&name.parse().unwrap(), alias)

@@ -43,7 +43,7 @@ pub(crate) fn skip_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
-/// The mark of our addresses. Kernels that do not know it take no note of it.
+/// The mark of our addresses on the loopback interface.
 pub(crate) const OURS: AddressAttribute = AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL));
 
 /// An address on a link; `narrow` makes an IPv4 address one of scope link.

@@ -301,7 +301,8 @@ impl Hearing<'_> {
             Some(row) => self.gone(Key::Address(row.link, row.address)),
             // Somebody may have put another mark in the place of ours.
             None if self.links.is_loopback(index) => {
-                self.gone(Key::Address(IfName::LOOPBACK, interface_address(&address)?));
+                let name = self.links.name(index)?.clone();
+                self.gone(Key::Address(name, interface_address(&address)?));
             }
             None => {}
         }

@@ -18,7 +18,7 @@ use netlink_packet_route::route::{
 use tartan_host::{Address, Fdb, ForeignLink, Key, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, Mac, Mtu};
 
-use crate::marks::{Marks, PROTOCOL};
+use crate::marks::{LOOPBACK, Marks, PROTOCOL};
 use crate::message;
 use crate::rtnl::Message;
 
@@ -130,7 +130,7 @@ impl Links {
 
     /// Whether the link is a node's loopback interface.
     pub(crate) fn is_loopback(&self, index: u32) -> bool {
-        self.marks == Marks::Node && self.name(index) == Some(&IfName::LOOPBACK)
+        self.marks == Marks::Node && index == LOOPBACK
     }
 
     /// The row of an address; None if neither its link nor itself bears our mark, or the kernel made it.

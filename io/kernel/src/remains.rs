@@ -14,7 +14,7 @@ use tartan_host::nftables::TableFamily;
 use tartan_model::{Family, IfName};
 
 use crate::apply::free_group;
-use crate::marks::{Marks, PROTOCOL};
+use crate::marks::{LOOPBACK, Marks, PROTOCOL};
 use crate::message::{self, OURS, family as wire_family};
 use crate::read::{Seen, interface_address};
 use crate::{Batch, KernelError, Nftables, Refused, Request, Rtnl, tables, write};
@@ -80,7 +80,7 @@ impl Remains {
             found.extend(self.rules(family)?);
             found.extend(self.routes(family, &all)?);
             found.extend(self.neighbors(family, &ours)?);
-            found.extend(self.addresses(family, &all, &ours)?);
+            found.extend(self.addresses(family, &all)?);
         }
         found.extend(
             ours.iter()
@@ -223,13 +223,13 @@ impl Remains {
         Ok(dump.messages().filter_map(|message| message.parse().ok()).filter_map(neighbor).collect())
     }
 
-    /// On links that are not ours.
-    fn addresses(&mut self, family: Family, links: &Named, ours: &Named) -> Result<Vec<Remain>, KernelError> {
+    /// On the loopback interface.
+    fn addresses(&mut self, family: Family, links: &Named) -> Result<Vec<Remain>, KernelError> {
         let dump = self.rtnl.dump(&tables::addresses(family))?;
         let address = |message| match message {
             RouteNetlinkMessage::NewAddress(found) if found.attributes.contains(&OURS) => {
                 let is_on = |(index, _): &&(u32, IfName)| *index == found.header.index;
-                let (index, link) = links.iter().find(is_on).filter(|link| !ours.contains(link))?;
+                let (index, link) = links.iter().find(is_on).filter(|(index, _)| *index == LOOPBACK)?;
                 let address = interface_address(&found)?;
                 let message = RouteNetlinkMessage::DelAddress(message::address(*index, address, false));
                 let what = format!("address {address} dev {link}");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tartan_host::{Sysctl, SysctlKey};
+use tartan_model::IfName;
 
 use crate::{NetnsError, Refused, netns};
 
@@ -43,7 +44,8 @@ impl Settings {
             return Ok(());
         }
         // A link of ours had no settings before us.
-        if let Some(file) = self.file.as_ref().filter(|_| wanted.key.on().is_none()) {
+        let was_there = wanted.key.on().is_none_or(|link| *link == IfName::LOOPBACK);
+        if let Some(file) = self.file.as_ref().filter(|_| was_there) {
             save(file, wanted.key.path(), old.trim(), &along(&wanted.key, old.trim())?)?;
         }
         fs::write(&path, value)

@@ -10,6 +10,7 @@ use tartan_host::{Sysctl, SysctlKey};
 use tartan_model::{Cidr, Family, IfName, InterfaceAddress, NoUplink, Uplink, UplinkChoice};
 
 use crate::kernel::Kernel;
+use crate::marks::LOOPBACK;
 use crate::read::{
     Links, Seen, address_flags, from_route, interface_address, is_router_advertised, oif, route_key,
 };
@@ -271,7 +272,7 @@ fn candidate(message: &AddressMessage) -> Option<Candidate> {
     let secondary = flags.contains(AddressFlags::Secondary);
     let unfit = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
     let temporary = secondary && address.family() == Family::Ipv6;
-    let is_ours = message.attributes.contains(&message::OURS);
+    let is_ours = message.header.index == LOOPBACK && message.attributes.contains(&message::OURS);
     if message.header.scope != AddressScope::Universe || flags.intersects(unfit) || temporary || is_ours {
         return None;
     }

@@ -21,7 +21,7 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use tartan_host::{Address, Fdb, Link, LinkKind, Neighbor, Route, RouteKind, Scope};
 use tartan_model::{Family, IfName, Mac, Mtu, Vni};
 
-use crate::marks::PROTOCOL;
+use crate::marks::{LOOPBACK, PROTOCOL};
 use crate::message::{self, link_by_index, link_by_name};
 use crate::rtnl::Request;
 
@@ -237,10 +237,14 @@ pub(crate) fn remove_group(group: u32) -> Wish {
     rid(Message::DelLink(link))
 }
 
+/// On the loopback interface somebody else's is not taken over.
 pub(crate) fn put_address(index: u32, row: &Address) -> Vec<Wish> {
     let mut address = message::address(index, row.address, row.scope == Scope::Link);
+    if index != LOOPBACK {
+        return vec![want(Message::NewAddress(address), REPLACE)];
+    }
     address.attributes.push(message::OURS);
-    vec![want(Message::NewAddress(address), REPLACE)]
+    vec![want(Message::NewAddress(address), CREATE)]
 }
 
 pub(crate) fn remove_address(index: u32, row: &Address) -> Vec<Wish> {

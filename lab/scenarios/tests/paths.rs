@@ -293,6 +293,73 @@ fn packets_on_their_way_outlive_their_path() {
     }
 }
 
+/// Without a tunnel they have no link of ours, and no bridge is made for them: it would cost every packet something.
+#[test]
+fn own_addresses_on_the_loopback_interface() {
+    let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--underlay", "ipv6"];
+    let sets = [set("paths=[direct]"), set("attachment=routed")].concat();
+    let lab = Lab::up("t-paths", &[&args[..], &sets].concat());
+    let blocks = lab.ask("n1", &["status"])["networks"][0]["blocks"].clone();
+    let first = |at: usize| {
+        blocks[at].as_str().and_then(|block| block.split('/').next()).expect("a block").to_owned()
+    };
+    let (ipv4, ipv6) = (first(0) + "/32", first(1) + "/128");
+    let before = routes(&lab, "n1");
+    let are_on = |link: &str| {
+        let all = lab.on_node("n1", &["ip", "-o", "address", "show", "dev", link]);
+        let there = [&ipv4, &ipv6].into_iter().all(|own| all.contains(&format!(" {own} ")));
+        there && routes(&lab, "n1") == before
+    };
+    assert!(are_on("lo"));
+    let deleted = format!("ip address del {ipv4} dev lo; ip address del {ipv6} dev lo");
+    for damage in
+        [&deleted, "sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", "ip link set lo down; ip link set lo up"]
+    {
+        let start = Instant::now();
+        lab.on_node("n1", &["sh", "-c", damage]);
+        wait_until(damage, SOON, || are_on("lo"));
+        eprintln!("mended after {:?}: {damage}", start.elapsed());
+        lab.assert_full(2, &["--family", "ipv4"]);
+        lab.assert_full(2, &["--family", "ipv6"]);
+    }
+    // An address of somebody else's stays his, and it is told.
+    let taken = format!("ip address del {ipv4} dev lo; ip address add {ipv4} dev lo");
+    lab.lab(&["fault", "add", "stop", "n1"]).ok();
+    lab.on_node("n1", &["sh", "-c", &taken]);
+    lab.lab(&["fault", "rm", "stop", "n1"]).ok();
+    wait_until("it is told", SOON, || {
+        lab.verb("n1", &["status", "-o", "json"]).stdout.contains(&format!("address {ipv4} dev lo"))
+    });
+    lab.on_node("n1", &["ip", "address", "del", &ipv4, "dev", "lo"]);
+    wait_until("it is made", SOON, || are_on("lo"));
+    assert_at_rest(&lab, 2);
+
+    // They go to a bridge when pods need one, come back, and come from the one that a release before made for them.
+    let from = lab.netns("default_p1");
+    let to = lab.addresses("default/p2");
+    let probes: Vec<Probe> = to.iter().map(|to| Probe::start(&from, *to, Duration::from_millis(1))).collect();
+    for (attachment, link) in [("bridge", "tartan0"), ("routed", "lo")] {
+        lab.apply("default", &format!("{{{POOLS}, paths: [direct], attachment: {attachment}}}")).ok();
+        wait_until("they are moved", SOON, || are_on(link));
+    }
+    lab.lab(&["fault", "add", "kill", "n1"]).ok();
+    let as_before = format!(
+        "ip link add tartan0 up type bridge && ip link set tartan0 alias 'tartan network default' &&
+         for own in {ipv4} {ipv6}; do ip address add $own dev tartan0; ip address del $own dev lo; done"
+    );
+    lab.on_node("n1", &["sh", "-c", &as_before]);
+    lab.lab(&["fault", "rm", "kill", "n1"]).ok();
+    wait_until("they are moved", SOON, || are_on("lo"));
+    wait_until("the bridge is gone", SOON, || {
+        lab.on_node("n1", &["ip", "-o", "link", "show", "type", "bridge"]).is_empty()
+    });
+    for probe in probes {
+        let outcome = probe.finish();
+        assert!(outcome.lost.is_empty() && outcome.sent > 100, "{outcome:?}");
+    }
+    assert_at_rest(&lab, 2);
+}
+
 /// What flannel's host-gw puts back after 8.2 s at most.
 #[test]
 fn direct_routes_come_back() {
@@ -307,15 +374,6 @@ fn direct_routes_come_back() {
     wait_until("deleted routes come back", SOON, || back(&lab));
     eprintln!("deleted routes are back after {:?}", start.elapsed());
     lab.assert_full(2, &["--family", "ipv6"]);
-    let own = |lab: &Lab| lab.on_node("n1", &["ip", "-o", "address", "show", "dev", "lo", "scope", "global"]);
-    let own_before = own(&lab);
-    assert_eq!(own_before.lines().count(), 2, "{own_before}");
-    let start = Instant::now();
-    let delete = "ip -o address show dev lo scope global | while read -r _ _ _ own _; do ip address del $own dev lo; done";
-    lab.on_node("n1", &["sh", "-c", delete]);
-    wait_until("deleted addresses come back", SOON, || own(&lab) == own_before && back(&lab));
-    eprintln!("deleted addresses are back after {:?}", start.elapsed());
-    lab.assert_full(2, &["--family", "ipv4"]);
     // The uplink goes down; with it go its IPv6 addresses.
     lab.on_node("n1", &["ip", "link", "set", "eth0", "down"]);
     wait_until("the routes go", SOON, || routes(&lab, "n1").is_empty());

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
+use etherparse::{IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep};
 
 /// A MAC address.
 pub(crate) type MacBytes = [u8; 6];
@@ -91,8 +91,14 @@ pub(crate) fn in_fragments(frame: &[u8], bytes: u16) -> [Vec<u8>; 2] {
     [fragment(0, 1, first), fragment(bytes, 0, rest)]
 }
 
-/// The same IPv6 packet behind options for its destination that say nothing (RFC 8200, section 4.6).
+/// The same packet with options that say nothing (RFC 791, section 3.1), or behind some for its destination (RFC 8200, section 4.6).
 pub(crate) fn behind_options(frame: &[u8]) -> Vec<u8> {
+    if let Ok((mut ip, packet)) = Ipv4Header::from_slice(&frame[14..]) {
+        ip.options = [1, 1, 1, 0].into();
+        ip.total_len += 4;
+        ip.header_checksum = ip.calc_header_checksum();
+        return [&frame[..14], &ip.to_bytes()[..], packet].concat();
+    }
     let (head, packet) = frame.split_at(14 + 40);
     let mut head = head.to_vec();
     let length = u16::try_from(8 + packet.len()).expect("a small packet");

@@ -202,6 +202,9 @@ impl Cast {
         let to_node = Way { to: self.gateway, destination: self.node, ..self.way(self.node.is_ipv6()) };
         add("tunnel-raw", "tunnel", Ear::Victim, &|m| raw(to_node.udp(1000, 8472, &self.tunnelled(m))));
         add("tunnel-plain", "tunnel", Ear::Victim, &|m| Shot::Plain(self.node, 8472, self.tunnelled(m)));
+        add("tunnel-behind-options", "tunnel", Ear::Victim, &|m| {
+            raw(behind_options(&to_node.udp(1000, 8472, &self.tunnelled(m))))
+        });
         // A tunnel listens in the family of its underlay.
         if self.node.is_ipv4() {
             add("tunnel-to-the-gateway", "tunnel", Ear::Victim, &|m| {
@@ -218,9 +221,6 @@ impl Cast {
         if self.node.is_ipv6() {
             let [from, to] = self.outside_macs;
             let way = Way { from, to, source: self.outside, destination: self.node };
-            add("tunnel-behind-options", "tunnel", Ear::Victim, &|m| {
-                raw(behind_options(&to_node.udp(1000, 8472, &self.tunnelled(m))))
-            });
             add("tunnel-in-fragments", "tunnel", Ear::Victim, &|m| {
                 Shot::OutsideRaw(in_fragments(&way.udp(1000, 8472, &self.tunnelled(m)), 8))
             });

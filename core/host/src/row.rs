@@ -149,7 +149,7 @@ impl SysctlKey {
         }
     }
 
-    /// The same if that is a link of ours; the uplink is not.
+    /// The same if that is a link of ours, or the loopback interface, which may hold addresses of ours; the uplink is not.
     pub fn on(&self) -> Option<&IfName> {
         match self {
             SysctlKey::LinkForward(link) | SysctlKey::LinkReverse(link) | SysctlKey::NoIpv6(link) => {

@@ -241,8 +241,8 @@ pub struct Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct NetnsToken(pub u64);
 
-/// An address on a link of ours, or, with our protocol number, on a node's loopback interface. IPv6 addresses skip duplicate address detection (IFA_F_NODAD): it costs 1.8 s, and
-/// addresses are given out once by construction.
+/// An address on a link of ours, or, with our protocol number, on a node's loopback interface. IPv6 addresses skip duplicate
+/// address detection (IFA_F_NODAD): it costs 1.8 s, and addresses are given out once by construction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Address {
     /// The link.

@@ -171,7 +171,7 @@ impl Kernel {
     }
 
     /// What a tunnel brings is merged where the tunnel's own packets come in (drivers/net/vxlan/vxlan_core.c, `vxlan_gro_receive`),
-    /// and behind it nothing is left to merge.
+    /// and behind it little is left to merge: docs/decisions/0015-a-tunnel-merges-nothing.md.
     fn merge_nothing(&self, link: &Link) {
         if matches!(link.kind, LinkKind::Vxlan { .. })
             && let Err(error) = sys::merge_nothing(self.requests.as_fd(), &link.name)

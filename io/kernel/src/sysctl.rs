@@ -43,7 +43,7 @@ impl Settings {
         if old.trim() == value {
             return Ok(());
         }
-        // A link of ours had no settings before us.
+        // A link of ours had no settings before us; the loopback interface is none of ours.
         let was_there = wanted.key.on().is_none_or(|link| *link == IfName::LOOPBACK);
         if let Some(file) = self.file.as_ref().filter(|_| was_there) {
             save(file, wanted.key.path(), old.trim(), &along(&wanted.key, old.trim())?)?;

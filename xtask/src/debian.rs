@@ -21,7 +21,6 @@ pub(crate) const TO_TEST: &[&str] = &[
     "tcpdump",
     "strace",
     "iputils-ping",
-    "ethtool",
     "containernetworking-plugins",
     "podman",
     "busybox-static",

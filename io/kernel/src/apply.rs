@@ -135,15 +135,12 @@ impl Kernel {
                 let results: Vec<Result<(), Refused>> = results.by_ref().take(plan.len()).collect();
                 let begun = results.first().is_some_and(Result::is_ok);
                 let Some(refused) = first_refusal(&plan, results) else { return Ok(()) };
-                half_made
-                    .extend(made_link(step).filter(|_| begun).map(|link| write::unmake_link(&link.name)));
+                half_made.extend(made_link(step).filter(|_| begun).map(write::unmake_link));
                 Err(explain(step, refused))
             }));
         }
         self.requests.request(half_made);
         self.guard_made(steps, &mut answers);
-        let made = steps.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
-        made.filter_map(|(step, _)| made_link(step)).for_each(|link| self.merge_nothing(link));
         self.hear_of_silent(steps, &answers, &found);
         answers
     }
@@ -168,16 +165,6 @@ impl Kernel {
                 write::create_route(row.link().map(|name| found.index(name)).transpose()?, row)
             }
         })
-    }
-
-    /// What a tunnel brings is merged where the tunnel's own packets come in (drivers/net/vxlan/vxlan_core.c, `vxlan_gro_receive`),
-    /// and behind it little is left to merge: docs/decisions/0015-a-tunnel-merges-nothing.md.
-    fn merge_nothing(&self, link: &Link) {
-        if matches!(link.kind, LinkKind::Vxlan { .. })
-            && let Err(error) = sys::merge_nothing(self.requests.as_fd(), &link.name)
-        {
-            tracing::debug!("{} merges packets: {error}", link.name);
-        }
     }
 
     fn create_link(&self, link: &Link, found: &Found) -> Result<Vec<Wish>, StepError> {
@@ -374,9 +361,9 @@ fn inquiry(step: &Step, found: &Found) -> Option<Request> {
 }
 
 /// What a step makes, if that is a link.
-fn made_link(step: &Step) -> Option<&Link> {
+fn made_link(step: &Step) -> Option<&IfName> {
     match step {
-        Step::Create { row: Row::Link(link) } => Some(link),
+        Step::Create { row: Row::Link(link) } => Some(&link.name),
         _ => None,
     }
 }

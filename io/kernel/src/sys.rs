@@ -4,8 +4,6 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use tartan_model::IfName;
-
 /// Binds a packet socket to an interface (packet(7)); frames of all protocols come in by it.
 pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
     // SAFETY: a sockaddr_ll is made of numbers, for each of which zero is a value.
@@ -17,25 +15,6 @@ pub(crate) fn bind_packet(socket: BorrowedFd<'_>, interface: u32) -> io::Result<
     // SAFETY: the kernel only reads the address, of which we say the length, and the descriptor is open.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     if bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Has a link not merge packets that come in by it (ethtool(8), generic receive offload). The socket, of whatever kind, tells
-/// the network namespace.
-pub(crate) fn merge_nothing(socket: BorrowedFd<'_>, link: &IfName) -> io::Result<()> {
-    // linux/sockios.h, linux/ethtool.h.
-    const SIOCETHTOOL: libc::Ioctl = 0x8946;
-    const ETHTOOL_SGRO: u32 = 0x2c;
-    // struct ethtool_value: what to do, and with what.
-    let mut value = [ETHTOOL_SGRO, 0];
-    // SAFETY: an ifreq is made of numbers and pointers, for each of which zero is a value.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    let name = link.as_str().bytes().map(|letter| libc::c_char::from_ne_bytes([letter]));
-    request.ifr_name.iter_mut().zip(name).for_each(|(to, from)| *to = from);
-    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-    // SAFETY: the name ends with a zero, as that of a link is shorter than its place; the kernel reads and writes no more than the
-    // sizes of both, and they live until the call returns.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has a socket take only what a filter lets through (socket(7), SO_ATTACH_FILTER).

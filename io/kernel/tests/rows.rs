@@ -50,19 +50,6 @@ fn links() {
     there_and_back(&mut kernel, &made);
 }
 
-/// Where its packets are merged already, looking for more to merge costs each of them something. Who wants it has it.
-#[test]
-fn a_tunnel_merges_nothing_unless_somebody_has_it_do_so() {
-    let node = Scratch::new();
-    let mut kernel = node.kernel();
-    let merges = || on(&node, &["ethtool", "-k", "tartan.1"]).contains("generic-receive-offload: on");
-    done(&mut kernel, &[create(Row::Link(vxlan("tartan.1", 1, "192.0.2.1")))]);
-    assert!(!merges());
-    on(&node, &["ethtool", "-K", "tartan.1", "gro", "on"]);
-    kernel.read(&[]).unwrap();
-    assert!(merges());
-}
-
 #[test]
 fn what_stands_on_links() {
     let node = Scratch::new();

@@ -53,9 +53,10 @@ impl World {
         let is_direct = |network: &&&Network| network.paths.contains(&Path::Direct);
         let direct = served.iter().filter(is_direct).any(|network| network.has_family(Family::Ipv4));
         let tunnelled = served.iter().filter(|network| network.paths.contains(&Path::Vxlan));
-        let bare = served.iter().any(|it| !it.paths.contains(&Path::Vxlan) && it.has_family(Family::Ipv6));
+        let bare = |it: &&Network| !it.paths.contains(&Path::Vxlan) && it.attachment == Attachment::Routed;
+        let on_loopback = served.iter().any(|it| bare(it) && it.has_family(Family::Ipv6));
         let choice = NodeChoice {
-            opens_loopback: bare && self.marks_addresses,
+            opens_loopback: on_loopback && self.marks_addresses,
             forward,
             accept_ra,
             forward_from: self.uplink.as_ref().filter(|_| direct).map(|uplink| uplink.name.clone()),

@@ -118,10 +118,13 @@ fn where_there_is_no_tunnel_the_loopback_interface_has_the_own_addresses() {
     assert_eq!(&links[1..], addresses("tartan0"));
     routed.learn(Fact::MarksAddresses).unwrap();
     assert_eq!(own(&routed), addresses("lo"));
+    let opened = |world: &World| rows(world, &["sysctl net.ipv6.conf.lo."]);
+    assert_eq!(opened(&routed), ["sysctl net.ipv6.conf.lo.disable_ipv6 = 0"]);
     // Pods on the bridge find the node's addresses there.
     let mut bridged = world(&["172.30.0.1/16"], &format!("{spec}: bridge"), &[]);
     bridged.learn(Fact::MarksAddresses).unwrap();
     assert_eq!(own(&bridged).iter().filter(|row| row.contains("dev lo")).count(), 0, "{:?}", own(&bridged));
+    assert_eq!(opened(&bridged), [""; 0]);
 }
 
 #[test]

@@ -415,12 +415,19 @@ fn names_of_ours_pass_and_others_do_not() {
 }
 
 #[test]
-fn of_the_loopback_interface_only_addresses_pass() {
+fn of_the_loopback_interface_own_addresses_and_ipv6_pass() {
     let up = Host { foreign: [(name("lo"), ForeignLink { up: true })].into(), ..bare() };
     let own = create(global("lo", "10.1.0.0/32"));
     assert_eq!(refusal(&up, std::slice::from_ref(&own)), "");
-    let others =
-        [create(Row::Route(route("10.9.0.0/24", over("lo"), None))), create(global("lo", "10.1.0.0/24"))];
+    let setting = |key, value| create(Row::Sysctl(Sysctl { key, value }));
+    assert_eq!(refusal(&up, &[setting(SysctlKey::NoIpv6(name("lo")), 0)]), "");
+    let others = [
+        create(Row::Route(route("10.9.0.0/24", over("lo"), None))),
+        create(global("lo", "10.1.0.0/24")),
+        create(global("lo", "fd00::/64")),
+        setting(SysctlKey::NoIpv6(name("lo")), 1),
+        setting(SysctlKey::LinkReverse(name("lo")), 0),
+    ];
     for step in others {
         assert_eq!(refusal(&up, &[step]), "interface lo is not tartan's, nor made earlier in this plan");
     }

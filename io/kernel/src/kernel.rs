@@ -183,7 +183,9 @@ impl Kernel {
         rows.extend(self.read_fdb(&seen)?);
         rows.extend(self.read_routes()?);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
-        rows.extend(sysctl::read(netns, sysctls)?.into_iter().map(Row::Sysctl));
+        let settings = sysctl::read(netns, sysctls)?;
+        self.settings.keep(&settings);
+        rows.extend(settings.into_iter().map(Row::Sysctl));
         self.guard_all(&seen, &mut rows);
         // All at once: a tree that grows by and by, in order, is half empty.
         Ok(Host { rows: rows.into_iter().collect(), foreign: self.links.foreign().collect() })
@@ -199,7 +201,9 @@ impl Kernel {
     pub fn read_sysctl(&mut self, key: &SysctlKey) -> Option<Row> {
         self.listen_to(key);
         let netns = self.netns.as_ref().map(AsFd::as_fd);
-        sysctl::read(netns, std::slice::from_ref(key)).ok()?.pop().map(Row::Sysctl)
+        let mut found = sysctl::read(netns, std::slice::from_ref(key)).ok()?;
+        self.settings.keep(&found);
+        found.pop().map(Row::Sysctl)
     }
 
     /// Reads our routes of both families. The links must have been read before, and notices be heard.

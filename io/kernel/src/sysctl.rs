@@ -44,12 +44,27 @@ impl Settings {
             return Ok(());
         }
         // A link of ours had no settings before us; the loopback interface is none of ours.
-        let was_there = wanted.key.on().is_none_or(|link| *link == IfName::LOOPBACK);
+        let was_there = wanted.key.on().is_none() || is_of_loopback(&wanted.key);
         if let Some(file) = self.file.as_ref().filter(|_| was_there) {
             save(file, wanted.key.path(), old.trim(), &along(&wanted.key, old.trim())?)?;
         }
         fs::write(&path, value)
     }
+
+    /// Keeps what the settings of the loopback interface were when they were first asked for, also where that is what we
+    /// want: whoever takes IPv6 from it later must not have that given back to the host by us.
+    pub(crate) fn keep(&self, found: &[Sysctl]) {
+        let Some(file) = &self.file else { return };
+        for Sysctl { key, value } in found.iter().filter(|found| is_of_loopback(&found.key)) {
+            if let Err(error) = save(file, key.path(), &value.to_string(), &[]) {
+                tracing::debug!("cannot keep {}: {error}", key.path());
+            }
+        }
+    }
+}
+
+fn is_of_loopback(key: &SysctlKey) -> bool {
+    key.on().is_some_and(|link| *link == IfName::LOOPBACK)
 }
 
 /// A setting that we changed.

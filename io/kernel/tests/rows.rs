@@ -228,8 +228,16 @@ fn settings_and_their_old_values() {
         done(&mut kernel, &[change(&from, &row), change(&row, &row), remove(row.clone())]);
         assert_eq!(kernel.read(&keys).unwrap().rows.get(&row.key()), Some(&row));
     }
+    // As it was when it was first read, not as somebody made it since.
+    let lo = |value| Row::Sysctl(Sysctl { key: SysctlKey::NoIpv6(ifname("lo")), value });
+    let Row::Sysctl(Sysctl { key, .. }) = lo(0) else { unreachable!() };
+    assert_eq!(kernel.read_sysctl(&key), Some(lo(0)));
+    on(&node, &["sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1"]);
+    done(&mut kernel, &[change(&lo(1), &lo(0))]);
+    assert_eq!(kernel.read_sysctl(&key), Some(lo(0)));
     let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let expected = serde_json::json!({
+        "net/ipv6/conf/lo/disable_ipv6": "0",
         "net/ipv4/ip_forward": "0",
         "net/ipv6/conf/all/forwarding": "0",
         "net/ipv6/conf/tartan0/accept_ra": "1",

@@ -188,6 +188,16 @@ impl Cast {
         add("mac-over-ipv6", "mac", Ear::Victim, &|m| {
             raw(Way { from: [2, 0, 0, 0, 0, 0x66], ..v6 }.udp(1000, 2000, m))
         });
+        // A connection's first packet, of which the shortest way through a program has to tell who sent it.
+        for (names, way) in
+            [(["mac-of-tcp", "ipv4-of-tcp"], v4), (["mac-of-tcp-over-ipv6", "ipv6-of-tcp"], v6)]
+        {
+            let strange = Way { from: [2, 0, 0, 0, 0, 0x66], ..way };
+            add(names[0], "mac", Ear::Victim, &|m| raw(strange.tcp(1000, 2000, m)));
+            let (reason, source) =
+                if way.source.is_ipv4() { ("ipv4", others[0]) } else { ("ipv6", others[1]) };
+            add(names[1], reason, Ear::Victim, &|m| raw(Way { source, ..way }.tcp(1000, 2000, m)));
+        }
         add("redirect-ipv4", "redirect", Ear::Victim, &|m| raw(v4.icmp(5, [10, 244, 0, 2], m)));
         add("redirect-ipv6", "redirect", nd_ear, &|m| raw(nd.icmp(137, [0; 4], &[&[0; 32][..], m].concat())));
         add("na", "nd", nd_ear, &|m| {
@@ -197,6 +207,7 @@ impl Cast {
         add("ra", "ra", nd_ear, &|m| raw(nd.icmp(134, [64, 0, 7, 8], &[&[0; 8][..], m].concat())));
         add("dhcp-answer", "dhcp", Ear::Victim, &|m| raw(v4.udp(67, 68, m)));
         add("dhcp-from-any-port", "dhcp", Ear::Victim, &|m| raw(v4.udp(5000, 68, m)));
+        add("dhcp-behind-options", "dhcp", Ear::Victim, &|m| raw(behind_options(&v4.udp(67, 68, m))));
         add("dhcpv6-answer", "dhcp", Ear::Victim, &|m| raw(v6.udp(547, 546, m)));
         add("dhcpv6-from-any-port", "dhcp", Ear::Victim, &|m| raw(v6.udp(5000, 546, m)));
         let to_node = Way { to: self.gateway, destination: self.node, ..self.way(self.node.is_ipv6()) };

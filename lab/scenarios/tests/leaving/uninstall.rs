@@ -118,6 +118,7 @@ fn with_the_agent_dead_and_pods_there() {
         "net.ipv4.conf.lo.forwarding=1",
         "net.ipv4.conf.default.forwarding=1",
         "net.ipv6.conf.lo.forwarding=1",
+        "net.ipv6.conf.lo.disable_ipv6=1",
     ] {
         lab.on_node("outside", &["sysctl", "-qw", setting]);
     }

@@ -1,7 +1,6 @@
 //! How our links are told from others.
 
-use std::fs;
-
+use nix::sys::utsname::uname;
 use tartan_model::IfName;
 
 /// The protocol number of our routes, neighbours and addresses on a node's loopback interface (`rtm_protocol`, `NDA_PROTOCOL`,
@@ -60,7 +59,7 @@ pub(crate) fn is_of_pod(name: &str) -> bool {
 
 /// Whether this kernel keeps who made an address (`IFA_PROTO`): since Linux 5.18.
 pub fn keeps_marks_of_addresses() -> bool {
-    fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| is_since(&release, (5, 18)))
+    uname().is_ok_and(|system| is_since(&system.release().to_string_lossy(), (5, 18)))
 }
 
 /// Whether a release such as `6.1.0-18-amd64` is this one or a later one.

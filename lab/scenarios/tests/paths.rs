@@ -10,12 +10,13 @@
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tartan_kernel::{Rtnl, netns};
-use tartan_scenarios::{Lab, Probe, wait_until};
+use tartan_scenarios::{Lab, Probe, programs, run_command, wait_until};
 
 /// A loose ceiling for what must happen "at once".
 const SOON: Duration = Duration::from_secs(5);
@@ -361,6 +362,34 @@ fn own_addresses_on_the_loopback_interface() {
 }
 
 /// What flannel's host-gw puts back after 8.2 s at most.
+/// A kernel that keeps no marks of addresses tells agents so by its release (personality(2), UNAME26): a bridge holds them then.
+#[test]
+fn own_addresses_on_an_older_kernel() {
+    let args = ["--nodes", "2", "--pods", "2", "--family", "dual", "--underlay", "ipv6"];
+    let sets = [set("paths=[direct]"), set("attachment=routed")].concat();
+    let lab = Lab::up("t-paths", &[&args[..], &sets].concat());
+    let holders = |node: &str| {
+        let all = lab.on_node(node, &["ip", "-o", "address", "show", "to", "10.244.0.0/16"])
+            + &lab.on_node(node, &["ip", "-o", "address", "show", "to", "fd00:10:244::/48"]);
+        let holder = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+        all.lines().filter_map(holder).collect::<Vec<_>>()
+    };
+    let before = routes(&lab, "n1");
+    for (older, link) in [(true, "tartan0"), (false, "lo")] {
+        for node in ["n1", "n2"] {
+            lab.lab(&["fault", "add", "kill", node]).ok();
+            let mut start = Command::new(if older { "setarch" } else { "env" });
+            start.args(older.then_some("--uname-2.6")).arg(programs().join("tartan"));
+            run_command(start.args(["lab", "--name", lab.name(), "fault", "rm", "kill", node])).ok();
+            wait_until("they are moved", SOON, || holders(node) == [link, link]);
+        }
+        lab.assert_full(4, &["--family", "ipv4"]);
+        lab.assert_full(4, &["--family", "ipv6"]);
+        assert_eq!(routes(&lab, "n1"), before);
+        assert_at_rest(&lab, 2);
+    }
+}
+
 #[test]
 fn direct_routes_come_back() {
     let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--underlay", "ipv6"];

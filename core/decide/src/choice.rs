@@ -147,7 +147,7 @@ pub struct Reach {
     pub reached: Reached,
     /// The interface to the other nodes.
     pub uplink: IfName,
-    /// The largest packet, where this node's pods may send larger ones.
+    /// The largest packet, where the link that it leaves by takes larger ones.
     pub mtu: Option<Mtu>,
     /// The peer's blocks, each with this node's source address for its own traffic.
     pub blocks: Vec<(Cidr, Option<IpAddr>)>,

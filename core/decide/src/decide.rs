@@ -345,7 +345,13 @@ impl World {
         let path = tartan_fabric::path_mtu(own, peer, &reached);
         // IPv6 knows no less (RFC 8200, section 5).
         let path = if families.contains(&Family::Ipv6) { path.max(Mtu::IPV6_MIN) } else { path };
-        let mtu = self.pod_mtu(network).filter(|pods| path < *pods).map(|_| path);
+        let mtu = self.pod_mtu(network).and_then(|pods| {
+            // Fragments that a bridge's netfilter has put together are cut again by the route's MTU alone
+            // (net/bridge/br_netfilter_ipv6.c: what their sender's was is lost), so what pods may not send is said on the uplink, too.
+            let carried = if reached.path == Path::Direct { own.mtu.max(pods) } else { pods };
+            let least = path.min(pods);
+            (least < carried).then_some(least)
+        });
         (!blocks.is_empty()).then(|| Reach {
             vni: network.vxlan.vni,
             reached,

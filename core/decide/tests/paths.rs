@@ -135,7 +135,7 @@ fn a_peer_behind_a_router_takes_the_tunnel() {
     assert_eq!(
         routes_to_peers(&world),
         [
-            "route 10.244.2.0/24 via 172.30.0.2 dev eth0 onlink src 10.244.1.0",
+            "route 10.244.2.0/24 via 172.30.0.2 dev eth0 onlink src 10.244.1.0 mtu 1450",
             "route 10.244.3.0/24 via 10.244.3.0 dev tartan.1 onlink src 10.244.1.0",
         ]
     );
@@ -168,18 +168,20 @@ fn each_family_of_pods_has_a_path_of_its_own() {
 }
 
 #[test]
-fn a_peer_whose_link_takes_less_has_routes_that_say_so() {
+fn where_less_fits_than_a_link_takes_routes_say_so() {
     let small = Node { mtu: 1400.try_into().unwrap(), ..node(2, &["172.30.0.2/16"]) };
-    for (paths, expected) in [("vxlan", " mtu 1350"), ("direct", " mtu 1400"), ("direct, vxlan", " mtu 1400")]
-    {
-        let world = world(
-            &["172.30.0.1/16"],
-            &format!("paths: [{paths}]"),
-            &[small.clone(), node(3, &["172.30.0.3/16"])],
-        );
+    let usual = " onlink src 10.244.1.0";
+    for (spec, [to_small, to_usual]) in [
+        ("paths: [vxlan]", [" mtu 1350", usual]),
+        ("paths: [direct]", [" mtu 1400", usual]),
+        // Pods have less than the uplink, as some of what they send takes the tunnel.
+        ("paths: [direct, vxlan]", [" mtu 1400", " mtu 1450"]),
+        ("paths: [direct], mtu: 1300", [" mtu 1300", " mtu 1300"]),
+        ("paths: [vxlan], mtu: 1300", [usual, usual]),
+    ] {
+        let world = world(&["172.30.0.1/16"], spec, &[small.clone(), node(3, &["172.30.0.3/16"])]);
         let routes = routes_to_peers(&world);
-        assert!(routes[0].ends_with(expected), "{routes:?}");
-        assert!(!routes[1].contains("mtu"), "{routes:?}");
+        assert!(routes[0].ends_with(to_small) && routes[1].ends_with(to_usual), "{routes:?}");
     }
 }
 

@@ -171,6 +171,14 @@ fn direct_on_the_link_and_a_tunnel_to_the_rest() {
         }
         let mtu = if underlay == "ipv4" { 1450 } else { 1430 };
         assert_eq!(lab.ask("n1", &["status"])["networks"][0]["mtu"], mtu);
+        // What pods send in fragments arrives, also where the whole fits what the uplink takes.
+        for address in lab.addresses("default/p3") {
+            let head = if address.is_ipv4() { 28 } else { 48 };
+            for bytes in [mtu + 1, 1499, 1500, 1501, 4000] {
+                let (size, to) = ((bytes - head).to_string(), address.to_string());
+                lab.in_pod("p1", &["ping", "-c", "1", "-W", "1", "-s", &size, &to]);
+            }
+        }
         if family == "ipv4" {
             a_node_moves(&lab);
         }

@@ -44,17 +44,17 @@ impl World {
             Some(_) => self.networks.values().collect(),
             None => Vec::new(),
         };
-        let is_served = |family: &Family| served.iter().any(|network| network.has_family(*family));
+        let is_served = |family: &Family| served.iter().any(|network| self.carries(network, *family));
         let forward: Vec<Family> = Family::ALL.into_iter().filter(is_served).collect();
         // Forwarding turns a host into a router, which takes no route from advertisements unless told to
         // (ip-sysctl: accept_ra).
         let accepts = self.uplink.as_ref().filter(|uplink| uplink.accepts_routers);
         let accept_ra = accepts.filter(|_| forward.contains(&Family::Ipv6)).map(|uplink| uplink.name.clone());
         let is_direct = |network: &&&Network| network.paths.contains(&Path::Direct);
-        let direct = served.iter().filter(is_direct).any(|network| network.has_family(Family::Ipv4));
+        let direct = served.iter().filter(is_direct).any(|network| self.carries(network, Family::Ipv4));
         let tunnelled = served.iter().filter(|network| network.paths.contains(&Path::Vxlan));
         let bare = |it: &&Network| !it.paths.contains(&Path::Vxlan) && it.attachment == Attachment::Routed;
-        let on_loopback = served.iter().any(|it| bare(it) && it.has_family(Family::Ipv6));
+        let on_loopback = served.iter().any(|it| bare(it) && self.carries(it, Family::Ipv6));
         let choice = NodeChoice {
             opens_loopback: on_loopback && self.marks_addresses,
             forward,
@@ -98,7 +98,7 @@ impl World {
             decision.notes.push(Note::MixedAttachments { network: name.clone() });
         }
         let least = tartan_fabric::pod_mtu(&own, &network.paths, None);
-        if network.has_family(Family::Ipv6) && least < Mtu::IPV6_MIN {
+        if self.carries(network, Family::Ipv6) && least < Mtu::IPV6_MIN {
             decision.notes.push(Note::SmallUnderlay { network: name.clone(), mtu: own.mtu });
         }
         decision
@@ -140,7 +140,7 @@ impl World {
             locals,
             blocks: self.served_blocks(&network.name, &self.this).collect(),
             bridge,
-            loose: network.paths.contains(&Path::Direct) && network.has_family(Family::Ipv4),
+            loose: network.paths.contains(&Path::Direct) && self.carries(network, Family::Ipv4),
             closed: self.in_sync,
         }
     }
@@ -265,7 +265,7 @@ impl World {
         let mut decision = Decision::default();
         let mut reach: Vec<Reach> = Vec::new();
         for network in self.networks.values().filter(|network| self.unserved(network).is_none()) {
-            let families = Family::ALL.into_iter().filter(|family| network.has_family(*family));
+            let families = Family::ALL.into_iter().filter(|family| self.carries(network, *family));
             let mut ways: Vec<(Way, Vec<Family>)> = Vec::new();
             for family in families {
                 let way = self.way(&own, peer, network, family);

@@ -258,6 +258,12 @@ impl World {
         self.addresses.get(&(network.clone(), *block)).map(BlockAddresses::used)
     }
 
+    /// Whether a network has pods of a family on this node, or may have some: a block outlives its pool as long as pods live in it.
+    pub(crate) fn carries(&self, network: &Network, family: Family) -> bool {
+        network.has_family(family)
+            || self.blocks_of(&network.name, &self.this).any(|it| it.family() == family)
+    }
+
     /// The MTU of a network's pods; None without an uplink.
     pub fn pod_mtu(&self, network: &Network) -> Option<Mtu> {
         let fixed = match network.mtu {
@@ -266,7 +272,7 @@ impl World {
         };
         let mtu = self.own_node().map(|own| tartan_fabric::pod_mtu(&own, &network.paths, fixed))?;
         // Under 1280 the kernel takes IPv6 off a link; the tunnel's packets are then fragmented instead.
-        Some(if network.has_family(Family::Ipv6) { mtu.max(Mtu::IPV6_MIN) } else { mtu })
+        Some(if self.carries(network, Family::Ipv6) { mtu.max(Mtu::IPV6_MIN) } else { mtu })
     }
 
     /// The source address of traffic that this node itself sends to pods of a network: its own in its first block.

@@ -8,10 +8,11 @@
 )]
 
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tartan_scenarios::{Lab, wait_until};
+use tartan_scenarios::{Lab, Probe, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -146,6 +147,46 @@ fn a_block_that_is_reserved_later_changes_hands_when_its_pods_are_gone() {
         lab.blocks("n1", "n1").contains(&second) && lab.blocks("n1", "n2").contains(&first)
     });
     lab.assert_full(2, &[]);
+}
+
+#[test]
+fn pods_keep_the_family_whose_pool_goes() {
+    let pools = ["{cidr: 10.244.0.0/16}", "{cidr: \"fd00:10:244::/56\"}"];
+    for (path, attachment) in [("vxlan", "bridge"), ("direct", "routed")] {
+        let sets = [format!("paths=[{path}]"), format!("attachment={attachment}")];
+        let args = ["--nodes", "2", "--pods", "1", "--family", "dual", "--underlay", "ipv6"];
+        let lab = Lab::up("t-blocks", &[&args[..], &["--set", &sets[0], "--set", &sets[1]]].concat());
+        let with = |pools: &str| format!("{{pools: [{pools}], paths: [{path}], attachment: {attachment}}}");
+        let apply = |pools: &str| lab.apply("default", &with(pools)).ok();
+        let all_blocks = || lab.blocks("n1", "n1").len() + lab.blocks("n1", "n2").len();
+        let (from, to) = (lab.netns("default_p1"), lab.addresses("default/p2"));
+        let every = Duration::from_millis(2);
+        let probes: Vec<Probe> = to.iter().map(|to| Probe::start(&from, *to, every)).collect();
+        for (left, gone) in [(pools[0], "ipv6"), (pools[1], "ipv4")] {
+            apply(left);
+            // The change has had the time to do harm.
+            thread::sleep(Duration::from_millis(300));
+            lab.assert_full(2, &["--family", gone]);
+            lab.lab(&["pod", "add", "new", "--node", "n1"]).ok();
+            assert!(lab.addresses("default/new").iter().all(|own| own.is_ipv4() == (gone == "ipv6")));
+            lab.lab(&["pod", "rm", "new"]).ok();
+            apply(&pools.join(", "));
+        }
+        for probe in probes {
+            let outcome = probe.finish();
+            assert!(outcome.lost.is_empty() && outcome.sent > 100, "{outcome:?}");
+        }
+        // It goes with the last pod.
+        assert_eq!(all_blocks(), 4);
+        apply(pools[0]);
+        for pod in ["p1", "p2"] {
+            lab.lab(&["pod", "rm", pod]).ok();
+        }
+        wait_until("the blocks of the other family are back", PATIENCE, || all_blocks() == 2);
+        wait_until("nothing leads there", PATIENCE, || {
+            !lab.on_node("n1", &["ip", "-6", "route", "show"]).contains("fd00:10:244:")
+        });
+    }
 }
 
 #[test]

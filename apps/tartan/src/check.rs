@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 use tartan_api::rpc::Request;
-use tartan_api::verb::{CheckRow, NetworkStatus, Status};
-use tartan_model::NodeName;
+use tartan_api::verb::{CheckRow, NetworkStatus, NodeRow, Status};
+use tartan_model::{Family, NodeName};
 
 use crate::ask::Agent;
 use crate::table::{self, Rows};
@@ -65,22 +65,36 @@ pub(crate) fn node(agent: &Agent) -> Result<(Vec<Finding>, ExitCode)> {
 pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<CheckRow>, ExitCode)> {
     let named = peers.clone();
     let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
-    // A peer without a way is not among the rows.
-    let wanted: Vec<NodeName> = if named.is_empty() { alive(agent)? } else { named };
-    let missing: Vec<&NodeName> =
-        wanted.iter().filter(|name| !rows.iter().any(|row| row.node == **name)).collect();
-    for name in &missing {
-        eprintln!("error: there is no way to node {name} to probe; see why: tartan peers");
+    let nodes: Vec<NodeRow> = agent.ask(&Request::Nodes)?;
+    // There should be a way to those that were named, else to all with blocks whose agents live.
+    let should = |node: &&NodeRow| {
+        if named.is_empty() {
+            node.alive && !node.this && !node.blocks.is_empty()
+        } else {
+            named.contains(&node.name)
+        }
+    };
+    let own = nodes.iter().find(|node| node.this);
+    let missing: Vec<String> =
+        nodes.iter().filter(should).flat_map(|node| without_way(own, node, &rows)).collect();
+    for what in &missing {
+        eprintln!("error: there is no way {what} to probe; see why: tartan peers");
     }
     let code = code(missing.is_empty() && rows.iter().all(|row| row.ok));
     Ok((rows, code))
 }
 
-/// The other nodes with blocks whose agents live: there should be a way to each.
-fn alive(agent: &Agent) -> Result<Vec<NodeName>> {
-    let nodes: Vec<tartan_api::verb::NodeRow> = agent.ask(&Request::Nodes)?;
-    let others = nodes.into_iter().filter(|node| node.alive && !node.this && !node.blocks.is_empty());
-    Ok(others.map(|node| node.name).collect())
+/// To what of a node no row tells of a way: to all of it, or to its pods of a family of which both have blocks.
+fn without_way(own: Option<&NodeRow>, node: &NodeRow, rows: &[CheckRow]) -> Vec<String> {
+    let ways: Vec<Family> =
+        rows.iter().filter(|row| row.node == node.name).map(|row| Family::of(row.remote)).collect();
+    if ways.is_empty() {
+        return vec![format!("to node {}", node.name)];
+    }
+    let has = |node: &NodeRow, family| node.blocks.iter().any(|block| block.family() == family);
+    let both = |family: &Family| has(node, *family) && own.is_some_and(|own| has(own, *family));
+    let missing = Family::ALL.into_iter().filter(both).filter(|family| !ways.contains(family));
+    missing.map(|family| format!("to the {family} pods of node {}", node.name)).collect()
 }
 
 fn code(ok: bool) -> ExitCode {

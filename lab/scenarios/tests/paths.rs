@@ -143,6 +143,21 @@ fn where_no_allowed_path_works_it_is_said() {
     lab.apply("default", "{paths: [direct, vxlan]}").ok();
     lab.wait_until_healthy(&["n1", "n2", "n3"]);
     assert_eq!(lab.ask("n1", &["status"])["warnings"], serde_json::json!([]));
+    let told = lab.verb("n1", &["check", "connectivity", "-o", "json"]);
+    assert!(told.code == 0 && told.stderr.is_empty(), "{told:?}");
+
+    // Over IPv4 alone pods' IPv6 has the tunnel and nothing else.
+    let dual = |paths: &str| format!("{{{POOLS}, paths: [{paths}]}}");
+    lab.apply("default", &dual("direct, vxlan")).ok();
+    wait_until("both families have ways", SOON, || {
+        lab.ask("n1", &["check", "connectivity", "n3"]).as_array().map(Vec::len) == Some(2)
+    });
+    lab.apply("default", &dual("direct")).ok();
+    let told = lab.verb("n1", &["check", "connectivity", "n3", "-o", "json"]);
+    assert_eq!((told.code, told.json().as_array().map(Vec::len)), (1, Some(1)), "{told:?}");
+    assert!(told.stderr.contains("no way to the ipv6 pods of node n3"), "{told:?}");
+    let told = lab.verb("n1", &["check", "connectivity", "n2", "-o", "json"]);
+    assert!(told.code == 1 && told.stderr.contains("no way to node n2"), "{told:?}");
 }
 
 /// Four nodes on two links: n1 and n3, n2 and n4.

@@ -54,7 +54,7 @@ impl fmt::Display for Step {
 pub enum StepError {
     /// Something is there already, and not what was to be made (EEXIST).
     #[error(
-        "something of that name, or another VXLAN device with this VNI and port, exists already and was not made by tartan"
+        "the same, or another VXLAN device with this VNI and port, is there already and was not made by tartan: take it away, or change the network"
     )]
     Exists,
     /// The link that the object stands on is not there (ENODEV), or it is there and not of the right kind (EINVAL, EOPNOTSUPP).

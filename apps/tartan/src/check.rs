@@ -67,16 +67,10 @@ pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<C
     let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
     let nodes: Vec<NodeRow> = agent.ask(&Request::Nodes)?;
     // There should be a way to those that were named, else to all with blocks whose agents live.
-    let should = |node: &&NodeRow| {
-        if named.is_empty() {
-            node.alive && !node.this && !node.blocks.is_empty()
-        } else {
-            named.contains(&node.name)
-        }
-    };
-    let own = nodes.iter().find(|node| node.this);
-    let missing: Vec<String> =
-        nodes.iter().filter(should).flat_map(|node| without_way(own, node, &rows)).collect();
+    let others = nodes.iter().filter(|node| node.alive && !node.this && !node.blocks.is_empty());
+    let wanted: Vec<&NodeName> =
+        if named.is_empty() { others.map(|node| &node.name).collect() } else { named.iter().collect() };
+    let missing: Vec<String> = wanted.into_iter().flat_map(|name| without_way(&nodes, name, &rows)).collect();
     for what in &missing {
         eprintln!("error: there is no way {what} to probe; see why: tartan peers");
     }
@@ -84,17 +78,18 @@ pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<C
     Ok((rows, code))
 }
 
-/// To what of a node no row tells of a way: to all of it, or to its pods of a family of which both have blocks.
-fn without_way(own: Option<&NodeRow>, node: &NodeRow, rows: &[CheckRow]) -> Vec<String> {
+/// To what of a node no row tells of a way: to all of it, or to its pods of a family of which this node has blocks, too.
+fn without_way(nodes: &[NodeRow], name: &NodeName, rows: &[CheckRow]) -> Vec<String> {
     let ways: Vec<Family> =
-        rows.iter().filter(|row| row.node == node.name).map(|row| Family::of(row.remote)).collect();
+        rows.iter().filter(|row| row.node == *name).map(|row| Family::of(row.remote)).collect();
     if ways.is_empty() {
-        return vec![format!("to node {}", node.name)];
+        return vec![format!("to node {name}")];
     }
     let has = |node: &NodeRow, family| node.blocks.iter().any(|block| block.family() == family);
-    let both = |family: &Family| has(node, *family) && own.is_some_and(|own| has(own, *family));
-    let missing = Family::ALL.into_iter().filter(both).filter(|family| !ways.contains(family));
-    missing.map(|family| format!("to the {family} pods of node {}", node.name)).collect()
+    let own = |family| nodes.iter().any(|node| node.this && has(node, family));
+    let other = |family| nodes.iter().any(|node| node.name == *name && has(node, family));
+    let missing = Family::ALL.into_iter().filter(|it| own(*it) && other(*it) && !ways.contains(it));
+    missing.map(|family| format!("to the {family} pods of node {name}")).collect()
 }
 
 fn code(ok: bool) -> ExitCode {

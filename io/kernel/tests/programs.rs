@@ -307,6 +307,10 @@ fn what_is_a_node_reaches_a_tunnel_as_long_as_it_is_one() {
         for (at, link) in [(scratch, "out0"), (&outside, "eth0")] {
             on(at, &["ip", "route", "add", "default", "dev", link]);
             on(at, &["ip", "-6", "route", "add", "default", "dev", link]);
+            // The kernel makes them usable from a work queue (net/ipv6/addrconf.c, `addrconf_dad_work`).
+            while !on(at, &["ip", "-6", "address", "show", "tentative"]).is_empty() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         let arrive = || {
             let arrives = |from: &&str| {

@@ -205,7 +205,9 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         for notice in notices.rows {
             let key = notice.key();
             let of_others = matches!(notice, Notice::Foreign(..));
-            if self.mirror.learn(notice) {
+            // What stood in the way of a row of ours may be what went.
+            let makes_room = matches!(notice, Notice::Gone(_)) && self.failed.contains_key(&key);
+            if self.mirror.learn(notice) || makes_room {
                 self.told.insert(key.clone());
                 self.note_change(key);
             } else if let (Key::Link(name), true) = (key, of_others) {

@@ -139,9 +139,9 @@ struct Up {
     /// Where the cluster's state is
     #[arg(long, value_enum, default_value_t = Store::Sqlite)]
     store: Store,
-    /// How many members etcd has, 1 to 5; for `--store etcd`
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    etcd_members: u32,
+    /// How many members etcd has, 1 to 5; for `--store etcd` [default: 1]
+    #[arg(long, value_name = "N")]
+    etcd_members: Option<u32>,
     /// Sets a path under `spec` of the ClusterNetwork; the value is YAML
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,

@@ -47,7 +47,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Incomplete(&'static str),
     /// A file cannot be read.
-    #[error("{key}: cannot read {}: {source}", path.display())]
+    #[error("{key}: cannot read {}", path.display())]
     Read {
         /// The key that names it.
         key: &'static str,
@@ -104,6 +104,9 @@ impl std::str::FromStr for EtcdUrl {
             .collect::<Result<_, _>>()?;
         if endpoints.len() > MAX_ENDPOINTS {
             return Err(wrong("it has more than 16 hosts"));
+        }
+        if rest.contains("//") {
+            return Err(wrong("a part of the prefix is empty"));
         }
         let prefix = match prefix.trim_matches('/') {
             "" => PREFIX.into(),
@@ -238,6 +241,9 @@ mod tests {
             "etcd://a b",
             "etcd://[::1",
             "etcd://a/\u{e4}",
+            "etcd://a//x",
+            "etcd://a/x//y",
+            "etcd://a//",
         ] {
             assert!(url(bad).contains("is no etcd URL"), "{bad}: {}", url(bad));
         }

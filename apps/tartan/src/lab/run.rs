@@ -63,6 +63,11 @@ fn dispatch(Lab { name: lab, verb }: Lab, show: Show) -> Result<ExitCode> {
 }
 
 fn bring_up(lab: &LabName, flags: Up, show: Show) -> Result<()> {
+    let store = match (flags.store, flags.etcd_members) {
+        (Store::Sqlite, None) => LabStore::Sqlite,
+        (Store::Sqlite, Some(_)) => bail!(Usage("--etcd-members goes with --store etcd".into())),
+        (Store::Etcd, members) => LabStore::Etcd(members.unwrap_or(1)),
+    };
     let options = up::Options {
         lab: lab.clone(),
         preset: flags.preset,
@@ -71,10 +76,7 @@ fn bring_up(lab: &LabName, flags: Up, show: Show) -> Result<()> {
         links: flags.links,
         nodes: flags.nodes,
         pods: flags.pods,
-        store: match flags.store {
-            Store::Sqlite => LabStore::Sqlite,
-            Store::Etcd => LabStore::Etcd(flags.etcd_members),
-        },
+        store,
         settings: flags.settings,
         keep: flags.keep,
     };

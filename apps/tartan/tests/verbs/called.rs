@@ -21,3 +21,11 @@ fn a_reader_that_stops_early_is_no_error() {
     let status = command.arg("nodes").env("TARTAN_SOCKET", agent.socket()).stdout(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn members_are_etcds_only() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tartan"));
+    let ran = run(command.args(["lab", "up", "--etcd-members", "3"]), "");
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("--etcd-members goes with --store etcd"), "{ran:?}");
+}

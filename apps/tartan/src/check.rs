@@ -64,8 +64,9 @@ pub(crate) fn node(agent: &Agent) -> Result<(Vec<Finding>, ExitCode)> {
 /// When the agent does not answer, or there is no such peer.
 pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<CheckRow>, ExitCode)> {
     let named = peers.clone();
-    let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
+    // First the nodes: what comes while it is probed is not missed.
     let nodes: Vec<NodeRow> = agent.ask(&Request::Nodes)?;
+    let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
     // There should be a way to those that were named, else to all with blocks whose agents live.
     let others = nodes.iter().filter(|node| node.alive && !node.this && !node.blocks.is_empty());
     let wanted: Vec<&NodeName> =
@@ -79,6 +80,7 @@ pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<C
 }
 
 /// To what of a node no row tells of a way: to all of it, or to its pods of a family of which this node has blocks, too.
+/// Networks are not told apart: a family that has a way in one of them is not missed in another.
 fn without_way(nodes: &[NodeRow], name: &NodeName, rows: &[CheckRow]) -> Vec<String> {
     let ways: Vec<Family> =
         rows.iter().filter(|row| row.node == *name).map(|row| Family::of(row.remote)).collect();

@@ -212,3 +212,28 @@ fn a_missing_uplink_is_named() {
         ["no uplink: there is no interface nope; bring it up or name another one: interface = …"]
     );
 }
+
+#[test]
+fn a_family_whose_pool_went_is_carried_as_long_as_this_node_has_a_block_of_it() {
+    let peers = [node(2, &["172.30.0.2/16", "fd00:30::2/64"])];
+    let stands = |world: &World| rows(world, &["sysctl", "link", "address", "route", "neighbor", "fdb"]);
+    for path in ["vxlan", "direct"] {
+        for (left, gone, block) in [
+            ("10.244.0.0/16", "fd00:10:244", "fd00:10:244:1::/64"),
+            ("fd00:10:244::/56", "10.244.", "10.244.1.0/24"),
+        ] {
+            let others = format!("paths: [{path}], attachment: routed");
+            let own = ["172.30.0.1/16", "fd00:30::1/64"];
+            let mut world = world(&own, &format!("{DUAL}, {others}"), &peers);
+            let before = (stands(&world), world.pod_mtu(world.networks().next().unwrap()));
+            assert!(before.0.iter().any(|row| row.starts_with("route") && row.contains(gone)), "{before:?}");
+            let network = network(&format!("pools: [{{cidr: \"{left}\"}}], {others}"));
+            world.learn(Fact::Network(network.name.clone(), Some(network.clone()))).unwrap();
+            assert_eq!((stands(&world), world.pod_mtu(&network)), before, "{path}: {gone}");
+            world.learn(Fact::Block(network.name.clone(), block.parse().unwrap(), None)).unwrap();
+            let after = stands(&world);
+            assert!(!after.iter().any(|row| row.contains(gone)), "{after:?}");
+            assert!(after.iter().any(|row| row.starts_with("route")), "{after:?}");
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub struct ForeignLink {
 pub enum Notice {
     /// A row of ours is there, new or changed.
     Is(Row),
-    /// A row of ours is gone.
+    /// Nothing of ours has this key, any more or at all; what had it may have been somebody else's.
     Gone(Key),
     /// A link that is not ours is there.
     Foreign(IfName, ForeignLink),

@@ -52,9 +52,9 @@ impl fmt::Display for Step {
 /// Why a kernel did not take a step.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum StepError {
-    /// Something is there already, and not what was to be made (EEXIST).
+    /// Something of others has its name, address or destination, or its VNI and port (EEXIST).
     #[error(
-        "the same, or another VXLAN device with this VNI and port, is there already and was not made by tartan: take it away, or change the network"
+        "something with that name, address or destination, or another VXLAN device with this VNI and port, is there already and was not made by tartan: take it away, or change the network"
     )]
     Exists,
     /// The link that the object stands on is not there (ENODEV), or it is there and not of the right kind (EINVAL, EOPNOTSUPP).

@@ -1,6 +1,6 @@
 //! Kernel settings under `/proc/sys`, and the file that keeps their old values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +16,8 @@ use crate::{NetnsError, Refused, netns};
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     file: Option<PathBuf>,
+    /// Those that are in it for certain.
+    kept: BTreeSet<SysctlKey>,
 }
 
 impl Settings {
@@ -52,12 +54,16 @@ impl Settings {
     }
 
     /// Keeps what the settings of the loopback interface were when they were first asked for, also where that is what we
-    /// want: whoever takes IPv6 from it later must not have that given back to the host by us.
-    pub(crate) fn keep(&self, found: &[Sysctl]) {
+    /// want: else what somebody writes later, and we undo, would be kept as the value before us.
+    pub(crate) fn keep(&mut self, found: &[Sysctl]) {
         let Some(file) = &self.file else { return };
         for Sysctl { key, value } in found.iter().filter(|found| is_of_loopback(&found.key)) {
-            if let Err(error) = save(file, key.path(), &value.to_string(), &[]) {
-                tracing::debug!("cannot keep {}: {error}", key.path());
+            if self.kept.contains(key) {
+                continue;
+            }
+            match save(file, key.path(), &value.to_string(), &[]) {
+                Ok(()) => drop(self.kept.insert(key.clone())),
+                Err(error) => tracing::debug!("cannot keep {}: {error}", key.path()),
             }
         }
     }

@@ -13,7 +13,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Scratch, create, ifname, on, remove, veth};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
@@ -308,7 +308,9 @@ fn what_is_a_node_reaches_a_tunnel_as_long_as_it_is_one() {
             on(at, &["ip", "route", "add", "default", "dev", link]);
             on(at, &["ip", "-6", "route", "add", "default", "dev", link]);
             // The kernel makes them usable from a work queue (net/ipv6/addrconf.c, `addrconf_dad_work`).
+            let patience = Instant::now() + Duration::from_secs(5);
             while !on(at, &["ip", "-6", "address", "show", "tentative"]).is_empty() {
+                assert!(Instant::now() < patience, "addresses stay tentative");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

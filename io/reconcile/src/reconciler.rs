@@ -160,8 +160,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// # Errors
     /// When the kernel could not be read; what is wanted is kept, and the next call reads anew.
     pub fn settle(&mut self, sweep: Sweep) -> Result<(), KernelError> {
-        for _ in 0..ROUNDS {
-            self.hear()?;
+        for round in 0..ROUNDS {
+            self.listen(round == 0)?;
             let steps = self.plan_dirty(sweep);
             if steps.is_empty() {
                 // What is told from now on wakes the caller, so it must not be heard here.
@@ -171,7 +171,7 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
             // What is told from now on is our own doing.
             self.told.clear();
         }
-        let heard = self.hear();
+        let heard = self.listen(false);
         self.told.clear();
         heard
     }
@@ -187,6 +187,11 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     /// # Errors
     /// When the kernel could not be read.
     pub fn hear(&mut self) -> Result<(), KernelError> {
+        self.listen(true)
+    }
+
+    /// `of_others` tells that nothing of it is the echo of our own steps.
+    fn listen(&mut self, of_others: bool) -> Result<(), KernelError> {
         let notices = self.kernel.notices();
         self.tally.notices += notices.rows.len() as u64;
         self.tally.lost += u64::from(notices.lost);
@@ -204,14 +209,15 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
         }
         for notice in notices.rows {
             let key = notice.key();
-            let of_others = matches!(notice, Notice::Foreign(..));
-            // What stood in the way of a row of ours may be what went.
-            let makes_room = matches!(notice, Notice::Gone(_)) && self.failed.contains_key(&key);
-            if self.mirror.learn(notice) || makes_room {
+            let (is_foreign, is_gone) =
+                (matches!(notice, Notice::Foreign(..)), matches!(notice, Notice::Gone(_)));
+            if self.mirror.learn(notice) {
                 self.told.insert(key.clone());
                 self.note_change(key);
-            } else if let (Key::Link(name), true) = (key, of_others) {
-                self.note_way_clear(&name);
+            } else if let (Key::Link(name), true) = (&key, is_foreign) {
+                self.note_way_clear(name);
+            } else if of_others && is_gone {
+                self.note_room(&key);
             }
         }
         // One table that cannot be read, because somebody else does not let it rest, must not stop the others.
@@ -498,6 +504,20 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
     fn note_way_clear(&mut self, link: &IfName) {
         let on = self.wants.on(link).filter(|key| !is_settled(self.wants.rows(), &self.mirror, key));
         self.dirty.extend(on.cloned());
+    }
+
+    /// Something that is not ours went, so what it stood in the way of may be made: what has its key, and an address of the
+    /// same link also where the lengths differ, as IPv6 has each once.
+    fn note_room(&mut self, gone: &Key) {
+        let hindered: Vec<Key> = match gone {
+            Key::Address(link, theirs) => {
+                let is_same = |key: &&Key| matches!(key, Key::Address(on, ours) if on == link && ours.address() == theirs.address());
+                self.failed.keys().filter(is_same).cloned().collect()
+            }
+            _ if self.failed.contains_key(gone) => vec![gone.clone()],
+            _ => return,
+        };
+        hindered.into_iter().for_each(|key| self.note_change(key));
     }
 
     fn read_anew(&mut self) -> Result<(), KernelError> {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tartan_host::policy::{Direction, Epoch, Judge, Judgement, Member, PolicyRow, Remotes, RemotesId};
 use tartan_host::{
-    Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Step, StepError,
-    Sysctl, SysctlKey,
+    Address, Host, Key, Link, LinkKind, NetnsToken, Notice, Peer, Realm, Route, RouteKind, Row, Scope, Step,
+    StepError, Sysctl, SysctlKey,
 };
 use tartan_kernel::{KernelError, Notices};
 use tartan_model::{Cidr, IfName, Mac, Mtu};
@@ -25,6 +25,10 @@ struct Fake {
     host: Host,
     told: Host,
     refuse: BTreeSet<Key>,
+    /// What is refused when it is half made, and taken back.
+    half_made: BTreeSet<Key>,
+    /// What it tells besides.
+    besides: Vec<Notice>,
     lose: bool,
     /// What is taken away when notices were asked for so many times more.
     sabotage: Option<(usize, Key)>,
@@ -60,6 +64,10 @@ impl Dataplane for Fake {
     fn apply(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let mut take = |step: &Step| {
             self.taken.push(step.to_string());
+            if self.half_made.contains(&step.key()) {
+                self.besides.push(Notice::Gone(step.key()));
+                return Err(StepError::Exists);
+            }
             if self.refuse.contains(&step.key()) {
                 return Err(StepError::Kernel { errno: 1, text: "not permitted".into() });
             }
@@ -78,7 +86,8 @@ impl Dataplane for Fake {
         };
         let is = self.host.rows.iter().filter(|row| self.told.rows.get(&row.key()) != Some(row));
         let gone = self.told.rows.keys().filter(|key| self.host.rows.get(key).is_none());
-        let rows = is.cloned().map(Notice::Is).chain(gone.cloned().map(Notice::Gone)).collect();
+        let changes = is.cloned().map(Notice::Is).chain(gone.cloned().map(Notice::Gone));
+        let rows = changes.chain(self.besides.drain(..)).collect();
         self.told = self.host.clone();
         Notices { rows, lost: self.lose, ..Notices::default() }
     }
@@ -178,6 +187,46 @@ fn what_failed_says_why_and_is_tried_again() {
     it.retry();
     it.settle(Sweep::Later).unwrap();
     assert!(!it.has_failed() && it.unsettled(&"b").is_empty());
+}
+
+/// An address, too, that has another length.
+#[test]
+fn what_was_in_the_way_and_went_makes_room_at_once() {
+    let on_pod = |text: &str| {
+        let address = text.parse().unwrap();
+        Address { link: name("tt000000000001"), address, scope: Scope::Global }
+    };
+    let ours = Row::Address(on_pod("fd00::1/128"));
+    let mut it = start(Fake::default());
+    it.kernel().refuse.extend([ours.key(), route("10.0.0.1/32").key()]);
+    want(&mut it, "a", [pod_with_route(), vec![ours.clone()]].concat());
+    it.kernel().refuse.clear();
+    for (gone, settled) in [
+        (Row::Address(on_pod("fd00::2/64")).key(), false),
+        (Row::Address(on_pod("fd00::1/64")).key(), true),
+        (route("10.0.0.1/32").key(), true),
+    ] {
+        let before = it.unsettled(&"a").len();
+        it.kernel().besides.push(Notice::Gone(gone));
+        it.settle(Sweep::Later).unwrap();
+        assert_eq!(it.unsettled(&"a").len(), before - usize::from(settled));
+    }
+    assert!(!it.has_failed());
+}
+
+/// Else it would be made and taken back for ever.
+#[test]
+fn what_is_half_made_and_taken_back_makes_no_room() {
+    let mut it = start(Fake::default());
+    it.kernel().half_made.insert(route("10.0.0.1/32").key());
+    want(&mut it, "a", pod_with_route());
+    let taken = it.kernel().taken.clone();
+    for _ in 0..3 {
+        it.hear().unwrap();
+        it.settle(Sweep::Later).unwrap();
+    }
+    assert_eq!(it.kernel().taken, taken);
+    assert!(it.has_failed() && !it.has_work());
 }
 
 #[test]

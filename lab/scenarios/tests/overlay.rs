@@ -8,10 +8,14 @@
 )]
 
 use std::io::Read;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tartan_scenarios::Lab;
+use tartan_scenarios::{Lab, inside, wait_until};
+
+const SOON: Duration = Duration::from_secs(5);
 
 /// Every node's agent is healthy and has nothing left to do.
 fn assert_at_rest(lab: &Lab, nodes: usize) {
@@ -97,7 +101,7 @@ fn the_wire_carries_vxlan_only() {
         .stderr(Stdio::null())
         .spawn()
         .expect("tcpdump starts");
-    std::thread::sleep(Duration::from_millis(700));
+    sleep(Duration::from_millis(700));
     lab.assert_full(2, &[]);
     let mut text = String::new();
     capture.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
@@ -124,8 +128,37 @@ fn the_pods_mtu_follows_the_underlay() {
             break;
         }
         assert!(Instant::now() < deadline, "{links:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50));
     }
     lab.assert_full(2, &[]);
     assert_eq!(lab.ask("n1", &["status"])["networks"][0]["mtu"], 1350);
+}
+
+/// The kernel makes a VXLAN device whose port somebody else has, and refuses to set it up: it is taken back each time.
+#[test]
+fn a_port_that_somebody_else_has_is_told_and_waited_for() {
+    let lab = Lab::up("t-overlay", &["--nodes", "2", "--pods", "1"]);
+    let node = lab.netns("n1");
+    lab.lab(&["fault", "add", "kill", "n1"]).ok();
+    lab.on_node("n1", &["ip", "link", "del", "tartan.1"]);
+    let theirs = inside(&node, || UdpSocket::bind("0.0.0.0:8472")).expect("the port");
+    lab.lab(&["fault", "rm", "kill", "n1"]).ok();
+    let told = || lab.verb("n1", &["status", "-o", "json"]);
+    wait_until("it is told", SOON, || told().stdout.contains("link tartan.1"));
+    // Each link that is made in a namespace has the next index; of these two it is the second's.
+    let next_index = || {
+        lab.on_node("n1", &["ip", "link", "add", "index0", "type", "veth", "peer", "name", "index1"]);
+        let link = lab.on_node("n1", &["ip", "-o", "link", "show", "index0"]);
+        lab.on_node("n1", &["ip", "link", "del", "index0"]);
+        link.split(':').next().and_then(|index| index.parse::<u32>().ok()).expect("an index")
+    };
+    let before = next_index();
+    sleep(Duration::from_secs(3));
+    let tries = next_index() - before - 2;
+    assert!((1..=6).contains(&tries), "tried {tries} times in 3 s: {:?}", told());
+    assert_eq!(told().code, 1);
+    drop(theirs);
+    wait_until("it is made", SOON, || told().code == 0);
+    lab.assert_full(2, &[]);
+    assert_at_rest(&lab, 2);
 }

@@ -150,7 +150,8 @@ fn where_no_allowed_path_works_it_is_said() {
     let dual = |paths: &str| format!("{{{POOLS}, paths: [{paths}]}}");
     lab.apply("default", &dual("direct, vxlan")).ok();
     wait_until("both families have ways", SOON, || {
-        lab.ask("n1", &["check", "connectivity", "n3"]).as_array().map(Vec::len) == Some(2)
+        let told = lab.verb("n1", &["check", "connectivity", "n3", "-o", "json"]);
+        told.code == 0 && told.json().as_array().map(Vec::len) == Some(2)
     });
     lab.apply("default", &dual("direct")).ok();
     let told = lab.verb("n1", &["check", "connectivity", "n3", "-o", "json"]);
@@ -346,24 +347,28 @@ fn own_addresses_on_the_loopback_interface() {
         lab.assert_full(2, &["--family", "ipv4"]);
         lab.assert_full(2, &["--family", "ipv6"]);
     }
-    // An address of somebody else's stays his, and it is told. When it goes, ours is made at once, not when what failed
-    // is tried again.
-    let taken = format!("ip address del {ipv4} dev lo; ip address add {ipv4} dev lo");
-    let mended = || {
+    // An address of somebody else's stays his, also of another length, and it is told. When it goes, ours is made at once,
+    // not when what failed is tried again.
+    let theirs = ipv6.replace("/128", "/64");
+    let mended = |own: &str, other: &str| {
+        let taken = format!("ip address del {own} dev lo; ip address add {other} dev lo");
         lab.lab(&["fault", "add", "stop", "n1"]).ok();
         lab.on_node("n1", &["sh", "-c", &taken]);
         lab.lab(&["fault", "rm", "stop", "n1"]).ok();
         wait_until("it is told", SOON, || {
-            lab.verb("n1", &["status", "-o", "json"]).stdout.contains(&format!("address {ipv4} dev lo"))
+            lab.verb("n1", &["status", "-o", "json"]).stdout.contains(&format!("address {own} dev lo"))
         });
-        lab.on_node("n1", &["ip", "address", "del", &ipv4, "dev", "lo"]);
+        lab.on_node("n1", &["ip", "address", "del", other, "dev", "lo"]);
         let start = Instant::now();
         wait_until("it is made", SOON, || are_on("lo"));
+        let took = start.elapsed();
         assert_at_rest(&lab, 2);
-        start.elapsed()
+        took
     };
     let at_once = Duration::from_millis(300);
-    assert!(mended() < at_once || mended() < at_once);
+    for (own, other) in [(&ipv4, &ipv4), (&ipv6, &theirs)] {
+        assert!(mended(own, other) < at_once || mended(own, other) < at_once, "{own}");
+    }
 
     // They go to a bridge when pods need one, come back, and come from the one that a release before made for them.
     let from = lab.netns("default_p1");

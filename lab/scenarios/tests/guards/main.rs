@@ -209,6 +209,7 @@ impl Cast {
         add("dhcp-from-any-port", "dhcp", Ear::Victim, &|m| raw(v4.udp(5000, 68, m)));
         add("dhcp-behind-options", "dhcp", Ear::Victim, &|m| raw(behind_options(&v4.udp(67, 68, m))));
         add("dhcpv6-answer", "dhcp", Ear::Victim, &|m| raw(v6.udp(547, 546, m)));
+        add("dhcpv6-behind-options", "dhcp", Ear::Victim, &|m| raw(behind_options(&v6.udp(547, 546, m))));
         add("dhcpv6-from-any-port", "dhcp", Ear::Victim, &|m| raw(v6.udp(5000, 546, m)));
         let to_node = Way { to: self.gateway, destination: self.node, ..self.way(self.node.is_ipv6()) };
         add("tunnel-raw", "tunnel", Ear::Victim, &|m| raw(to_node.udp(1000, 8472, &self.tunnelled(m))));

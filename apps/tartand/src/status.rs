@@ -7,7 +7,7 @@ use tartan_api::explain::Explain;
 use tartan_api::object::Object;
 use tartan_api::rpc::{Answer, FailureCode, Request};
 use tartan_api::verb::{DeniedRow, EndpointRow, Guards, PeerCount, Plan, Status, StoreStatus};
-use tartan_decide::{Fact, Phase, Refused, Scope};
+use tartan_decide::{Fact, Note, Phase, Refused, Scope};
 use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
 use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId};
@@ -48,7 +48,11 @@ impl Ring {
     }
 
     pub(crate) fn endpoints(&self, denied: &[DeniedRow]) -> Vec<EndpointRow> {
-        self.world.report_endpoints(denied, |key| self.is_settled(&Scope::Endpoint(key.clone())))
+        self.world.report_endpoints(denied, |key| {
+            let scope = Scope::Endpoint(key.clone());
+            let is_shut = |note: &Note| matches!(note, Note::NetworkGone { .. });
+            self.is_settled(&scope) && !self.notes.get(&scope).is_some_and(|notes| notes.iter().any(is_shut))
+        })
     }
 
     fn status(&self, leases: Option<&[Lease]>) -> Status {
@@ -86,9 +90,14 @@ impl Ring {
         let mut reasons = self.own_unreadiness(leases);
         reasons.extend(self.remembered.clone());
         reasons.extend(self.obstacles.iter().cloned());
-        let notes = self.notes.iter().filter(|(scope, _)| !matches!(scope, Scope::Peer(_)));
-        let notes = notes.flat_map(|(_, notes)| notes).filter(|note| !note.is_unfinished());
-        reasons.extend(notes.map(ToString::to_string));
+        let told = |scope: &Scope, note: &Note| match scope {
+            Scope::Peer(_) => false,
+            Scope::Endpoint(_) => true,
+            _ => !note.is_unfinished(),
+        };
+        for (scope, notes) in &self.notes {
+            reasons.extend(notes.iter().filter(|note| told(scope, note)).map(ToString::to_string));
+        }
         let pods = self.world.endpoints().filter(|attached| attached.phase == Phase::Wanted);
         for Endpoint { key, pod, .. } in pods.map(|attached| &attached.endpoint) {
             if !self.is_settled(&Scope::Endpoint(key.clone())) {

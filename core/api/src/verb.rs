@@ -223,7 +223,7 @@ pub struct EndpointRow {
     pub container: ContainerId,
     /// The interface inside.
     pub interface: IfName,
-    /// Whether everything of it is in the kernel.
+    /// Whether everything of it is in the kernel, and it is not shut.
     pub ready: bool,
     /// Packets from it that were refused, by reason (see [`DeniedRow::reason`]).
     pub denied: BTreeMap<String, u64>,

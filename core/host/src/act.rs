@@ -127,7 +127,7 @@ impl Host {
         // The hand looks for the master before it begins; the kernel makes the link before it looks at what that is.
         link.master.as_ref().map(|master| self.link_up(master)).transpose()?;
         if self.has_vxlan_like(&link.kind) {
-            return Err(StepError::Exists);
+            return Err(StepError::SameTunnel);
         }
         self.check_master(link)?;
         self.rows.insert(Row::Link(Link { peer: None, ..link.clone() }));

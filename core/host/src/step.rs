@@ -52,11 +52,14 @@ impl fmt::Display for Step {
 /// Why a kernel did not take a step.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum StepError {
-    /// Something of others has its name, address or destination, or its VNI and port (EEXIST).
-    #[error(
-        "something with that name, address or destination, or another VXLAN device with this VNI and port, is there already and was not made by tartan: take it away, or change the network"
-    )]
+    /// Something of others has its name, address or destination (EEXIST).
+    #[error("the same is there already and was not made by tartan: take it away, or change the network")]
     Exists,
+    /// Another VXLAN device has its VNI and port (EEXIST).
+    #[error(
+        "another VXLAN device has this VNI and port, and was not made by tartan: take it away, or give the network another VNI or port"
+    )]
+    SameTunnel,
     /// The link that the object stands on is not there (ENODEV), or it is there and not of the right kind (EINVAL, EOPNOTSUPP).
     #[error("the link is not there or not of the right kind")]
     NoLink,

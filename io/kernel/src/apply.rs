@@ -398,6 +398,8 @@ fn explain(step: &Step, refused: Refused) -> StepError {
     let (Step::Create { row } | Step::Change { to: row, .. } | Step::Remove { row }) = step;
     let changes = matches!(step, Step::Change { .. });
     match (refused.errno, row) {
+        // Its name was looked for before (`create_link`).
+        (libc::EEXIST, Row::Link(Link { kind: LinkKind::Vxlan { .. }, .. })) => StepError::SameTunnel,
         (libc::EEXIST, _) => StepError::Exists,
         (libc::ENODEV, Row::Link(_)) if changes => StepError::Gone,
         (libc::ENODEV, _) => StepError::NoLink,

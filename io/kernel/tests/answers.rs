@@ -31,10 +31,10 @@ fn exists() {
         (vec![bridge.clone()], bridge.clone()),
         (vec![bridge.clone(), route.clone()], route),
         (vec![bridge, route6.clone()], route6),
-        (vec![device], like),
     ] {
         assert_eq!(answer(&Scratch::new(), &before, step.clone()), Err(StepError::Exists), "{step}");
     }
+    assert_eq!(answer(&Scratch::new(), &[device], like), Err(StepError::SameTunnel));
 }
 
 #[test]

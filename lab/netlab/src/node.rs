@@ -58,6 +58,16 @@ pub fn remove(lab: &LabName, name: &LabNode) -> Result<()> {
 /// When one is not in time; with the end of its log.
 pub fn wait_for_all(state: &State) -> Result<()> {
     let running: Vec<&NodeState> = state.running().collect();
+    if let Some(NodeState { name, .. }) =
+        running.iter().find(|node| agent::pid(&state.name, &node.name).is_none())
+    {
+        let lab = &state.name;
+        bail!(
+            "node {name}: its agent has ended, and no fault ended it: it left the cluster, was uninstalled, or died; \
+             see {}, or take the node away: tartan lab --name {lab} node rm {name}",
+            lab.files(name).log().display()
+        );
+    }
     let peers = running.len().saturating_sub(1);
     for node in &running {
         agent::wait_until_healthy(&state.name, &node.name, peers, up::patience(running.len()), &|| Ok(()))?;

@@ -258,6 +258,11 @@ fn two_networks(first: &str, second: &str) {
         });
     }
     lab.assert_full(3, &["--network", "default"]);
+    let told = lab.verb("n1", &["status", "-o", "json"]);
+    assert!(told.code == 1 && told.stdout.contains("is shut: its network blue is gone"), "{told:?}");
+    for row in lab.ask("n1", &["endpoints"]).as_array().expect("rows") {
+        assert_eq!(row["ready"], row["network"] == "default", "{row}");
+    }
     // Another kind, another identifier: nothing of before is left.
     lab.apply("blue", &blue(77)).ok();
     lab.assert_full(3, &["--network", "blue"]);

@@ -64,6 +64,9 @@ fn a_node_that_leaves_is_forgotten_at_once() {
     assert!(!links.contains(": tartan") && !links.contains(": tt"), "{links}");
     assert_eq!(lab.on_node("n1", &["nft", "list", "tables"]), "");
 
+    let cleared = lab.lab(&["fault", "clear"]);
+    assert!(cleared.code == 1 && cleared.stderr.contains("node n1: its agent has ended"), "{cleared:?}");
+
     // Whoever starts the agent again has it join anew.
     lab.start_healthy("n1");
     lab.lab(&["pod", "rm", "p1"]).ok();

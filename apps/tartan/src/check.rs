@@ -64,7 +64,7 @@ pub(crate) fn node(agent: &Agent) -> Result<(Vec<Finding>, ExitCode)> {
 /// When the agent does not answer, or there is no such peer.
 pub(crate) fn connectivity(agent: &Agent, peers: Vec<NodeName>) -> Result<(Vec<CheckRow>, ExitCode)> {
     let named = peers.clone();
-    // First the nodes: what comes while it is probed is not missed.
+    // First the nodes: of one that comes meanwhile no way is missed, of one that goes it may be.
     let nodes: Vec<NodeRow> = agent.ask(&Request::Nodes)?;
     let rows: Vec<CheckRow> = agent.ask(&Request::Probe { peers })?;
     // There should be a way to those that were named, else to all with blocks whose agents live.

@@ -17,13 +17,14 @@ use crate::cluster::Write;
 use crate::pods::Deleting;
 use crate::ring::{Ring, give};
 use crate::serve::{failure, ok};
+use crate::status::named;
 
 /// How long the pods' interfaces may take to go.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How many reasons are told at most.
+const REASONS: usize = 10;
 /// How long the store may take then: who asked is still there.
 const STORE_PATIENCE: Duration = Duration::from_secs(8);
-/// How many pods are named at most.
-const NAMED: usize = 10;
 
 /// This node on its way out of the cluster. Until it is over nothing is claimed, published or added.
 pub(crate) struct Departure {
@@ -72,13 +73,10 @@ impl Ring {
         if pods.is_empty() || leave.force {
             return None;
         }
-        let names: Vec<String> = pods.iter().take(NAMED).map(|(_, pod)| pod.to_string()).collect();
-        let more = pods.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let message = format!(
-            "pods are on this node: {}{more}; nothing was changed: move them away first, or take their interfaces away \
+            "pods are on this node: {}; nothing was changed: move them away first, or take their interfaces away \
              with --force",
-            names.join(", ")
+            named(pods.iter().map(|(_, pod)| pod))
         );
         Some(failure(FailureCode::InUse, message))
     }
@@ -96,7 +94,7 @@ impl Ring {
         } else if Instant::now() >= departure.until {
             let reasons: Vec<String> = self.loop_.all_unsettled().filter_map(|row| row.reason).collect();
             let reasons = self.kept.as_ref().err().cloned().into_iter().chain(reasons);
-            let reasons: Vec<String> = reasons.take(NAMED).collect();
+            let reasons: Vec<String> = reasons.take(REASONS).collect();
             self.stay(FailureCode::Kernel, format!("pods cannot be taken away: {}", reasons.join("; ")));
         }
     }

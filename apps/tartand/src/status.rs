@@ -1,5 +1,6 @@
 //! What the ring answers to those who only want to know.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tartan_api::VERSION;
@@ -10,7 +11,7 @@ use tartan_api::verb::{DeniedRow, EndpointRow, Guards, PeerCount, Plan, Status, 
 use tartan_decide::{Fact, Note, Phase, Refused, Scope};
 use tartan_host::{Row, obstacles};
 use tartan_kernel::KernelError;
-use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId};
+use tartan_model::{Cidr, Endpoint, NetworkName, Node, NodeId, PodName};
 use tartan_probe::Health;
 use tartan_reconcile::Unsettled;
 use tartan_store::Lease;
@@ -48,10 +49,9 @@ impl Ring {
     }
 
     pub(crate) fn endpoints(&self, denied: &[DeniedRow]) -> Vec<EndpointRow> {
-        self.world.report_endpoints(denied, |key| {
-            let scope = Scope::Endpoint(key.clone());
-            let is_shut = |note: &Note| matches!(note, Note::NetworkGone { .. });
-            self.is_settled(&scope) && !self.notes.get(&scope).is_some_and(|notes| notes.iter().any(is_shut))
+        self.world.report_endpoints(denied, |Endpoint { key, link, .. }| {
+            let is_open = self.loop_.mirror().rows.link(link).is_some_and(|link| link.up);
+            is_open && self.is_settled(&Scope::Endpoint(key.clone()))
         })
     }
 
@@ -90,14 +90,26 @@ impl Ring {
         let mut reasons = self.own_unreadiness(leases);
         reasons.extend(self.remembered.clone());
         reasons.extend(self.obstacles.iter().cloned());
-        let told = |scope: &Scope, note: &Note| match scope {
-            Scope::Peer(_) => false,
-            Scope::Endpoint(_) => true,
-            _ => !note.is_unfinished(),
-        };
+        let mut shut: BTreeMap<&NetworkName, BTreeSet<&PodName>> = BTreeMap::new();
         for (scope, notes) in &self.notes {
-            reasons.extend(notes.iter().filter(|note| told(scope, note)).map(ToString::to_string));
+            for note in notes {
+                match (scope, note) {
+                    (_, Note::NetworkGone { pod, network }) => {
+                        shut.entry(network).or_default().insert(pod);
+                    }
+                    (Scope::Endpoint(_), _) => reasons.push(note.to_string()),
+                    (Scope::Peer(_), _) => {}
+                    _ if note.is_unfinished() => {}
+                    _ => reasons.push(note.to_string()),
+                }
+            }
         }
+        reasons.extend(shut.into_iter().map(|(network, pods)| {
+            format!(
+                "network {network} is gone or not served, and its pods on this node are shut: {}",
+                named(pods.into_iter())
+            )
+        }));
         let pods = self.world.endpoints().filter(|attached| attached.phase == Phase::Wanted);
         for Endpoint { key, pod, .. } in pods.map(|attached| &attached.endpoint) {
             if !self.is_settled(&Scope::Endpoint(key.clone())) {
@@ -193,7 +205,7 @@ impl Ring {
     }
 
     fn fabric(&self) -> String {
-        let names: std::collections::BTreeSet<String> = self
+        let names: BTreeSet<String> = self
             .world
             .networks()
             .filter_map(|network| Some(serde_json::to_value(network.fabric).ok()?.as_str()?.to_string()))
@@ -263,6 +275,17 @@ impl Ring {
         let shut = self.world.in_sync() && unserved && pods.any(|other| other == network);
         if shut { FailureCode::Limited } else { FailureCode::TryAgain }
     }
+}
+
+/// Pods by their names, as far as they are few.
+pub(crate) fn named<'a>(pods: impl ExactSizeIterator<Item = &'a PodName>) -> String {
+    const NAMED: usize = 10;
+    let more = pods.len().saturating_sub(NAMED);
+    let mut names: Vec<String> = pods.take(NAMED).map(ToString::to_string).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
 }
 
 pub(crate) fn is_alive(leases: Option<&[Lease]>, id: &NodeId) -> bool {

@@ -372,7 +372,7 @@ impl World {
             return Decision { choice: Some(guard), ..Decision::default() };
         }
         let mut notes = Vec::new();
-        if served.is_none() {
+        if served.is_none() && !leaving {
             notes.push(Note::NetworkGone { pod: endpoint.pod.clone(), network: endpoint.network.clone() });
         }
         notes.extend(self.taken_over(endpoint));

@@ -8,7 +8,7 @@ use tartan_api::verb::{
     UplinkStatus,
 };
 use tartan_host::{Route, RouteKind, Row, Rows};
-use tartan_model::{Attachment, AttachmentKey, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, PodName};
+use tartan_model::{Attachment, Cidr, Endpoint, IfName, NetworkName, Node, NodeId, PodName};
 
 use crate::lower::{gateway, host_mac, pod_address, routes_of};
 use crate::{Choice, EndpointChoice, Note, Reach, Scope, World};
@@ -93,7 +93,7 @@ impl World {
     pub fn report_endpoints(
         &self,
         denied: &[DeniedRow],
-        ready: impl Fn(&AttachmentKey) -> bool,
+        ready: impl Fn(&Endpoint) -> bool,
     ) -> Vec<EndpointRow> {
         let row = |endpoint: &Endpoint| EndpointRow {
             pod: endpoint.pod.clone(),
@@ -104,7 +104,7 @@ impl World {
             link: endpoint.link.clone(),
             container: endpoint.key.container.clone(),
             interface: endpoint.key.interface.clone(),
-            ready: ready(&endpoint.key),
+            ready: ready(endpoint),
             denied: denied
                 .iter()
                 .filter(|row| row.link.as_ref() == Some(&endpoint.link))

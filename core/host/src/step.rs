@@ -52,7 +52,7 @@ impl fmt::Display for Step {
 /// Why a kernel did not take a step.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub enum StepError {
-    /// Something of others has its name, address or destination (EEXIST).
+    /// Something has its name, address or destination (EEXIST).
     #[error("the same is there already and was not made by tartan: take it away, or change the network")]
     Exists,
     /// Another VXLAN device has its VNI and port (EEXIST).

@@ -159,6 +159,7 @@ fn links_are_made_once_and_on_bridges_only() {
     let mut host = host_with([bridge(), vx("tartan.1", "192.0.2.1", 8472)]);
     assert_eq!(host.act(&create(bridge())), Err(StepError::Exists));
     assert_eq!(host.act(&create(Row::Link(link("eth0", LinkKind::Bridge)))), Err(StepError::Exists));
+    assert_eq!(host.act(&create(vx("tartan.1", "192.0.2.1", 8472))), Err(StepError::Exists));
     assert_eq!(host.act(&create(vx("tartan.2", "192.0.2.9", 8472))), Err(StepError::SameTunnel));
     assert_eq!(host.act(&create(vx("tartan.2", "192.0.2.9", 8479))), Ok(()));
     assert_eq!(host.act(&create(vx("tart6.1", "2001:db8::1", 8472))), Ok(()));

@@ -16,7 +16,7 @@ use crate::{NetnsError, Refused, netns};
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     file: Option<PathBuf>,
-    /// Those that are in it for certain.
+    /// Those that were put into it.
     kept: BTreeSet<SysctlKey>,
 }
 
@@ -24,6 +24,7 @@ impl Settings {
     /// From now on, the old value of a setting is kept in this file before it is first changed.
     pub(crate) fn save_in(&mut self, file: PathBuf) {
         self.file = Some(file);
+        self.kept.clear();
     }
 
     /// The value that a setting had before us, if we changed it.

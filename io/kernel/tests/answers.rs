@@ -31,6 +31,7 @@ fn exists() {
         (vec![bridge.clone()], bridge.clone()),
         (vec![bridge.clone(), route.clone()], route),
         (vec![bridge, route6.clone()], route6),
+        (vec![device.clone()], device.clone()),
     ] {
         assert_eq!(answer(&Scratch::new(), &before, step.clone()), Err(StepError::Exists), "{step}");
     }

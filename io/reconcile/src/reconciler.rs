@@ -514,6 +514,8 @@ impl<S: Ord + Clone, K: Dataplane> Reconciler<S, K> {
                 let is_same = |key: &&Key| matches!(key, Key::Address(on, ours) if on == link && ours.address() == theirs.address());
                 self.failed.keys().filter(is_same).cloned().collect()
             }
+            // Of others' routes only those are told that replace one.
+            Key::Route(..) => return,
             _ if self.failed.contains_key(gone) => vec![gone.clone()],
             _ => return,
         };

@@ -1,6 +1,6 @@
 //! Nodes that come and go while a lab is up.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use tartan_kernel::netns;
 
@@ -55,22 +55,23 @@ pub fn remove(lab: &LabName, name: &LabNode) -> Result<()> {
 /// Waits until every agent that nobody ended is healthy and has all others up.
 ///
 /// # Errors
-/// When one is not in time; with the end of its log.
+/// When one has ended or is not in time; with the end of its log.
 pub fn wait_for_all(state: &State) -> Result<()> {
     let running: Vec<&NodeState> = state.running().collect();
-    if let Some(NodeState { name, .. }) =
-        running.iter().find(|node| agent::pid(&state.name, &node.name).is_none())
-    {
-        let lab = &state.name;
-        bail!(
-            "node {name}: its agent has ended, and no fault ended it: it left the cluster, was uninstalled, or died; \
-             see {}, or take the node away: tartan lab --name {lab} node rm {name}",
-            lab.files(name).log().display()
-        );
-    }
+    let all_run = || {
+        let ended = running.iter().find(|node| agent::pid(&state.name, &node.name).is_none());
+        ended.map_or(Ok(()), |NodeState { name, .. }| {
+            let error = anyhow!(
+                "its agent has ended, and no fault ended it: it left the cluster, was uninstalled, or died; \
+                 `tartan lab node rm {name} --name {}` takes the node away",
+                state.name
+            );
+            Err(agent::with_log(&state.name, name, &error))
+        })
+    };
     let peers = running.len().saturating_sub(1);
     for node in &running {
-        agent::wait_until_healthy(&state.name, &node.name, peers, up::patience(running.len()), &|| Ok(()))?;
+        agent::wait_until_healthy(&state.name, &node.name, peers, up::patience(running.len()), &all_run)?;
     }
     Ok(())
 }

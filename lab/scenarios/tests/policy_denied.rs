@@ -239,3 +239,29 @@ fn routed_pods_see_whom_policies_refuse() {
 fn bridged_pods_see_whom_policies_refuse() {
     scene("bridge");
 }
+
+#[test]
+fn policies_that_stand_for_too_much_are_told() {
+    let lab = Lab::up("t-policy-denied", &["--nodes", "1", "--pods", "1", "--set", "policy=true"]);
+    // Each rule's ports are within those of the one before, so of each port all the rules around it count.
+    let rules = (0..100u16).map(|number| {
+        let nets: Vec<Value> =
+            (0..64).map(|at| json!({"ipBlock": {"cidr": format!("10.{number}.{at}.0/24")}})).collect();
+        json!({"from": nets, "ports": [{"port": 1 + number, "endPort": 65_000 - number}]})
+    });
+    let spec = json!({"podSelector": {}, "ingress": rules.collect::<Vec<_>>()});
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "large"}, "spec": spec
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("policy.yaml");
+    fs::write(&file, policy.to_string()).expect("a file");
+    lab.verb("n1", &["apply", "-f", file.to_str().expect("text")]).ok();
+    let status = || lab.verb("n1", &["status", "-o", "json"]);
+    wait_until("it is told", TOLD, || {
+        let told = status();
+        told.code == 1 && told.stdout.contains("pod default/p1 reaches nobody in a direction")
+    });
+    lab.verb("n1", &["delete", "networkpolicy", "large"]).ok();
+    wait_until("it is over", TOLD, || status().code == 0);
+}

@@ -74,6 +74,15 @@ pub(crate) fn what_changes_nothing_wakes_nobody(place: &impl Shared) {
     assert!(!woken(&*watch, SHORT));
 }
 
+/// Tells so when it goes.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 pub(crate) fn a_listing_and_a_watch_from_its_revision_miss_nothing(place: &impl Shared) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -86,6 +95,8 @@ pub(crate) fn a_listing_and_a_watch_from_its_revision_miss_nothing(place: &impl 
             }
             store.list("key/").unwrap()
         });
+        // Also when something fails here, as the scope waits for the writer.
+        let ended = Ended(&stop);
         let reader = place.instance();
         let mut followers = Vec::new();
         for _ in 0..20 {
@@ -93,7 +104,7 @@ pub(crate) fn a_listing_and_a_watch_from_its_revision_miss_nothing(place: &impl 
             thread::sleep(Duration::from_millis(3));
             followers.push((reader.watch("key/", listing.revision).unwrap(), listing));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ended);
         let last = writer.join().unwrap();
         for (mut watch, listing) in followers {
             let mut known: BTreeMap<_, _> =

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::place::Place;
-use crate::suite::put;
+use crate::suite::{Ended, put};
 use tartan_store::Store;
 
 fn log_size(place: &Place) -> u64 {
@@ -45,12 +45,12 @@ fn nobody_is_kept_from_writing_or_loses_anything_while_the_log_is_moved() {
                 mover.checkpoint().unwrap();
             }
         });
+        let _ended = Ended(&done);
         for n in 0..500 {
             let key = format!("k{n}");
             put(&writer, &key, &n.to_string());
             assert_eq!(writer.get(&key).unwrap().map(|entry| entry.value), Some(n.to_string().into_bytes()));
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert_eq!(place.open().list("").unwrap().entries.len(), 500);
 }

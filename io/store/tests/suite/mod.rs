@@ -5,6 +5,7 @@ pub(crate) mod lease;
 pub(crate) mod swap;
 pub(crate) mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -54,6 +55,15 @@ macro_rules! every_driver {
     };
 }
 pub(crate) use every_driver;
+
+/// Tells so when it goes, also by a panic: else a scope waits for ever for a thread that was to be stopped.
+pub(crate) struct Ended<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Writes whatever is there.
 pub(crate) fn put(store: &dyn Store, key: &str, value: &str) -> Revision {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{PATIENCE, Shared, put, wait_until, woken};
+use super::{Ended, PATIENCE, Shared, put, wait_until, woken};
 use tartan_store::{Change, Expect, Revision, Store, StoreError, Watch};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -74,15 +74,6 @@ pub(crate) fn what_changes_nothing_wakes_nobody(place: &impl Shared) {
     assert!(!woken(&*watch, SHORT));
 }
 
-/// Tells so when it goes.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 pub(crate) fn a_listing_and_a_watch_from_its_revision_miss_nothing(place: &impl Shared) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -95,7 +86,6 @@ pub(crate) fn a_listing_and_a_watch_from_its_revision_miss_nothing(place: &impl 
             }
             store.list("key/").unwrap()
         });
-        // Also when something fails here, as the scope waits for the writer.
         let ended = Ended(&stop);
         let reader = place.instance();
         let mut followers = Vec::new();
